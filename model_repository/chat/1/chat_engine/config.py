@@ -1,0 +1,97 @@
+"""`EngineConfig`: every knob of the engine, its default and its check."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chat_engine.errors import ConfigError
+
+CONFIG_VARIABLE = "TRITON_CHAT_ENGINE_CONFIG"
+MODEL_VARIABLE = "TRITON_CHAT_MODEL"
+
+
+class EngineConfig(BaseModel):
+    """Settings of one chat model. Frozen; an unknown key is an error. None means: chosen from the model or the device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
+    revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of weights and KV cache; auto: as the checkpoint says."
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA where there is one.")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the forward pass.")
+
+    max_model_len: int | None = Field(None, ge=2, description="Context limit, prompt and answer together, in tokens.")
+    max_sequences: int = Field(64, ge=1, le=4096, description="Sequences that generate side by side.")
+    queue_room: int = Field(0, ge=0, le=4096, description="Sequences that may wait in the engine, beyond those.")
+    max_step_tokens: int | None = Field(
+        None, ge=1, le=1 << 20, description="Tokens of one forward pass; long prompts are prefilled in such chunks."
+    )
+
+    block_size: int | None = Field(None, ge=1, le=1024, description="Tokens in one block of the KV cache.")
+    kv_cache_tokens: int | None = Field(
+        None, ge=2, description="Capacity of the KV cache; otherwise from the memory that is free."
+    )
+    memory_fraction: float = Field(0.9, gt=0, lt=1, description="Part of the GPU's memory that may be used in all.")
+    prefix_caching: bool = Field(True, description="Keep computed blocks and reuse them for equal prompt beginnings.")
+
+    default_max_tokens: int = Field(512, ge=1, description="max_tokens of a request that names none.")
+    max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives per token that a request may ask for.")
+    max_stop_strings: int = Field(16, ge=0, le=256)
+    max_stop_length: int = Field(256, ge=1, le=4096, description="Longest stop string, in characters.")
+    max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Most entries of logit_bias.")
+    max_messages: int = Field(2048, ge=1)
+    max_prompt_bytes: int = Field(4 << 20, ge=1, description="Largest messages or text_input, in bytes.")
+
+    stall_seconds: float = Field(60.0, gt=0, description="Not ready when sequences run but no step ended for so long.")
+    drain_seconds: float = Field(30.0, ge=0, description="Time that running answers get to finish at shutdown.")
+
+
+def load_config(
+    model_name: str, version_folder: Path, overrides: Mapping[str, object], env: Mapping[str, str] | None = None
+) -> EngineConfig:
+    """The settings of `model_name`: a file named by the environment, else `engine.json` beside the code.
+
+    `TRITON_CHAT_ENGINE_CONFIG` names a file, or a folder holding `<model name>.json`. `TRITON_CHAT_MODEL` replaces the
+    checkpoint of the model `chat` alone. `overrides` fill in what neither says (the device of the instance group).
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or holds an unknown key or a bad value.
+    """
+    env = os.environ if env is None else env
+    path = _config_path(model_name, version_folder, env.get(CONFIG_VARIABLE))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the engine settings {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the engine settings {path} are not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"the engine settings {path} must be a JSON object")
+    if model_name == "chat" and env.get(MODEL_VARIABLE):
+        settings["model"] = env[MODEL_VARIABLE]
+    return parse_config({**overrides, **settings}, str(path))
+
+
+def parse_config(settings: Mapping[str, object], source: str = "engine settings") -> EngineConfig:
+    """Checks `settings`. Raises ConfigError with one line per mistake."""
+    try:
+        return EngineConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _config_path(model_name: str, version_folder: Path, named: str | None) -> Path:
+    if not named:
+        return version_folder / "engine.json"
+    path = Path(named)
+    return path / f"{model_name}.json" if path.is_dir() else path

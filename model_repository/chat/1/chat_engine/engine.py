@@ -1,0 +1,328 @@
+"""The engine: one thread owns the model and loops schedule, run, postprocess."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from tokenizers import Tokenizer
+
+from chat_engine.config import EngineConfig
+from chat_engine.detokenizer import TextStream, TokenNames
+from chat_engine.errors import ChatError, DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
+from chat_engine.kv_cache import KVCache
+from chat_engine.model_runner import Row, Runner
+from chat_engine.protocol import EngineStats, RequestTimes, Sink
+from chat_engine.request import Alternative, ChatRequest, FinishReason, Sequence, TokenEvent, TokenLogprobs
+from chat_engine.sampler import Logprobs, Sampled, SamplingState
+from chat_engine.scheduler import Chunk, Scheduler
+
+log = logging.getLogger(__name__)
+
+_MAX_KEPT_TIMES = 10_000
+
+
+class _Running:
+    """A request inside the engine: its sequence, how its tokens are chosen, its text, and where events go."""
+
+    def __init__(self, request: ChatRequest, sink: Sink, stop_ids: frozenset[int], tokenizer: Tokenizer) -> None:
+        params = request.sampling
+        self.request = request
+        self.sink = sink
+        self.stop_ids = stop_ids
+        self.sequence = Sequence(request)
+        self.sampling = SamplingState.start(params, request.seed, stop_ids, request.prompt_ids)
+        self.text = TextStream(tokenizer, request.prompt_ids, params.stop)
+        self.echo = request.echo
+
+
+class ChatEngine:
+    """Continuous batching over a `Runner`; see `protocol.Engine` for the calls.
+
+    Args:
+        config: limits.
+        runner: the loaded model.
+        tokenizer: turns ids into text.
+        on_failure: called once, on the engine's thread, when a step has failed and everything in flight has been told.
+        start: False leaves the thread out; `step` is then called by hand (tests, offline use).
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        on_failure: Callable[[], None] | None = None,
+        start: bool = True,
+    ) -> None:
+        limits = runner.limits
+        self._config = config
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._names = TokenNames(tokenizer)
+        self._on_failure = on_failure
+        self.cache = KVCache(limits.num_blocks, limits.block_size, config.prefix_caching)
+        self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens)
+        self._running: dict[Sequence, _Running] = {}  # the engine's thread alone
+        self._generated = 0
+        self._changed = threading.Condition()  # guards what follows
+        self._inbox: deque[_Running] = deque()
+        self._cancelled: set[str] = set()
+        self._open: set[str] = set()
+        self._draining = False
+        self._closed = False
+        self._failed = False
+        self._stats = EngineStats()
+        self._progress = time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="chat-engine", daemon=True) if start else None
+        if self._thread:
+            self._thread.start()
+
+    # Calls from other threads.
+
+    def wait_for_room(self, timeout: float) -> bool:
+        """See `protocol.Engine`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_room or self._refusal() is not None, timeout)
+
+    def submit(self, request: ChatRequest, sink: Sink) -> None:
+        """See `protocol.Engine`."""
+        stop_ids = frozenset(request.sampling.stop_token_ids)
+        if not request.sampling.ignore_eos:
+            stop_ids |= self._runner.eos_ids
+        running = _Running(request, sink, stop_ids, self._tokenizer)
+        with self._changed:
+            refusal = self._refusal()
+            if refusal:
+                raise refusal
+            if not self._has_room:
+                raise OverloadedError(f"{len(self._open)} requests are running, as many as allowed; try again later")
+            assert request.id not in self._open, "request ids must be unique"
+            self._open.add(request.id)
+            self._inbox.append(running)
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """See `protocol.Engine`."""
+        with self._changed:
+            if request_id in self._open:
+                self._cancelled.add(request_id)
+                self._changed.notify_all()
+
+    def stats(self) -> EngineStats:
+        """See `protocol.Engine`."""
+        with self._changed:
+            taken, self._stats.times = self._stats.times, []
+            now = self._stats
+            return EngineStats(**{**vars(now), "finished": Counter(now.finished), "times": taken})
+
+    def is_ready(self) -> bool:
+        """See `protocol.Engine`."""
+        with self._changed:
+            if self._refusal():
+                return False
+            stalled = time.monotonic() - self._progress > self._config.stall_seconds
+            return not (self._open and stalled)
+
+    def drain(self, timeout: float) -> bool:
+        """See `protocol.Engine`."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+    def close(self) -> None:
+        """See `protocol.Engine`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
+        else:
+            self._end_all(DrainingError("the server is shutting down"))
+
+    # The engine's thread.
+
+    def step(self) -> bool:
+        """Takes in what is new, computes one step, hands out its tokens. False when there was nothing to compute."""
+        self._take_in()
+        chunks = self.scheduler.schedule()
+        if chunks:
+            self._postprocess(chunks, self._runner.run([self._row(chunk) for chunk in chunks]))
+        self._note_state(stepped=bool(chunks))
+        return bool(chunks)
+
+    def _loop(self) -> None:
+        try:
+            while self._wait_for_work():
+                self.step()
+            self._end_all(DrainingError("the server is shutting down"))
+        except Exception:
+            log.exception("a step failed; the engine stops")
+            with self._changed:
+                self._failed = True
+            self._end_all(EngineFailedError("the engine failed while this request was running; it restarts"))
+            if self._on_failure:
+                self._on_failure()
+
+    def _wait_for_work(self) -> bool:
+        """Returns when something is to be done; False once closed."""
+        with self._changed:
+            if not self._running:
+                self._changed.wait_for(lambda: self._inbox or self._closed)
+                self._progress = time.monotonic()
+            return not self._closed
+
+    def _take_in(self) -> None:
+        with self._changed:
+            arrived, self._inbox = self._inbox, deque()
+            cancelled, self._cancelled = self._cancelled, set()
+        for running in arrived:
+            self._running[running.sequence] = running
+            self.scheduler.add(running.sequence)
+        if cancelled:
+            for running in [r for r in self._running.values() if r.request.id in cancelled]:
+                self._end(running, FinishReason.CANCELLED, RequestCancelledError("the request was cancelled"))
+
+    def _row(self, chunk: Chunk) -> Row:
+        sequence = chunk.sequence
+        begin, end = sequence.num_computed, sequence.num_computed + chunk.count
+        if sequence.first_scheduled is None:
+            sequence.first_scheduled = time.monotonic()
+        return Row(
+            tokens=sequence.tokens[begin:end],
+            length=end,
+            blocks=sequence.table.blocks[: self.cache.blocks_for(end)],
+            sampling=self._running[sequence].sampling if chunk.samples else None,
+        )
+
+    def _postprocess(self, chunks: list[Chunk], sampled: list[Sampled | None]) -> None:
+        for chunk, choice in zip(chunks, sampled, strict=True):
+            self.scheduler.advance(chunk)
+            if choice is not None:
+                self._append(self._running[chunk.sequence], choice)
+
+    def _append(self, running: _Running, choice: Sampled) -> None:
+        """Adds a token to a sequence, and hands out its text or ends it."""
+        sequence = running.sequence
+        if sequence.first_token is None:
+            sequence.first_token = time.monotonic()
+        sequence.tokens.append(choice.token_id)
+        self._generated += 1
+        running.sampling.append(choice.token_id)
+        logprobs = (self._name(choice.token_id, choice.logprobs),) if choice.logprobs else ()
+        if choice.token_id in running.stop_ids:
+            self._end(running, FinishReason.STOP, text=running.text.flush(), logprobs=logprobs)
+            return
+        text = running.text.push(choice.token_id)
+        if running.text.stopped:
+            self._end(running, FinishReason.STOP, text=text, logprobs=logprobs)
+        elif sequence.num_output >= running.request.max_tokens:
+            self._end(running, FinishReason.LENGTH, text=text + running.text.flush(), logprobs=logprobs)
+        else:
+            self._emit(running, text, logprobs)
+
+    def _end(
+        self,
+        running: _Running,
+        reason: FinishReason,
+        error: ChatError | None = None,
+        text: str = "",
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        """The one place where a request ends: frees its blocks, makes room, tells the caller."""
+        if reason is FinishReason.LENGTH and running.text.stopped:
+            reason = FinishReason.STOP  # what was held back completed a stop string
+        self.scheduler.remove(running.sequence)
+        del self._running[running.sequence]
+        self._note_end(running, reason)
+        self._emit(running, text, logprobs, reason, error)
+
+    def _emit(
+        self,
+        running: _Running,
+        text: str,
+        logprobs: tuple[TokenLogprobs, ...],
+        reason: FinishReason | None = None,
+        error: ChatError | None = None,
+    ) -> None:
+        sequence = running.sequence
+        echo, running.echo = running.echo, ""
+        running.sink(
+            TokenEvent(
+                text=echo + text,
+                num_input_tokens=sequence.num_prompt,
+                num_output_tokens=sequence.num_output,
+                num_cached_tokens=sequence.num_cached,
+                logprobs=logprobs,
+                finish_reason=reason,
+                error=error,
+            )
+        )
+
+    def _end_all(self, error: ChatError) -> None:
+        """Ends everything, also what has not been taken in yet."""
+        with self._changed:
+            arrived, self._inbox = self._inbox, deque()
+        for running in arrived:
+            self._running[running.sequence] = running
+            self.scheduler.add(running.sequence)
+        for running in list(self._running.values()):
+            self._end(running, FinishReason.ERROR, error)
+        self._note_state(stepped=False)
+
+    def _name(self, token_id: int, logprobs: Logprobs) -> TokenLogprobs:
+        def named(token: int, logprob: float) -> Alternative:
+            return Alternative(*self._names(token), logprob)
+
+        return TokenLogprobs(named(token_id, logprobs.chosen), tuple(named(*pair) for pair in logprobs.top))
+
+    # Shared state.
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._open) < self._config.max_sequences + self._config.queue_room
+
+    def _refusal(self) -> ChatError | None:
+        if self._failed:
+            return EngineFailedError("the engine has failed and restarts; try again later")
+        if self._draining or self._closed:
+            return DrainingError("the server is shutting down; try again elsewhere")
+        return None
+
+    def _note_end(self, running: _Running, reason: FinishReason) -> None:
+        sequence, now = running.sequence, time.monotonic()
+        arrival, first = running.request.arrival, sequence.first_token
+        times = RequestTimes(
+            queue=None if sequence.first_scheduled is None else sequence.first_scheduled - arrival,
+            first_token=None if first is None else first - arrival,
+            per_output_token=(now - first) / (sequence.num_output - 1) if first and sequence.num_output > 1 else None,
+            total=now - arrival,
+        )
+        with self._changed:
+            stats = self._stats
+            stats.finished[reason] += 1
+            if sequence.first_scheduled is not None:
+                stats.prompt_tokens += sequence.num_prompt
+                stats.prefix_cache_hit_tokens += sequence.num_cached
+            if len(stats.times) < _MAX_KEPT_TIMES:
+                stats.times.append(times)
+            self._open.discard(running.request.id)
+            self._cancelled.discard(running.request.id)
+            self._changed.notify_all()
+
+    def _note_state(self, stepped: bool) -> None:
+        with self._changed:
+            stats = self._stats
+            stats.running = len(self.scheduler.running)
+            stats.waiting = len(self.scheduler.waiting) + len(self._inbox)
+            stats.kv_cache_usage = self.cache.usage
+            stats.preemptions = self.scheduler.preemptions
+            stats.generation_tokens = self._generated
+            self._progress = time.monotonic()
+            if stepped:
+                stats.steps += 1
+                stats.last_step = time.time()

@@ -1,0 +1,155 @@
+"""The nouns of the engine: what is asked for, what is running, and what comes out."""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from chat_engine.errors import ChatError
+from chat_engine.kv_cache import BlockTable
+
+MAX_SEED = 2**64 - 1
+
+_Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+_Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class SamplingParams(BaseModel):
+    """How to choose tokens; names and meanings as in the OpenAI and vLLM APIs.
+
+    `temperature` 0 is greedy. `top_k` 0 or -1 means all. `logprobs` is the number of alternatives to report per token, 0
+    reporting the chosen one alone. Penalties follow OpenAI (presence, frequency; over the answer) and CTRL
+    (arXiv:1909.05858; repetition; over prompt and answer). `min_p` is arXiv:2407.01082.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int = Field(0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
+    repetition_penalty: float = Field(1.0, gt=0, le=10, allow_inf_nan=False)
+    logit_bias: dict[int, _Bias] = Field(default_factory=dict)
+    stop: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    logprobs: int | None = Field(None, ge=0)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A validated request; every limit has been checked.
+
+    Attributes:
+        prompt_ids: the prompt as token ids, at least one.
+        max_tokens: resolved; prompt and answer fit into the context.
+        seed: resolved; drawn at random where the caller gave none.
+        echo: text that precedes the answer in the output (the prompt, when the caller wants it back).
+        arrival: monotonic seconds.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    max_tokens: int
+    seed: int
+    echo: str = ""
+    stream: bool = True
+    arrival: float = field(default_factory=time.monotonic)
+
+
+class FinishReason(str, enum.Enum):
+    """Why a sequence ended; the values are those of the wire and of the metrics."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token and its log-probability under the model's own distribution (before penalties and temperature)."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """The chosen token and the most probable ones, most probable first."""
+
+    chosen: Alternative
+    top: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """What a request gets: the text that became final, and the counts so far. The last one says why it ended.
+
+    `error` goes with the finish reasons CANCELLED and ERROR.
+    """
+
+    text: str
+    num_input_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: ChatError | None = None
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request in the engine: its tokens so far and how much of their KV is computed."""
+
+    request: ChatRequest
+    tokens: list[int] = field(init=False)
+    table: BlockTable = field(default_factory=BlockTable)
+    num_computed: int = 0
+    num_cached: int = 0
+    first_scheduled: float | None = None
+    first_token: float | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and answer so far."""
+        return len(self.tokens)
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_output(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens whose KV is still to be computed."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether more than the newest token is still to be computed."""
+        return self.num_uncomputed > 1

@@ -1,0 +1,240 @@
+"""Next tokens for a batch of rows, each row by its own parameters, whatever stands beside it.
+
+The order follows transformers: bias and bans, penalties, temperature, top-k, top-p, min-p, then one draw. The draw inverts
+the cumulative distribution at a number that depends on the request's seed and the token's position alone, so a seed gives
+the same text in any batch and after a preemption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from chat_engine.request import SamplingParams
+
+# Candidates looked at first when a row is cut by top-k, top-p or min-p; the whole vocabulary is sorted only when the cut
+# lies beyond them.
+_CANDIDATES = 1024
+
+
+@dataclass
+class SamplingState:
+    """What one row's sampling depends on: its parameters, and the tokens so far.
+
+    Attributes:
+        stop_ids: tokens that end the answer, banned until `min_tokens` have been made.
+        prompt: distinct prompt tokens; empty unless the repetition penalty is on.
+        output: how often each token has been made; kept only when a penalty is on.
+    """
+
+    params: SamplingParams
+    seed: int
+    stop_ids: frozenset[int]
+    prompt: frozenset[int] = frozenset()
+    output: Counter[int] = field(default_factory=Counter)
+    num_output: int = 0
+
+    @classmethod
+    def start(
+        cls, params: SamplingParams, seed: int, stop_ids: frozenset[int], prompt_ids: tuple[int, ...]
+    ) -> SamplingState:
+        """The state before the first token of an answer."""
+        prompt = frozenset(prompt_ids) if params.repetition_penalty != 1 else frozenset()
+        return cls(params, seed, stop_ids, prompt)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether any penalty is on."""
+        p = self.params
+        return p.presence_penalty != 0 or p.frequency_penalty != 0 or p.repetition_penalty != 1
+
+    @property
+    def bans_stops(self) -> bool:
+        """Whether it is too early for the answer to end."""
+        return self.num_output < self.params.min_tokens and bool(self.stop_ids)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the logits are taken as they are."""
+        return not (self.penalised or self.params.logit_bias or self.bans_stops)
+
+    def append(self, token_id: int) -> None:
+        """Notes a token that has been made."""
+        self.num_output += 1
+        if self.penalised:
+            self.output[token_id] += 1
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Log-probabilities of one row: of the chosen token, and of the most probable ones."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One row's next token."""
+
+    token_id: int
+    logprobs: Logprobs | None
+
+
+@torch.inference_mode()
+def sample(logits: Tensor, rows: list[SamplingState]) -> list[Sampled]:
+    """Chooses one token per row.
+
+    Args:
+        logits: `[rows, vocab]`, any float type, as the model gives them.
+        rows: the state of each row; not changed.
+    """
+    assert logits.shape[0] == len(rows)
+    raw = logits.float()
+    scores = raw
+    if not all(row.plain for row in rows):
+        scores = raw.clone()
+        _add_bias(scores, rows)
+        _penalise(scores, rows)
+        _ban_stops(scores, rows)
+    token_ids = scores.argmax(-1)
+    drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
+    if drawn:
+        index = torch.tensor(drawn, device=logits.device)
+        token_ids[index] = _draw(scores[index], [rows[i] for i in drawn])
+    chosen = token_ids.tolist()
+    logprobs = _logprobs(raw, chosen, rows)
+    return [Sampled(token_id, logprobs.get(i)) for i, token_id in enumerate(chosen)]
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on `seed` and `position` alone (a counter-based generator, by a keyed hash)."""
+    key = seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(position.to_bytes(8, "little"), digest_size=8, key=key).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def _add_bias(scores: Tensor, rows: list[SamplingState]) -> None:
+    entries = [(i, token, bias) for i, row in enumerate(rows) for token, bias in row.params.logit_bias.items()]
+    if entries:
+        where = _coordinates([(i, token) for i, token, _ in entries], scores)
+        scores[where] += torch.tensor([bias for *_, bias in entries], device=scores.device)
+
+
+def _penalise(scores: Tensor, rows: list[SamplingState]) -> None:
+    """Repetition (CTRL), then frequency and presence (OpenAI), on the tokens that have occurred."""
+    entries = [
+        (i, token, row.params.repetition_penalty, row.output[token], row.params)
+        for i, row in enumerate(rows)
+        if row.penalised
+        for token in row.prompt | row.output.keys()
+    ]
+    if not entries:
+        return
+    where = _coordinates([(i, token) for i, token, *_ in entries], scores)
+    repetition = torch.tensor([r for _, _, r, _, _ in entries], device=scores.device)
+    subtract = torch.tensor(
+        [p.frequency_penalty * n + p.presence_penalty * (n > 0) for *_, n, p in entries], device=scores.device
+    )
+    old = scores[where]
+    scores[where] = torch.where(old < 0, old * repetition, old / repetition) - subtract
+
+
+def _ban_stops(scores: Tensor, rows: list[SamplingState]) -> None:
+    banned = [(i, token) for i, row in enumerate(rows) if row.bans_stops for token in row.stop_ids]
+    if banned:
+        scores[_coordinates(banned, scores)] = -torch.inf
+
+
+def _coordinates(pairs: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    index = torch.tensor(pairs, device=like.device)
+    return index[:, 0], index[:, 1]
+
+
+def _draw(scores: Tensor, rows: list[SamplingState]) -> Tensor:
+    """One token per row, `[rows]`."""
+    device = scores.device
+    temperature = torch.tensor([row.params.temperature for row in rows], device=device)
+    # A temperature near 0 must not overflow: the largest score becomes 0 first.
+    scores = (scores - scores.amax(-1, keepdim=True)) / temperature.clamp(min=1e-5)[:, None]
+    points = torch.tensor([uniform(row.seed, row.num_output) for row in rows], dtype=torch.float64, device=device)
+    token_ids = torch.empty(len(rows), dtype=torch.long, device=device)
+    cut = [_is_cut(row.params, scores.shape[-1]) for row in rows]
+    whole = torch.tensor([i for i, is_cut in enumerate(cut) if not is_cut], dtype=torch.long, device=device)
+    if len(whole):
+        token_ids[whole] = _invert(scores[whole].softmax(-1), points[whole])
+    part = [i for i, is_cut in enumerate(cut) if is_cut]
+    if part:
+        index = torch.tensor(part, device=device)
+        token_ids[index] = _draw_cut(scores[index], [rows[i].params for i in part], points[index])
+    return token_ids
+
+
+def _is_cut(params: SamplingParams, vocab_size: int) -> bool:
+    return 0 < params.top_k < vocab_size or params.top_p < 1 or params.min_p > 0
+
+
+def _draw_cut(scores: Tensor, params: list[SamplingParams], points: Tensor) -> Tensor:
+    """Draws from rows that are cut, among their most probable tokens."""
+    vocab_size = scores.shape[-1]
+    probabilities, ids, complete = _keep(scores, params, min(_CANDIDATES, vocab_size))
+    token_ids = ids.gather(-1, _invert(probabilities, points)[:, None])[:, 0]
+    if not complete.all():
+        rest = (~complete).nonzero()[:, 0]
+        again = [params[i] for i in rest.tolist()]
+        probabilities, ids, _ = _keep(scores[rest], again, vocab_size)
+        token_ids[rest] = ids.gather(-1, _invert(probabilities, points[rest])[:, None])[:, 0]
+    return token_ids
+
+
+def _keep(scores: Tensor, params: list[SamplingParams], candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `candidates` most probable tokens of each row, those beyond its cut set to probability 0.
+
+    Returns:
+        probabilities `[rows, candidates]` (not normalised), token ids of the same shape, and `[rows]` whether the cut
+        lies within the candidates.
+    """
+    device = scores.device
+    vocab_size = scores.shape[-1]
+    top_k = torch.tensor([p.top_k if p.top_k > 0 else vocab_size for p in params], device=device)[:, None]
+    top_p = torch.tensor([p.top_p for p in params], device=device)[:, None]
+    min_p = torch.tensor([p.min_p for p in params], device=device)[:, None]
+    values, ids = scores.topk(candidates, dim=-1)
+    rank = torch.arange(candidates, device=device)
+    within_k = rank < top_k
+    total = torch.where(
+        top_k >= vocab_size,
+        scores.logsumexp(-1, keepdim=True),
+        values.masked_fill(~within_k, -torch.inf).logsumexp(-1, keepdim=True),
+    )
+    probabilities = (values - total).exp().masked_fill(~within_k, 0)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = within_k & ((before < top_p) | (rank == 0)) & (probabilities >= min_p * probabilities[:, :1])
+    complete = ~kept[:, -1] | (candidates == vocab_size)
+    return probabilities.masked_fill(~kept, 0), ids, complete
+
+
+def _invert(probabilities: Tensor, points: Tensor) -> Tensor:
+    """The index in each row at which the cumulative distribution passes its point; never one of probability 0."""
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, points[:, None] * total, right=True)
+    last = (cumulative < total).sum(-1, keepdim=True)
+    return torch.minimum(index, last)[:, 0]
+
+
+def _logprobs(raw: Tensor, chosen: list[int], rows: list[SamplingState]) -> dict[int, Logprobs]:
+    """Log-probabilities under the model's own distribution, for the rows that asked."""
+    asked = {i: n for i, row in enumerate(rows) if (n := row.params.logprobs) is not None}
+    if not asked:
+        return {}
+    index = torch.tensor(list(asked), device=raw.device)
+    logprobs = raw[index].log_softmax(-1)
+    of_chosen = logprobs[torch.arange(len(asked)), torch.tensor([chosen[i] for i in asked])].tolist()
+    values, ids = logprobs.topk(min(max(asked.values()), raw.shape[-1]), dim=-1)
+    tops = [list(zip(row_ids, row_values)) for row_ids, row_values in zip(ids.tolist(), values.tolist())]
+    return {i: Logprobs(of_chosen[n], tuple(tops[n][: asked[i]])) for n, i in enumerate(asked)}

@@ -1,0 +1,127 @@
+"""Who runs this step: decodes first, then prefill chunks, under one token budget. Pure Python, no torch.
+
+Continuous batching with iteration-level scheduling (Orca, OSDI 2022) and chunked prefill (Sarathi, arXiv:2308.16369):
+sequences join and leave at every step, and a long prompt is prefilled in chunks beside the running decodes, so it never
+stalls them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from chat_engine.kv_cache import KVCache
+from chat_engine.request import Sequence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The part of one sequence that a step computes: `count` tokens, from `sequence.num_computed` on."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the chunk reaches the sequence's end, so that its last logits give the next token."""
+        return self.sequence.num_computed + self.count == self.sequence.num_tokens
+
+
+class Scheduler:
+    """Holds the waiting and the running sequences and picks each step's chunks.
+
+    Args:
+        cache: the block accounting; one sequence of the longest allowed length must fit into it.
+        max_sequences: sequences that run side by side.
+        max_step_tokens: tokens of one step.
+    """
+
+    def __init__(self, cache: KVCache, max_sequences: int, max_step_tokens: int) -> None:
+        self.cache = cache
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+        self.preemptions = 0
+        self._max_sequences = max_sequences
+        self._max_step_tokens = max_step_tokens
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Every sequence that has not ended."""
+        return [*self.running, *self.waiting]
+
+    def add(self, sequence: Sequence) -> None:
+        """Lets `sequence` wait for its turn."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a sequence that has ended, wherever it stands, and frees its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self.cache.release(sequence.table)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step, decodes first; empty only when nothing is left to run."""
+        budget = self._max_step_tokens
+        decodes = self._decodes(budget)
+        budget -= len(decodes)
+        prefills: list[Chunk] = []
+        for sequence in self.running:
+            if sequence.is_prefilling and budget > 0:
+                prefills.append(Chunk(sequence, min(sequence.num_uncomputed, budget)))
+                budget -= prefills[-1].count
+        while budget > 0 and self._admit():
+            sequence = self.running[-1]
+            prefills.append(Chunk(sequence, min(sequence.num_uncomputed, budget)))
+            budget -= prefills[-1].count
+        return decodes + prefills
+
+    def advance(self, chunk: Chunk) -> None:
+        """Notes that `chunk` has been computed."""
+        sequence = chunk.sequence
+        sequence.num_computed += chunk.count
+        self.cache.register(sequence.table, sequence.tokens, sequence.num_computed)
+
+    def _decodes(self, budget: int) -> list[Chunk]:
+        """One token for each decoding sequence, oldest first; the youngest make room when blocks run out."""
+        decodes: list[Chunk] = []
+        index = 0
+        while index < len(self.running) and len(decodes) < budget:
+            sequence = self.running[index]
+            index += 1
+            if sequence.is_prefilling:
+                continue
+            while not self.cache.grow(sequence.table, sequence.num_tokens):
+                if self._preempt_youngest() is sequence:
+                    return decodes
+            decodes.append(Chunk(sequence, 1))
+        return decodes
+
+    def _preempt_youngest(self) -> Sequence:
+        """Takes the blocks of the sequence that came last; it will be computed again (recompute preemption)."""
+        sequence = self.running.pop()
+        self.cache.release(sequence.table)
+        sequence.num_computed = 0
+        self.waiting.appendleft(sequence)
+        self.preemptions += 1
+        return sequence
+
+    def _admit(self) -> bool:
+        """Moves the first waiting sequence to the running ones, if there is a place and room for all its tokens.
+
+        A block for each running sequence stays free, so that a newcomer does not push out at the next step what runs.
+        """
+        if not self.waiting or len(self.running) >= self._max_sequences:
+            return False
+        sequence = self.waiting[0]
+        table = self.cache.begin(sequence.tokens, spare=len(self.running))
+        if table is None:
+            return False
+        self.waiting.popleft()
+        sequence.table = table
+        sequence.num_computed = table.registered * self.cache.block_size
+        if sequence.num_output == 0:
+            sequence.num_cached = sequence.num_computed
+        self.running.append(sequence)
+        return True
