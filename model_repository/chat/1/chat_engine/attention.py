@@ -1,14 +1,16 @@
 """Paged attention, registered with transformers' attention interface.
 
-A step's tokens of all sequences stand one after the other in one row. Their keys and values are written to the paged cache
-first, then each sequence attends to its own blocks. On CUDA one call of torch's paged `varlen_attn` does both prefill and
-decode; elsewhere, and where the installed torch cannot, scaled dot-product attention does it: one call per prefill chunk,
-and one per group of decodes of similar length.
+A step's tokens of all sequences stand one after the other in one row. Their keys and values are written to the paged
+cache first, then each sequence attends to its own blocks. On CUDA one call of torch's paged `varlen_attn` does both
+prefill and decode; elsewhere, and where the installed torch cannot, scaled dot-product attention does it: one call per
+prefill chunk, and one per group of decodes of similar length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,12 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from chat_engine.errors import UnsupportedModelError
+
+varlen_attn: Callable[..., Any] | None
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    varlen_attn = None
 
 IMPLEMENTATION = "triton_chat_paged"
 
@@ -115,9 +123,7 @@ class AttentionBatch:
             return
         decodes = sorted((span for span in self.spans if span.count == 1), key=lambda span: span.length)
         self.decode_groups = [self._decode_group(group) for group in _similar(decodes)]
-        self.prefills = [
-            (span, torch.tensor(span.blocks, device=self.device)) for span in self.spans if span.count > 1
-        ]
+        self.prefills = [(span, torch.tensor(span.blocks, device=self.device)) for span in self.spans if span.count > 1]
 
     def _decode_group(self, spans: list[Span]) -> _DecodeGroup:
         width = max(len(span.blocks) for span in spans)
@@ -136,14 +142,14 @@ class AttentionBatch:
         tables = [span.blocks + [0] * (width - len(span.blocks)) for span in self.spans]
         starts = [span.start for span in self.spans] + [self.spans[-1].start + self.spans[-1].count]
         lengths = [span.length for span in self.spans]
-        int32 = {"dtype": torch.int32, "device": self.device}
+        int32 = partial(torch.tensor, dtype=torch.int32, device=self.device)
         return {
-            "cu_seq_q": torch.tensor(starts, **int32),  # type: ignore[call-overload]
+            "cu_seq_q": int32(starts),
             "cu_seq_k": None,
             "max_q": max(span.count for span in self.spans),
             "max_k": max(lengths),
-            "seqused_k": torch.tensor(lengths, **int32),  # type: ignore[call-overload]
-            "block_table": torch.tensor(tables, **int32),  # type: ignore[call-overload]
+            "seqused_k": int32(lengths),
+            "block_table": int32(tables),
         }
 
 
@@ -168,7 +174,7 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001 - the interface has it
     scaling: float | None = None,
     sliding_window: int | None = None,
     paged: AttentionBatch | LayerProbe | None = None,
@@ -177,7 +183,8 @@ def paged_attention(
     """Attention of one layer, with the signature of transformers' `AttentionInterface`.
 
     Args:
-        query: `[1, heads, rows, key_dim]`; `key` and `value` alike with the KV heads. Rows beyond the batch are padding.
+        query: `[1, heads, rows, key_dim]`; `key` and `value` alike with the KV heads. Rows beyond the batch are
+            padding.
         sliding_window: tokens, the query's own among them, that a query may look back on.
 
     Returns:
@@ -210,15 +217,11 @@ def paged_attention(
 
 
 def varlen_works(block_size: int, heads: int, shape: LayerShape, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the installed torch's paged `varlen_attn` runs here with this block size, and agrees with plain attention.
+    """Whether paged `varlen_attn` runs here with this block size, and agrees with plain attention.
 
     Tried rather than derived: it depends on the GPU, on the flash-attention build inside torch and on its version.
     """
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError:
-        return False
-    if device.type != "cuda" or dtype == torch.float32 or shape.key_dim != shape.value_dim:
+    if varlen_attn is None or device.type != "cuda" or dtype == torch.float32 or shape.key_dim != shape.value_dim:
         return False
     results = []
     generator = torch.Generator(device="cpu").manual_seed(0)
@@ -243,9 +246,10 @@ def varlen_works(block_size: int, heads: int, shape: LayerShape, dtype: torch.dt
     return bool(torch.allclose(results[0], results[1], atol=3e-2, rtol=3e-2))
 
 
-def _varlen(q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None, arguments: dict[str, Any]) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+def _varlen(
+    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None, arguments: dict[str, Any]
+) -> Tensor:
+    assert varlen_attn is not None
     # One split per sequence: its result does not depend on what else is in the batch.
     result = varlen_attn(
         q.contiguous(),
@@ -312,4 +316,4 @@ def _similar(spans: list[Span]) -> list[list[Span]]:
 
 AttentionInterface.register(IMPLEMENTATION, paged_attention)
 # The masks are made here, per sequence; transformers' own would be one dense matrix over the whole row.
-AttentionMaskInterface.register(IMPLEMENTATION, lambda *args, **kwargs: None)
+AttentionMaskInterface.register(IMPLEMENTATION, lambda *_, **__: None)

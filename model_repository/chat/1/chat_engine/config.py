@@ -17,7 +17,7 @@ MODEL_VARIABLE = "TRITON_CHAT_MODEL"
 
 
 class EngineConfig(BaseModel):
-    """Settings of one chat model. Frozen; an unknown key is an error. None means: chosen from the model or the device."""
+    """Settings of one chat model. An unknown key is an error; None means: chosen from the model or the device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
@@ -86,7 +86,9 @@ def parse_config(settings: Mapping[str, object], source: str = "engine settings"
     try:
         return EngineConfig.model_validate(dict(settings))
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        ]
         raise ConfigError(f"{source}: " + "; ".join(lines)) from error
 
 

@@ -35,7 +35,8 @@ class KVCache:
     """
 
     def __init__(self, num_blocks: int, block_size: int, prefix_caching: bool = True) -> None:
-        assert num_blocks > 0 and block_size > 0
+        assert num_blocks > 0
+        assert block_size > 0
         self.total = num_blocks
         self.block_size = block_size
         self._prefix_caching = prefix_caching

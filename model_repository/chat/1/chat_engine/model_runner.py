@@ -25,6 +25,7 @@ _CPU_STEP_TOKENS = 512
 _CUDA_STEP_TOKENS = 2048
 _CPU_CACHE_BYTES = 4 << 30
 _WARMUP_SECONDS = 20.0
+_GREEDY = SamplingState.start(SamplingParams(temperature=0), 0, frozenset(), ())
 # Rope types whose frequencies change for everybody in the batch when one sequence grows long.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
@@ -73,7 +74,10 @@ class ModelRunner:
     """A transformers decoder over the paged cache."""
 
     def __init__(self, config: EngineConfig) -> None:
-        """Loads, checks and warms up. Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
+        """Loads, checks and warms up.
+
+        Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint.
+        """
         if config.threads:
             torch.set_num_threads(config.threads)
         self._device = _device(config.device)
@@ -85,6 +89,7 @@ class ModelRunner:
         self._cache = PagedCache(
             self._layers, self.limits.num_blocks, block_size, self._model.dtype, self._device, use_varlen
         )
+        self._answer_canary()
         self._warm_up()
         log.info(
             "loaded: %s, %s, context %d, %d blocks of %d tokens, %s attention",
@@ -128,7 +133,7 @@ class ModelRunner:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
     def _padded(self, count: int) -> int:
-        """On CPU a shape not seen before costs a set-up, so row counts are rounded up to four sizes per power of two."""
+        """On CPU a new shape costs a set-up, so row counts are rounded up to four sizes per power of two."""
         if self._device.type != "cpu":
             return count
         step = 1 << max(0, count.bit_length() - 3)
@@ -153,7 +158,7 @@ class ModelRunner:
         num_blocks = self._num_blocks(config, block_size, max_model_len)
         if num_blocks * block_size < max_model_len:
             raise ConfigError(
-                f"the KV cache has room for {num_blocks * block_size} tokens, less than one context of {max_model_len}; "
+                f"the KV cache holds {num_blocks * block_size} tokens, less than one context of {max_model_len}; "
                 "lower max_model_len, or raise kv_cache_tokens or memory_fraction"
             )
         vocab_size = int(self._model.config.get_text_config().vocab_size)
@@ -179,20 +184,28 @@ class ModelRunner:
         return 6 * rows * widest * 4 + 6 * config.max_sequences * int(text.vocab_size) * 4
 
     @torch.inference_mode()
+    def _answer_canary(self) -> None:
+        """One token through the whole path. Raises ConfigError when the model gives no numbers, as float16 may."""
+        logits, _ = self._forward([Row([0], 1, [0], _GREEDY)])
+        if not logits.isfinite().all():
+            raise ConfigError(f"dtype: the model's logits are not finite in {self._model.dtype}; try another dtype")
+
+    @torch.inference_mode()
     def _warm_up(self) -> None:
         """Runs each padded shape once, largest first, so that the first users do not pay for it; at most 20 s.
 
         On the real cache: whatever it writes is overwritten before anyone reads it.
         """
         begin = time.monotonic()
-        largest = self.limits.max_step_tokens if self._device.type == "cuda" else self._padded(self.limits.max_step_tokens)
+        largest = (
+            self.limits.max_step_tokens if self._device.type == "cuda" else self._padded(self.limits.max_step_tokens)
+        )
         capacity = self.limits.num_blocks * self.limits.block_size
         largest = min(largest, capacity, self.limits.max_model_len)
         sizes = sorted({self._padded(n) for n in range(1, largest + 1)} if self._device.type == "cpu" else {1, largest})
-        greedy = SamplingState.start(SamplingParams(temperature=0), 0, frozenset(), ())
         for size in reversed(sizes):
             blocks = list(range(-(-size // self.limits.block_size)))
-            self._forward([Row([0] * size, size, blocks, greedy)])
+            self._forward([Row([0] * size, size, blocks, _GREEDY)])
             if time.monotonic() - begin > _WARMUP_SECONDS:
                 log.info("warm-up stopped after %.0f s, before shapes below %d tokens", _WARMUP_SECONDS, size)
                 return
@@ -213,14 +226,16 @@ def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         config.model, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **checkpoint
     )
-    return model.to(device).eval()  # type: ignore[arg-type,return-value]
+    model.to(device)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    return model
 
 
 @torch.inference_mode()
 def _probe(model: PreTrainedModel, device: torch.device) -> list[LayerShape]:
     """The attention layers, found out by one trial forward pass.
 
-    Raises UnsupportedModelError when the model does not attend through transformers' interface, or needs more than that.
+    Raises UnsupportedModelError when the model does not attend through transformers' interface, or needs more.
     """
     probe = LayerProbe()
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
@@ -243,13 +258,15 @@ def _context_limit(config: EngineConfig, text: PretrainedConfig) -> int:
     if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
         limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
     if config.max_model_len and config.max_model_len > limit:
-        raise ConfigError(f"max_model_len: {config.max_model_len} is more than the {limit} tokens that the model can do")
+        raise ConfigError(
+            f"max_model_len: {config.max_model_len} is more than the {limit} tokens that the model can do"
+        )
     return config.max_model_len or limit
 
 
 def _generation_defaults(model: PreTrainedModel) -> tuple[frozenset[int], dict[str, object]]:
     """End-of-answer ids, and the sampling that `transformers.generate` would use, from `generation_config.json`."""
-    generation = model.generation_config or GenerationConfig()
+    generation: GenerationConfig = model.generation_config
     eos = generation.eos_token_id
     if eos is None:
         eos = getattr(model.config.get_text_config(), "eos_token_id", None)

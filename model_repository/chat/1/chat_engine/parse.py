@@ -142,7 +142,8 @@ class RequestParser:
         room = limit - num_prompt
         if room < 1:
             raise ContextLengthError(
-                f"the prompt has {num_prompt} tokens; the context holds {limit}, and at least one must be left for the answer"
+                f"the prompt has {num_prompt} tokens; the context holds {limit}, "
+                "and at least one must be left for the answer"
             )
         wanted = sampling.max_tokens
         if wanted is not None and wanted > room:
@@ -197,7 +198,7 @@ def _json_object(name: str, raw: bytes) -> dict[str, Any]:
 
 def _json(name: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=lambda constant: float(constant))
+        return json.loads(text, parse_constant=float)
     except RecursionError as error:
         raise InvalidRequestError(f"{name}: nested too deeply") from error
     except ValueError as error:
@@ -213,7 +214,9 @@ def _decode(name: str, raw: bytes) -> str:
 
 def _check_text(name: str, text: str) -> None:
     if "\0" in text:
-        raise InvalidRequestError(f"{name}: holds a NUL character at position {text.index(chr(0))}, which is not allowed")
+        raise InvalidRequestError(
+            f"{name}: holds a NUL character at position {text.index(chr(0))}, which is not allowed"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -232,7 +235,8 @@ def _explain(error: ValidationError, prefix: str = "") -> str:
     if first["type"] == "extra_forbidden" and not prefix:
         allowed = ", ".join(SamplingParams.model_fields)
         return f"{place}: unknown parameter (value {_show(first['input'])}); allowed are {allowed}"
-    return f"{place}: {first['msg']} (got {_show(first['input'])})"
+    message = first["msg"].replace("Input should be", "must be")
+    return f"{place}: {message} (got {_show(first['input'])})"
 
 
 def _show(value: object) -> str:

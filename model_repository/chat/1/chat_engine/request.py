@@ -21,8 +21,8 @@ _Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 class SamplingParams(BaseModel):
     """How to choose tokens; names and meanings as in the OpenAI and vLLM APIs.
 
-    `temperature` 0 is greedy. `top_k` 0 or -1 means all. `logprobs` is the number of alternatives to report per token, 0
-    reporting the chosen one alone. Penalties follow OpenAI (presence, frequency; over the answer) and CTRL
+    `temperature` 0 is greedy. `top_k` 0 or -1 means all. `logprobs` is the number of alternatives to report per token,
+    0 reporting the chosen one alone. Penalties follow OpenAI (presence, frequency; over the answer) and CTRL
     (arXiv:1909.05858; repetition; over prompt and answer). `min_p` is arXiv:2407.01082.
     """
 

@@ -1,8 +1,8 @@
 """Next tokens for a batch of rows, each row by its own parameters, whatever stands beside it.
 
-The order follows transformers: bias and bans, penalties, temperature, top-k, top-p, min-p, then one draw. The draw inverts
-the cumulative distribution at a number that depends on the request's seed and the token's position alone, so a seed gives
-the same text in any batch and after a preemption.
+The order follows transformers: bias and bans, penalties, temperature, top-k, top-p, min-p, then one draw. The draw
+inverts the cumulative distribution at a number that depends on the request's seed and the token's position alone, so a
+seed gives the same text in any batch and after a preemption.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from chat_engine.request import SamplingParams
 
-# Candidates looked at first when a row is cut by top-k, top-p or min-p; the whole vocabulary is sorted only when the cut
-# lies beyond them.
+# Candidates looked at first when a row is cut by top-k, top-p or min-p; the whole vocabulary is sorted only when the
+# cut lies beyond them.
 _CANDIDATES = 1024
 
 
@@ -236,5 +236,8 @@ def _logprobs(raw: Tensor, chosen: list[int], rows: list[SamplingState]) -> dict
     logprobs = raw[index].log_softmax(-1)
     of_chosen = logprobs[torch.arange(len(asked)), torch.tensor([chosen[i] for i in asked])].tolist()
     values, ids = logprobs.topk(min(max(asked.values()), raw.shape[-1]), dim=-1)
-    tops = [list(zip(row_ids, row_values)) for row_ids, row_values in zip(ids.tolist(), values.tolist())]
-    return {i: Logprobs(of_chosen[n], tuple(tops[n][: asked[i]])) for n, i in enumerate(asked)}
+    top_ids, top_values = ids.tolist(), values.tolist()
+    return {
+        i: Logprobs(of_chosen[n], tuple(zip(top_ids[n][:count], top_values[n][:count], strict=True)))
+        for n, (i, count) in enumerate(asked.items())
+    }

@@ -1,0 +1,135 @@
+"""Events from the engine to the callers, by threads of their own: sending must never hold up the engine.
+
+A sender takes all that a request has pending and sends it as one response. Under load, while the senders are busy,
+tokens gather and leave in fewer, larger responses.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from chat_engine.request import TokenEvent
+
+log = logging.getLogger(__name__)
+
+_SENDERS = 2
+_CANCEL_POLL_SECONDS = 0.1
+
+
+class Channel(Protocol):
+    """The way to one caller."""
+
+    def send(self, event: TokenEvent) -> None:
+        """Sends one response; the last one carries a finish reason. May raise when the caller is gone."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has cancelled."""
+        ...
+
+
+class Mailbox:
+    """What one request has pending."""
+
+    def __init__(self, request_id: str, channel: Channel, stream: bool, post: Callable[[Mailbox], None]) -> None:
+        self.request_id = request_id
+        self.channel = channel
+        self._stream = stream
+        self._post = post
+        self._lock = threading.Lock()
+        self._pending: list[TokenEvent] = []
+        self._posted = False
+
+    def put(self, event: TokenEvent) -> None:
+        """Takes an event from the engine (it is the request's sink)."""
+        with self._lock:
+            self._pending.append(event)
+            if self._posted or not self._worth_sending(event):
+                return
+            self._posted = True
+        self._post(self)
+
+    def take(self) -> TokenEvent | None:
+        """All that is pending, as one event."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+            self._posted = False
+        return merge(pending) if pending else None
+
+    def _worth_sending(self, event: TokenEvent) -> bool:
+        return event.finish_reason is not None or (self._stream and bool(event.text or event.logprobs))
+
+
+class Delivery:
+    """The sender threads, and the one that looks for callers who have cancelled."""
+
+    def __init__(self, cancel: Callable[[str], None], senders: int = _SENDERS) -> None:
+        self._cancel = cancel
+        self._posted: queue.SimpleQueue[Mailbox | None] = queue.SimpleQueue()
+        self._open: dict[str, Mailbox] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._senders = [threading.Thread(target=self._send_loop, name="sender", daemon=True) for _ in range(senders)]
+        self._watcher = threading.Thread(target=self._watch_loop, name="cancel-watch", daemon=True)
+        for thread in (*self._senders, self._watcher):
+            thread.start()
+
+    def open(self, request_id: str, channel: Channel, stream: bool) -> Mailbox:
+        """A mailbox for a new request; it closes itself after the last event."""
+        mailbox = Mailbox(request_id, channel, stream, self._posted.put)
+        with self._lock:
+            self._open[request_id] = mailbox
+        return mailbox
+
+    def discard(self, mailbox: Mailbox) -> None:
+        """Forgets a mailbox whose request was not taken, or has ended."""
+        with self._lock:
+            self._open.pop(mailbox.request_id, None)
+
+    def close(self) -> None:
+        """Sends what is pending, then stops the threads."""
+        self._closing.set()
+        for _ in self._senders:
+            self._posted.put(None)
+        for thread in (*self._senders, self._watcher):
+            thread.join()
+
+    def _send_loop(self) -> None:
+        while (mailbox := self._posted.get()) is not None:
+            event = mailbox.take()
+            if event is None:
+                continue
+            if event.finish_reason is not None:
+                self.discard(mailbox)
+            try:
+                mailbox.channel.send(event)
+            except Exception:  # noqa: BLE001 - whatever it is, this caller is gone and the others are not
+                log.warning("request %s: a response could not be sent; it is cancelled", mailbox.request_id)
+                self._cancel(mailbox.request_id)
+
+    def _watch_loop(self) -> None:
+        while not self._closing.wait(_CANCEL_POLL_SECONDS):
+            with self._lock:
+                mailboxes = list(self._open.values())
+            for mailbox in mailboxes:
+                if mailbox.channel.is_cancelled():
+                    self._cancel(mailbox.request_id)
+
+
+def merge(events: Iterable[TokenEvent]) -> TokenEvent:
+    """Several events of one request as one: texts joined, counts and end of the last."""
+    events = list(events)
+    last = events[-1]
+    return TokenEvent(
+        text="".join(event.text for event in events),
+        num_input_tokens=last.num_input_tokens,
+        num_output_tokens=last.num_output_tokens,
+        num_cached_tokens=last.num_cached_tokens,
+        logprobs=tuple(entry for event in events for entry in event.logprobs),
+        finish_reason=last.finish_reason,
+        error=last.error,
+    )
