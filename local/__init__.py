@@ -1,0 +1,1 @@
+"""Runs the whole stack on one machine, without Docker: `python -m local demo|serve|preflight`."""

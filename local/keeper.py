@@ -1,0 +1,71 @@
+"""Stands between the runner and tritonserver, and cleans up behind it, however either of them ends.
+
+Usage: keeper.py LOG SHM_PREFIX TIMEOUT_S COMMAND... It prints the server's process id. The end of its standard input
+is the order to stop: it comes when the runner closes it, and also when the runner is killed. tritonserver 2.51 needs
+that care: while a client keeps a gRPC stream open it never exits on SIGTERM, its exit timeout notwithstanding, and
+killed it leaves its stubs and its shared memory behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def keep(log_path: Path, shm_prefix: str, timeout_s: float, command: list[str]) -> int:
+    """Runs `command` to its end. Returns its exit code, 128 + n for signal n as a shell would."""
+    with log_path.open("wb") as log:
+        # A session of its own: Ctrl-C in the terminal reaches only the runner.
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_keeper,  # noqa: PLW1509 - no other thread runs yet
+        )
+    print(server.pid, flush=True)
+    threading.Thread(target=_stop_at_end_of_input, args=(server, timeout_s), daemon=True).start()
+    code = server.wait()
+    end_group(server.pid)
+    remove_shared_memory(shm_prefix)
+    return code if code >= 0 else 128 - code
+
+
+def end_group(group: int) -> None:
+    """Kills the stubs of a server that is gone: by themselves they take seconds to notice."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Removes the regions that a killed server could not."""
+    for region in SHARED_MEMORY.glob(prefix + "*"):
+        region.unlink(missing_ok=True)
+
+
+def _stop_at_end_of_input(server: subprocess.Popen[bytes], timeout_s: float) -> None:
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock a daemon thread must not hold at exit
+    server.terminate()
+    try:
+        server.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+
+def _die_with_keeper() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(keep(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]))

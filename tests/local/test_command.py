@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from local import backend, command
+from local.backend import TritonInstall
+from local.settings import DEFAULT_MODEL, TritonSettings
+
+INSTALL = TritonInstall(Path("/t/tritonserver"), Path("/t/backends"), Path("/t/lib"))
+SETTINGS = TritonSettings(repository=Path("/models"), http_port=1, grpc_port=2, metrics_port=3)
+
+
+def test_without_a_gpu_the_cpu_configurations_are_chosen() -> None:
+    assert "--model-config-name=cpu" in command.server_command(SETTINGS, INSTALL, gpu=False, shm_prefix="x_")
+    assert "--model-config-name=cpu" not in command.server_command(SETTINGS, INSTALL, gpu=True, shm_prefix="x_")
+
+
+def test_ports_and_addresses() -> None:
+    arguments = command.server_command(SETTINGS, INSTALL, gpu=False, shm_prefix="x_")
+    assert arguments[0] == "/t/tritonserver"
+    assert {"--http-port=1", "--grpc-port=2", "--metrics-port=3"} <= set(arguments)
+    assert {f"--{door}-address=127.0.0.1" for door in ("http", "grpc", "metrics")} <= set(arguments)
+    assert "--backend-config=python,shm-region-prefix-name=x_" in arguments
+
+
+def test_all_models_or_the_named_ones() -> None:
+    assert "--model-control-mode=none" in command.server_command(SETTINGS, INSTALL, gpu=False, shm_prefix="")
+    some = TritonSettings(models=("chat", "embeddings"), extra_args=("--log-verbose=1",))
+    arguments = command.server_command(some, INSTALL, gpu=False, shm_prefix="")
+    assert {"--model-control-mode=explicit", "--load-model=chat", "--load-model=embeddings"} <= set(arguments)
+    assert arguments[-1] == "--log-verbose=1"
+
+
+def test_the_environment_puts_ours_first_and_keeps_the_rest() -> None:
+    inherited = {"LD_LIBRARY_PATH": "/cuda", "PATH": "/bin", "HOME": "/home/me"}
+    environment = command.server_environment(SETTINGS, INSTALL, inherited)
+    assert environment["LD_LIBRARY_PATH"] == "/t/lib:/cuda"
+    assert environment["PATH"] == f"{Path(sys.executable).parent}:/bin"
+    assert environment["PYTHONPATH"].endswith("site-packages")
+    assert environment["TRITON_CHAT_MODEL"] == str(DEFAULT_MODEL)
+    assert environment["HOME"] == "/home/me"
+    assert "TRITON_CHAT_ENGINE_CONFIG" not in environment
+
+
+def test_extra_environment_wins() -> None:
+    settings = TritonSettings(engine_config=Path("/engine.json"), extra_env={"TRITON_CHAT_MODEL": "org/model"})
+    environment = command.server_environment(settings, INSTALL, {})
+    assert environment["TRITON_CHAT_MODEL"] == "org/model"
+    assert environment["TRITON_CHAT_ENGINE_CONFIG"] == "/engine.json"
+
+
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_hidden_devices_are_no_gpu(value: str) -> None:
+    assert not command.gpu_visible({"CUDA_VISIBLE_DEVICES": value})
+
+
+def test_the_backend_folder_holds_the_stub_and_libpython_alone(tmp_path: Path) -> None:
+    install = backend.prepare(tmp_path)
+    names = {path.name for path in (install.backends / "python").iterdir()}
+    assert names == {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"}
+    major, minor = sys.version_info[:2]
+    assert [path.name for path in install.libraries.iterdir()] == [f"libpython{major}.{minor}.so.1.0"]
+    assert backend.prepare(tmp_path) == install

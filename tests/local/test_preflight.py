@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import ast
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local import preflight
+from local.preflight import Problem
+
+
+def test_every_problem_names_a_cause_and_a_fix() -> None:
+    problem = preflight.check_python((3, 8))
+    assert problem == Problem(problem.cause, problem.fix) if problem else None
+    assert str(problem).splitlines()[1].startswith("  fix: ")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64"])
+def test_linux_with_a_new_glibc_is_fine(machine: str) -> None:
+    assert preflight.check_platform("Linux", machine, (2, 36)) is None
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "glibc", "word"),
+    [
+        ("Darwin", "arm64", None, "Darwin on arm64"),
+        ("Linux", "aarch64", (2, 36), "Linux on aarch64"),
+        ("Linux", "x86_64", None, "musl"),
+        ("Linux", "x86_64", (2, 34), "this system has 2.34"),
+    ],
+)
+def test_other_platforms_are_named(system: str, machine: str, glibc: tuple[int, ...] | None, word: str) -> None:
+    problem = preflight.check_platform(system, machine, glibc)
+    assert problem is not None
+    assert word in problem.cause
+
+
+@pytest.mark.parametrize("version", [(3, 11), (3, 12)])
+def test_supported_pythons(version: tuple[int, int]) -> None:
+    assert preflight.check_python(version) is None
+
+
+@pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 13), (4, 0)])
+def test_other_pythons_are_told_how_to_choose_one(version: tuple[int, int]) -> None:
+    problem = preflight.check_python(version)
+    assert problem is not None
+    assert "make PYTHON=python3.11" in problem.fix
+
+
+def test_libpython_is_found_in_any_of_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "libpython3.11.so.1.0").touch()
+    assert preflight.check_libpython((3, 11), [tmp_path / "a", tmp_path / "b"]) is None
+
+
+def test_a_static_python_is_told_of_both_ways_out(tmp_path: Path) -> None:
+    problem = preflight.check_libpython((3, 12), [tmp_path])
+    assert problem is not None
+    assert problem.cause.startswith("libpython3.12.so.1.0 is missing")
+    assert "python3.12-dev" in problem.fix
+    assert "--enable-shared" in problem.fix
+
+
+def test_disk() -> None:
+    assert preflight.check_disk(Path("/srv"), 3.0) is None
+    problem = preflight.check_disk(Path("/srv"), 1.24)
+    assert problem is not None
+    assert "/srv has 1.2 GB left" in problem.cause
+
+
+def test_an_old_libstdcxx_is_named_with_its_path(tmp_path: Path) -> None:
+    library = tmp_path / "libstdc++.so.6"
+    library.write_bytes(b"\x00GLIBCXX_3.4.29\x00")
+    problem = preflight.check_libstdcxx(library)
+    assert problem is not None
+    assert str(library) in problem.cause
+    assert "conda" in problem.cause
+    library.write_bytes(b"\x00GLIBCXX_3.4.29\x00GLIBCXX_3.4.30\x00")
+    assert preflight.check_libstdcxx(library) is None
+
+
+def test_ld_library_path_comes_before_the_system(tmp_path: Path) -> None:
+    (tmp_path / "libstdc++.so.6").touch()
+    assert preflight.find_libstdcxx({"LD_LIBRARY_PATH": f"/nowhere:{tmp_path}"}) == tmp_path / "libstdc++.so.6"
+    assert preflight.find_libstdcxx({}) != tmp_path / "libstdc++.so.6"
+
+
+def test_a_taken_port_names_its_variable_and_another_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        problem = preflight.check_port("TRITON_HTTP_PORT", "127.0.0.1", port)
+    assert problem is not None
+    assert problem.cause == f"port {port} is taken (TRITON_HTTP_PORT)."
+    assert f"TRITON_HTTP_PORT={port + 10} make serve" in problem.fix
+    assert preflight.check_port("TRITON_HTTP_PORT", "127.0.0.1", port) is None
+
+
+def test_port_0_is_never_taken() -> None:
+    assert preflight.check_port("TRITON_HTTP_PORT", "127.0.0.1", 0) is None
+
+
+@pytest.mark.parametrize(("version", "fine"), [("1.26.4", True), ("2.0.0", False), (None, False)])
+def test_numpy(version: str | None, fine: bool) -> None:
+    assert (preflight.check_numpy(version) is None) is fine
+
+
+def test_pytriton() -> None:
+    assert preflight.check_pytriton(True) is None
+    problem = preflight.check_pytriton(False)
+    assert problem is not None
+    assert "make demo" in problem.fix
+
+
+def test_the_file_is_valid_python_3_8() -> None:
+    source = Path(preflight.__file__).read_text()
+    ast.parse(source, feature_version=(3, 8))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else _names(node))
+    }
+    assert imported <= set(sys.stdlib_module_names)
+
+
+def test_it_runs_as_a_script_on_a_bare_interpreter() -> None:
+    command = [sys.executable, "-IS", preflight.__file__]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _names(node: ast.AST) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
