@@ -80,15 +80,16 @@ class TritonPythonModel:
             with self._lock:
                 open_rows = list(self._open)
             for rows in open_rows:
-                if rows.sender.is_cancelled():
-                    rows.cancel()
+                rows.cancel_if_wanted()
 
 
 class _Rows:
     """One request: its rows, what has come back for each, and the sender of the one response."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self.sender = request.get_response_sender()
+        self._sender = request.get_response_sender()
+        self._sending = threading.Lock()
+        self._answered = False
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
@@ -136,9 +137,12 @@ class _Rows:
             self._left.discard(index)
             return not self._left
 
-    def cancel(self) -> None:
-        """Stops rows that have not begun and, where Triton can (25.04 and later), those that have."""
-        self._cancelled = True
+    def cancel_if_wanted(self) -> None:
+        """For a caller who has cancelled: stops rows that have not begun and, from Triton 25.04 on, those that have."""
+        with self._sending:  # a sender that is used after its response crashes Triton
+            self._cancelled = self._cancelled or (not self._answered and self._sender.is_cancelled())
+        if not self._cancelled:
+            return
         with self._lock:
             streams = list(self._streams.values())
         for responses in streams:
@@ -157,4 +161,6 @@ class _Rows:
                     for name, column in zip(_OUTPUTS, columns, strict=True)
                 ]
             )
-        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        with self._sending:
+            self._answered = True
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

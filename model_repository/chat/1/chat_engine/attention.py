@@ -30,7 +30,7 @@ except ImportError:  # before torch 2.10
 IMPLEMENTATION = "triton_chat_paged"
 
 # Arguments that some models' attention needs and that are not done here; a model that passes one is refused at load.
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+_UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices", "attention_mask")
 # Decodes share one padded call while the padding stays below this part of it.
 _MAX_PADDING = 0.25
 
@@ -80,6 +80,21 @@ class PagedCache:
         self.use_varlen = use_varlen
         self.keys = [tensor(layer.kv_heads, layer.key_dim) for layer in layers]
         self.values = [tensor(layer.kv_heads, layer.value_dim) for layer in layers]
+        self._gathered = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
+
+    def gather(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values in `blocks` of one layer, `[blocks, block_size, heads, dim]`.
+
+        Valid until the next call: the memory is used again, because fresh pages cost more than the copy itself.
+        """
+        copies = []
+        for number, source in enumerate((self.keys[layer], self.values[layer])):
+            needed = len(blocks) * source[0].numel()
+            if self._gathered[number].numel() < needed:
+                self._gathered[number] = source.new_empty(needed)
+            out = self._gathered[number][:needed].view(len(blocks), *source.shape[1:])
+            copies.append(torch.index_select(source, 0, blocks, out=out))
+        return copies[0], copies[1]
 
     @staticmethod
     def bytes_per_token(layers: list[LayerShape], dtype: torch.dtype) -> int:
@@ -91,7 +106,7 @@ class PagedCache:
 class _DecodeGroup:
     """Decodes of similar length that share one call: their rows, their padded blocks, and which keys are real."""
 
-    rows: Tensor  # [n]
+    rows: slice
     blocks: Tensor  # [n * padded blocks]
     mask: Tensor  # [n, 1, 1, padded blocks * block_size]
     positions: Tensor  # [n, padded blocks * block_size], how far each key lies behind the query
@@ -99,7 +114,10 @@ class _DecodeGroup:
 
 @dataclass
 class AttentionBatch:
-    """One step, as the attention layers see it. Built once, used by every layer."""
+    """One step, as the attention layers see it. Built once, used by every layer.
+
+    The spans stand in the order of `attention_order`, so that decodes of similar length are neighbours.
+    """
 
     cache: PagedCache
     spans: list[Span]
@@ -121,7 +139,7 @@ class AttentionBatch:
         if self.cache.use_varlen:
             self.varlen = self._varlen_arguments()
             return
-        decodes = sorted((span for span in self.spans if span.count == 1), key=lambda span: span.length)
+        decodes = [span for span in self.spans if span.count == 1]
         self.decode_groups = [self._decode_group(group) for group in _similar(decodes)]
         self.prefills = [(span, torch.tensor(span.blocks, device=self.device)) for span in self.spans if span.count > 1]
 
@@ -131,7 +149,7 @@ class AttentionBatch:
         last = torch.tensor([span.length - 1 for span in spans], device=self.device)
         behind = last[:, None] - torch.arange(width * self.cache.block_size, device=self.device)
         return _DecodeGroup(
-            rows=torch.tensor([span.start for span in spans], device=self.device),
+            rows=slice(spans[0].start, spans[-1].start + 1),
             blocks=torch.tensor(padded, device=self.device).flatten(),
             mask=(behind >= 0)[:, None, None, :],
             positions=behind,
@@ -151,6 +169,11 @@ class AttentionBatch:
             "seqused_k": int32(lengths),
             "block_table": int32(tables),
         }
+
+
+def attention_order(count: int, length: int) -> tuple[bool, int]:
+    """Sort key of a step's sequences, by their new tokens and all their tokens: decodes first, shortest first."""
+    return count > 1, length
 
 
 class LayerProbe:
@@ -174,7 +197,7 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - the interface has it
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     paged: AttentionBatch | LayerProbe | None = None,
@@ -194,7 +217,9 @@ def paged_attention(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     out = query.new_zeros(query.shape[2], query.shape[1], value.shape[3])
     if isinstance(paged, LayerProbe):
-        paged.note(layer, key, value, options)
+        if not getattr(module, "is_causal", True):
+            raise UnsupportedModelError("the model's attention looks ahead, which is not supported")
+        paged.note(layer, key, value, {**options, "attention_mask": attention_mask})
         return out[None], None
     rows = paged.num_rows
     q, k, v = (tensor[0, :, :rows].transpose(0, 1) for tensor in (query, key, value))
@@ -206,13 +231,13 @@ def paged_attention(
         out[:rows] = _varlen(q, keys, values, scale, sliding_window, paged.varlen)
         return out[None], None
     for group in paged.decode_groups:
-        out[group.rows] = _decode(q[group.rows], keys, values, scale, sliding_window, group)
+        out[group.rows] = _decode(q[group.rows], paged.cache, layer, scale, sliding_window, group)
     for span, blocks in paged.prefills:
         chunk = slice(span.start, span.start + span.count)
         if span.length == span.count and (sliding_window is None or span.length <= sliding_window):
             out[chunk] = _causal(q[chunk], k[chunk], v[chunk], scale)
         else:
-            out[chunk] = _chunk(q[chunk], keys, values, scale, sliding_window, span, blocks)
+            out[chunk] = _chunk(q[chunk], paged.cache, layer, scale, sliding_window, span, blocks)
     return out[None], None
 
 
@@ -265,12 +290,11 @@ def _varlen(
     return result
 
 
-def _decode(q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None, group: _DecodeGroup) -> Tensor:
+def _decode(q: Tensor, cache: PagedCache, layer: int, scale: float, window: int | None, group: _DecodeGroup) -> Tensor:
     """One query per sequence, `[n, heads, dim]`. The heads that share a KV head take the place of query positions."""
     n, heads, dim = q.shape
-    kv_heads = keys.shape[2]
-    k = keys.index_select(0, group.blocks).view(n, -1, kv_heads, dim).transpose(1, 2)
-    v = values.index_select(0, group.blocks).view(n, -1, kv_heads, values.shape[3]).transpose(1, 2)
+    k, v = (t.view(n, -1, *t.shape[2:]).transpose(1, 2) for t in cache.gather(layer, group.blocks))
+    kv_heads = k.shape[1]
     mask = group.mask
     if window is not None:
         mask = mask & (group.positions < window)[:, None, None, :]
@@ -286,10 +310,10 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _chunk(
-    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None, span: Span, blocks: Tensor
+    q: Tensor, cache: PagedCache, layer: int, scale: float, window: int | None, span: Span, blocks: Tensor
 ) -> Tensor:
     """A later chunk of a prompt, `[rows, heads, dim]`: it looks back into the cache."""
-    k, v = (t.index_select(0, blocks).flatten(0, 1)[: span.length].transpose(0, 1)[None] for t in (keys, values))
+    k, v = (t.flatten(0, 1)[: span.length].transpose(0, 1)[None] for t in cache.gather(layer, blocks))
     position = torch.arange(span.length - span.count, span.length, device=q.device)[:, None]
     behind = position - torch.arange(span.length, device=q.device)
     mask = behind >= 0

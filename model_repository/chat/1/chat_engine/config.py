@@ -49,7 +49,7 @@ class EngineConfig(BaseModel):
     max_stop_length: int = Field(256, ge=1, le=4096, description="Longest stop string, in characters.")
     max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Most entries of logit_bias.")
     max_messages: int = Field(2048, ge=1)
-    max_prompt_bytes: int = Field(4 << 20, ge=1, description="Largest messages or text_input, in bytes.")
+    max_prompt_bytes: int = Field(1 << 20, ge=1, description="Largest value of each text input, in bytes.")
 
     stall_seconds: float = Field(60.0, gt=0, description="Not ready when sequences run but no step ended for so long.")
     drain_seconds: float = Field(30.0, ge=0, description="Time that running answers get to finish at shutdown.")

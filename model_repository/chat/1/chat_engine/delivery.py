@@ -54,11 +54,18 @@ class Mailbox:
         self._post(self)
 
     def take(self) -> TokenEvent | None:
-        """All that is pending, as one event."""
+        """All that is pending, as one event. Nobody else takes until `settle` is called: the order must not change."""
         with self._lock:
             pending, self._pending = self._pending, []
-            self._posted = False
         return merge(pending) if pending else None
+
+    def settle(self) -> None:
+        """Says that what was taken has been sent; the mailbox stands in line again when more has come meanwhile."""
+        with self._lock:
+            self._posted = any(map(self._worth_sending, self._pending))
+            if not self._posted:
+                return
+        self._post(self)
 
     def _worth_sending(self, event: TokenEvent) -> bool:
         return event.finish_reason is not None or (self._stream and bool(event.text or event.logprobs))
@@ -93,23 +100,35 @@ class Delivery:
     def close(self) -> None:
         """Sends what is pending, then stops the threads."""
         self._closing.set()
-        for _ in self._senders:
-            self._posted.put(None)
+        self._posted.put(None)
         for thread in (*self._senders, self._watcher):
             thread.join()
 
     def _send_loop(self) -> None:
-        while (mailbox := self._posted.get()) is not None:
-            event = mailbox.take()
-            if event is None:
+        while True:
+            mailbox = self._posted.get()
+            if mailbox is not None:
+                self._send(mailbox)
                 continue
-            if event.finish_reason is not None:
-                self.discard(mailbox)
-            try:
-                mailbox.channel.send(event)
-            except Exception:  # noqa: BLE001 - whatever it is, this caller is gone and the others are not
-                log.warning("request %s: a response could not be sent; it is cancelled", mailbox.request_id)
-                self._cancel(mailbox.request_id)
+            # Closing. What a sender puts back into the line stands behind the end mark, so it goes round once more.
+            is_last = self._posted.empty()
+            self._posted.put(None)
+            if is_last:
+                return
+
+    def _send(self, mailbox: Mailbox) -> None:
+        event = mailbox.take()
+        if event is None:
+            mailbox.settle()
+            return
+        if event.finish_reason is not None:
+            self.discard(mailbox)
+        try:
+            mailbox.channel.send(event)
+        except Exception:
+            log.warning("request %s: a response could not be sent; it is cancelled", mailbox.request_id)
+            self._cancel(mailbox.request_id)
+        mailbox.settle()
 
     def _watch_loop(self) -> None:
         while not self._closing.wait(_CANCEL_POLL_SECONDS):

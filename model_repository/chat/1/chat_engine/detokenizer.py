@@ -6,15 +6,21 @@ import functools
 import re
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 # Enough of the prompt's end for the decoder to know whether the first new token begins with a space.
 _CONTEXT_TOKENS = 6
+# A character takes at most four byte tokens, so three may be its beginning; more than this many are no beginning.
+_MAX_INCOMPLETE = 3
+_MAX_PENDING = 16
+_REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TextStream:
     """The text of one answer.
+
+    Tokens are decoded behind those before them, and the text of those is taken off. `tokenizers.DecodeStream` does the
+    same, but raises where a byte token changes what the bytes before it mean, and repeats a prompt that ends with U+FFFD.
 
     Args:
         tokenizer: the fast tokenizer.
@@ -25,27 +31,45 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, prompt_ids: tuple[int, ...] = (), stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=list(prompt_ids[-_CONTEXT_TOKENS:]), skip_special_tokens=True)
-        self._undecoded: list[int] = []
+        self._known = list(prompt_ids[-_CONTEXT_TOKENS:])  # decoded already; what follows is read behind them
+        self._known_text = self._decode(self._known)
+        self._pending: list[int] = []
         self._stop = stop
         self._held = ""
 
     def push(self, token_id: int) -> str:
         """The text that is final now that `token_id` has come; `stopped` says whether a stop string was completed."""
-        self._undecoded.append(token_id)
-        text = self._stream.step(self._tokenizer, token_id)
-        if text is None:
+        self._pending.append(token_id)
+        text = self._decode(self._known + self._pending)
+        too_many = len(self._pending) > _MAX_PENDING
+        if len(text) <= len(self._known_text):  # special tokens have no text
+            if too_many:
+                self._pending.clear()
             return ""
-        self._undecoded.clear()
-        return self._release(text) if self._stop else text
+        if not text.endswith(_REPLACEMENT):
+            return self._filter(self._take(len(self._pending), text))
+        return self._filter(self._take(len(self._pending) - _MAX_INCOMPLETE)) if too_many else ""
 
     def flush(self) -> str:
         """What was held back, at the end of an answer that no stop string ended."""
-        rest = self._tokenizer.decode(self._undecoded, skip_special_tokens=True) if self._undecoded else ""
-        self._undecoded.clear()
-        text = self._release(rest) if self._stop else rest
+        text = self._filter(self._take(len(self._pending)) if self._pending else "")
         held, self._held = self._held, ""
         return text if self.stopped else text + held
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _take(self, count: int, text: str | None = None) -> str:
+        """The text of the first `count` pending tokens, which are known from now on."""
+        taken, self._pending = self._pending[:count], self._pending[count:]
+        text = self._decode(self._known + taken) if text is None else text
+        alone = self._decode(taken)
+        new = text[len(self._known_text) :] if text.startswith(self._known_text) else alone
+        self._known, self._known_text = taken, alone
+        return new
+
+    def _filter(self, text: str) -> str:
+        return self._release(text) if self._stop else text
 
     def _release(self, text: str) -> str:
         self._held += text

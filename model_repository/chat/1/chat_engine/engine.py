@@ -101,6 +101,8 @@ class ChatEngine:
             if not self._has_room:
                 raise OverloadedError(f"{len(self._open)} requests are running, as many as allowed; try again later")
             assert request.id not in self._open, "request ids must be unique"
+            if not self._open:
+                self._progress = time.monotonic()  # the time without work is no stall
             self._open.add(request.id)
             self._inbox.append(running)
             self._changed.notify_all()
@@ -190,8 +192,6 @@ class ChatEngine:
     def _row(self, chunk: Chunk) -> Row:
         sequence = chunk.sequence
         begin, end = sequence.num_computed, sequence.num_computed + chunk.count
-        if sequence.first_scheduled is None:
-            sequence.first_scheduled = time.monotonic()
         return Row(
             tokens=sequence.tokens[begin:end],
             length=end,

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from chat_engine.attention import IMPLEMENTATION, AttentionBatch, LayerProbe, LayerShape, PagedCache, Span, varlen_works
+from chat_engine.attention import (
+    IMPLEMENTATION,
+    AttentionBatch,
+    LayerProbe,
+    LayerShape,
+    PagedCache,
+    Span,
+    attention_order,
+    varlen_works,
+)
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.request import SamplingParams
@@ -28,6 +37,8 @@ _WARMUP_SECONDS = 20.0
 _GREEDY = SamplingState.start(SamplingParams(temperature=0), 0, frozenset(), ())
 # Rope types whose frequencies change for everybody in the batch when one sequence grows long.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+# Chunked attention, or a state carried along the sequence, would be silently wrong for packed sequences.
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,17 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> list[Sampled | None]:
         """See `Runner.run`."""
-        logits, sampling = self._forward(rows)
+        order = sorted(range(len(rows)), key=lambda i: attention_order(len(rows[i].tokens), rows[i].length))
+        logits, sampling = self._forward([rows[i] for i in order])
         chosen = iter(sample(logits, sampling)) if sampling else iter(())
-        return [next(chosen) if row.sampling else None for row in rows]
+        result: list[Sampled | None] = [None] * len(rows)
+        for i in order:
+            if rows[i].sampling:
+                result[i] = next(chosen)
+        return result
 
     def _forward(self, rows: list[Row]) -> tuple[Tensor, list[SamplingState]]:
+        """Logits `[sampling rows, vocab]` and their states; `rows` stand in attention order."""
         tokens: list[int] = []
         positions: list[int] = []
         spans: list[Span] = []
@@ -223,9 +240,12 @@ def _device(name: str) -> torch.device:
 def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
     checkpoint: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        config.model, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **checkpoint
-    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            config.model, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **checkpoint
+        )
+    except KeyError as error:  # a class with a table of its own attention implementations
+        raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
     model.to(device)  # type: ignore[arg-type]
     model.requires_grad_(False)
     return model
@@ -237,6 +257,11 @@ def _probe(model: PreTrainedModel, device: torch.device) -> list[LayerShape]:
 
     Raises UnsupportedModelError when the model does not attend through transformers' interface, or needs more.
     """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if model._is_stateful or kinds - _LAYER_TYPES:  # noqa: SLF001
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: has layers that do more than plain or sliding attention, which is not supported"
+        )
     probe = LayerProbe()
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     try:

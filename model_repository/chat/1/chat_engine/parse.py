@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import ContextLengthError, InvalidRequestError
+from chat_engine.errors import ConfigError, ContextLengthError, InvalidRequestError
 from chat_engine.prompt import MESSAGES, PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams
 
@@ -47,6 +47,9 @@ class RequestParser:
         max_model_len: context limit in tokens.
         vocab_size: number of token ids.
         defaults: sampling parameters of a request that names none, from the model's `generation_config.json`.
+
+    Raises:
+        ConfigError: the defaults themselves are out of range.
     """
 
     def __init__(
@@ -62,6 +65,10 @@ class RequestParser:
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
+        try:
+            SamplingParams.model_validate(self._defaults)
+        except ValidationError as error:
+            raise ConfigError(f"generation_config.json: {_explain(error)}") from error
 
     def parse(self, wire: WireRequest) -> ChatRequest:
         """Raises InvalidRequestError (ContextLengthError when it does not fit)."""
@@ -83,6 +90,7 @@ class RequestParser:
         )
 
     def _sampling(self, raw: bytes | None, scalars: Mapping[str, object]) -> SamplingParams:
+        _at_most("sampling_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
         given = _json_object("sampling_parameters", raw) if raw is not None else {}
         twice = sorted(given.keys() & scalars.keys())
         if twice:

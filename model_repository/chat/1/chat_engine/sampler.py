@@ -214,7 +214,8 @@ def _keep(scores: Tensor, params: list[SamplingParams], candidates: int) -> tupl
     probabilities = (values - total).exp().masked_fill(~within_k, 0)
     before = probabilities.cumsum(-1) - probabilities
     kept = within_k & ((before < top_p) | (rank == 0)) & (probabilities >= min_p * probabilities[:, :1])
-    complete = ~kept[:, -1] | (candidates == vocab_size)
+    counted = (top_k <= candidates) | (top_k >= vocab_size)  # `total` is right
+    complete = (~kept[:, -1] & counted[:, 0]) | (candidates == vocab_size)
     return probabilities.masked_fill(~kept, 0), ids, complete
 
 

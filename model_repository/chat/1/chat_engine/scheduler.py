@@ -7,6 +7,7 @@ stalls them.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -121,7 +122,8 @@ class Scheduler:
         self.waiting.popleft()
         sequence.table = table
         sequence.num_computed = table.registered * self.cache.block_size
-        if sequence.num_output == 0:
+        if sequence.first_scheduled is None:  # what it finds again after a preemption may be its own
+            sequence.first_scheduled = time.monotonic()
             sequence.num_cached = sequence.num_computed
         self.running.append(sequence)
         return True

@@ -1,0 +1,99 @@
+"""Between Triton's tensors and the engine's types: a request in, the responses of one caller out."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from chat_engine import errors
+from chat_engine.parse import SWITCHES, WireRequest
+from chat_engine.request import TokenEvent, TokenLogprobs
+
+# By name: the stub adds its classes to `pb_utils` only after this module is imported.
+_CODES = {
+    errors.InvalidRequestError: "INVALID_ARG",
+    errors.OverloadedError: "UNAVAILABLE",
+    errors.RequestCancelledError: "CANCELLED",
+    errors.EngineFailedError: "INTERNAL",
+}
+
+
+class TritonChannel:
+    """The way to one caller, for several threads: a sender that is used after its last response crashes Triton."""
+
+    def __init__(self, sender: pb_utils.InferenceResponseSender) -> None:
+        self._sender = sender
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def send(self, event: TokenEvent) -> None:
+        """Sends one event; the final flag rides on the one that carries a finish reason."""
+        if event.error is not None:
+            self.fail(event.error)
+            return
+        response = pb_utils.InferenceResponse(output_tensors=_tensors(event))
+        self._send(response, is_last=event.finish_reason is not None)
+
+    def fail(self, error: errors.ChatError) -> None:
+        """Ends the request with an error."""
+        code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+        reason = pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, code))
+        self._send(pb_utils.InferenceResponse(error=reason), is_last=True)
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has cancelled a request that has not ended."""
+        with self._lock:
+            return not self._ended and bool(self._sender.is_cancelled())
+
+    def _send(self, response: pb_utils.InferenceResponse, is_last: bool) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = is_last
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
+
+
+def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
+    tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    for name, tensor in tensors.items():
+        if tensor.size != 1:
+            shape = "x".join(map(str, tensor.shape))
+            raise errors.InvalidRequestError(
+                f"{name}: shape {shape}; one conversation a request, so shape 1x1 (chat_unary takes several rows)"
+            )
+    values = {name: tensor.reshape(-1)[0] for name, tensor in tensors.items()}
+    values |= {name: bool(values[name]) for name in SWITCHES if name in values}
+    return WireRequest(id=uuid.uuid4().hex, parameters=json.loads(request.parameters()), **values)
+
+
+def _tensors(event: TokenEvent) -> list[pb_utils.Tensor]:
+    reason = event.finish_reason.value if event.finish_reason else ""
+    return [
+        _text("text_output", event.text),
+        _text("finish_reason", reason),
+        _count("num_input_tokens", event.num_input_tokens),
+        _count("num_output_tokens", event.num_output_tokens),
+        _count("num_cached_tokens", event.num_cached_tokens),
+        _text("logprobs", json.dumps([_logprobs(entry) for entry in event.logprobs]) if event.logprobs else ""),
+    ]
+
+
+def _text(name: str, text: str) -> pb_utils.Tensor:
+    return pb_utils.Tensor(name, np.array([[text.encode()]], dtype=np.object_))
+
+
+def _count(name: str, count: int) -> pb_utils.Tensor:
+    return pb_utils.Tensor(name, np.array([[count]], dtype=np.int32))
+
+
+def _logprobs(entry: TokenLogprobs) -> dict[str, object]:
+    """OpenAI's shape."""
+    chosen, *top = (
+        {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}
+        for token in (entry.chosen, *entry.top)
+    )
+    return {**chosen, "top_logprobs": top}
