@@ -49,8 +49,8 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
 
-bench: $(READY) ## Run the benchmarks
-	@$(BIN)/python -m benchmarks
+bench: $(READY) ## Compare the engine with its peers (about ten minutes)
+	@$(BIN)/python -m benchmarks.engine
 
 clean: ## Remove the environment, caches and logs
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist client/*.egg-info

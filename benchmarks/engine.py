@@ -23,19 +23,19 @@ from typing import Annotated
 import torch
 import transformers
 import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from benchmarks.workload import Job, make_checkpoint, make_jobs
 from chat_engine.config import parse_config
 from chat_engine.engine import ChatEngine
 from chat_engine.model_runner import ModelRunner
 from chat_engine.prompt import PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams, TokenEvent
-from rich.console import Console
-from rich.table import Table
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from triton_chat import AsyncChatClient
-
-from benchmarks.workload import Job, make_checkpoint, make_jobs
 from local.settings import CACHE, TritonSettings
 from local.triton import LocalTriton
+from triton_chat import AsyncChatClient
 
 PEER = "transformers continuous batching"
 ENGINE = "triton-chat engine"

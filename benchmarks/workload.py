@@ -28,7 +28,7 @@ class Job:
 
 def make_jobs(count: int, seed: int = 0) -> list[Job]:
     """`count` requests of 32 to 256 prompt tokens and 32 to 128 output tokens, uniformly; no shared prefixes."""
-    rng = random.Random(seed)  # noqa: S311 - a workload, not a secret
+    rng = random.Random(seed)
     return [
         Job([rng.randrange(3, VOCAB_SIZE) for _ in range(rng.randint(32, 256))], rng.randint(32, 128))
         for _ in range(count)

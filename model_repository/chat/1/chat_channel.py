@@ -22,11 +22,16 @@ _CODES = {
 }
 
 
+# A request parameter by which `chat_unary` asks for the code inside the message: between models Triton keeps only that.
+NAME_CODES = "name_error_codes"
+
+
 class TritonChannel:
     """The way to one caller, for several threads: a sender that is used after its last response crashes Triton."""
 
-    def __init__(self, sender: pb_utils.InferenceResponseSender) -> None:
-        self._sender = sender
+    def __init__(self, request: pb_utils.InferenceRequest) -> None:
+        self._sender = request.get_response_sender()
+        self._name_codes = bool(json.loads(request.parameters()).get(NAME_CODES))
         self._lock = threading.Lock()
         self._ended = False
 
@@ -41,7 +46,8 @@ class TritonChannel:
     def fail(self, error: errors.ChatError) -> None:
         """Ends the request with an error."""
         code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-        reason = pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, code))
+        message = f"{code}: {error}" if self._name_codes else str(error)
+        reason = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         self._send(pb_utils.InferenceResponse(error=reason), is_last=True)
 
     def is_cancelled(self) -> bool:
@@ -67,7 +73,9 @@ def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
             )
     values = {name: tensor.reshape(-1)[0] for name, tensor in tensors.items()}
     values |= {name: bool(values[name]) for name in SWITCHES if name in values}
-    return WireRequest(id=uuid.uuid4().hex, parameters=json.loads(request.parameters()), **values)
+    parameters = json.loads(request.parameters())
+    parameters.pop(NAME_CODES, None)
+    return WireRequest(id=uuid.uuid4().hex, parameters=parameters, **values)
 
 
 def _tensors(event: TokenEvent) -> list[pb_utils.Tensor]:

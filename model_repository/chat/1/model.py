@@ -57,7 +57,7 @@ class TritonPythonModel:
         """Admits the requests one after the other, waiting for room: the backlog stays in Triton's queue."""
         self._watch.start()
         for request in requests:
-            channel = TritonChannel(request.get_response_sender())
+            channel = TritonChannel(request)
             try:
                 self._admit(request, channel)
             except errors.ChatError as error:

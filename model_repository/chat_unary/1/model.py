@@ -28,6 +28,8 @@ _OUTPUTS = (
     "num_cached_tokens",
     "logprobs",
 )
+# How Triton's own queue says that it is full, or that a request has waited too long.
+_REFUSALS = ("maximum queue size", "timeout expired")
 
 
 class TritonPythonModel:
@@ -111,6 +113,7 @@ class _Rows:
         ]
         tensors.append(pb_utils.Tensor("stream", np.array([[False]])))
         parameters = {name: value for name, value in self._parameters.items() if name != "stream"}
+        parameters["name_error_codes"] = True
         request = pb_utils.InferenceRequest(
             model_name=target, inputs=tensors, requested_output_names=list(_OUTPUTS), parameters=parameters
         )
@@ -119,7 +122,7 @@ class _Rows:
             self._streams[index] = responses
         for response in responses:
             if response.has_error():
-                self.fail(index, response.error())
+                self.fail(index, _with_code(response.error().message()))
             elif response.output_tensors():
                 self._results[index] = response.output_tensors()
 
@@ -164,3 +167,12 @@ class _Rows:
         with self._sending:
             self._answered = True
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _with_code(message: str) -> pb_utils.TritonError:
+    """An error of `chat` with its code, which Triton drops between models: `chat` names it in the message."""
+    code, _, text = message.partition(": ")
+    if code in ("INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"):
+        return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+    refused = any(words in message for words in _REFUSALS)
+    return pb_utils.TritonError(message, pb_utils.TritonError.UNAVAILABLE if refused else pb_utils.TritonError.INTERNAL)

@@ -52,7 +52,9 @@ class EngineConfig(BaseModel):
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="Largest value of each text input, in bytes.")
 
     stall_seconds: float = Field(60.0, gt=0, description="Not ready when sequences run but no step ended for so long.")
-    drain_seconds: float = Field(30.0, ge=0, description="Time that running answers get to finish at shutdown.")
+    drain_seconds: float = Field(
+        30.0, ge=0, le=86_400, description="Time that running answers get to finish at shutdown."
+    )
 
 
 def load_config(

@@ -125,7 +125,7 @@ class Delivery:
             self.discard(mailbox)
         try:
             mailbox.channel.send(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, this caller is gone and the others are not
             log.warning("request %s: a response could not be sent; it is cancelled", mailbox.request_id)
             self._cancel(mailbox.request_id)
         mailbox.settle()

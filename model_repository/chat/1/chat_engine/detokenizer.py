@@ -20,7 +20,8 @@ class TextStream:
     """The text of one answer.
 
     Tokens are decoded behind those before them, and the text of those is taken off. `tokenizers.DecodeStream` does the
-    same, but raises where a byte token changes what the bytes before it mean, and repeats a prompt that ends with U+FFFD.
+    same, but raises where a byte token changes what the bytes before it mean, and repeats a prompt that ends with
+    U+FFFD.
 
     Args:
         tokenizer: the fast tokenizer.

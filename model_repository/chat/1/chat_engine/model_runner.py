@@ -260,7 +260,7 @@ def _probe(model: PreTrainedModel, device: torch.device) -> list[LayerShape]:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if model._is_stateful or kinds - _LAYER_TYPES:  # noqa: SLF001
         raise UnsupportedModelError(
-            f"{model.config.model_type}: has layers that do more than plain or sliding attention, which is not supported"
+            f"{model.config.model_type}: layers that do more than plain or sliding attention are not supported"
         )
     probe = LayerProbe()
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)

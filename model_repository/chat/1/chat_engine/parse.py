@@ -94,8 +94,11 @@ class RequestParser:
         given = _json_object("sampling_parameters", raw) if raw is not None else {}
         twice = sorted(given.keys() & scalars.keys())
         if twice:
-            raise InvalidRequestError(f"{twice[0]}: given both in sampling_parameters and as a request parameter")
-        merged = {**self._defaults, **{k: v for k, v in {**given, **scalars}.items() if v is not None}}
+            raise InvalidRequestError(
+                f"{_name(twice[0])}: given both in sampling_parameters and as a request parameter"
+            )
+        named = {k: v for k, v in {**given, **scalars}.items() if v is not None or k not in SamplingParams.model_fields}
+        merged = {**self._defaults, **named}
         try:
             sampling = SamplingParams.model_validate(_lenient(merged))
         except ValidationError as error:
@@ -115,7 +118,8 @@ class RequestParser:
             for token_id in getattr(sampling, name):
                 if not 0 <= token_id < self._vocab_size:
                     raise InvalidRequestError(
-                        f"{name}: token id {token_id} is not in the vocabulary; allowed are 0 to {self._vocab_size - 1}"
+                        f"{name}: token id {_show(token_id)} is not in the vocabulary; "
+                        f"allowed are 0 to {self._vocab_size - 1}"
                     )
 
     def _prompt(self, wire: WireRequest) -> tuple[str, bool]:
@@ -233,18 +237,26 @@ def _check_text(name: str, text: str) -> None:
 
 def _at_most(name: str, value: int, limit: int, unit: str = "") -> None:
     if value > limit:
-        raise InvalidRequestError(f"{name}: {value} {unit}".rstrip() + f" given; at most {limit} are allowed")
+        raise InvalidRequestError(f"{name}: {_show(value)} {unit}".rstrip() + f" given; at most {limit} are allowed")
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:
     """The first mistake, with its place, its value and what is allowed."""
     first = error.errors()[0]
-    place = ".".join(map(str, [*([prefix] if prefix else []), *first["loc"]]))
+    place = ".".join(map(_name, [*([prefix] if prefix else []), *first["loc"]]))
     if first["type"] == "extra_forbidden" and not prefix:
         allowed = ", ".join(SamplingParams.model_fields)
         return f"{place}: unknown parameter (value {_show(first['input'])}); allowed are {allowed}"
     message = first["msg"].replace("Input should be", "must be")
     return f"{place}: {message} (got {_show(first['input'])})"
+
+
+def _name(part: int | str) -> str:
+    """A name the caller chose, fit to be shown: it may be long, or hold what no text on the wire can."""
+    text = str(part)
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _show(value: object) -> str:

@@ -13,6 +13,7 @@ from chat_engine.errors import ChatError
 from chat_engine.kv_cache import BlockTable
 
 MAX_SEED = 2**64 - 1
+MAX_COUNT = 2**31 - 1  # what a tensor can hold
 
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 _Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -28,11 +29,11 @@ class SamplingParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    max_tokens: int | None = Field(None, ge=1)
-    min_tokens: int = Field(0, ge=0)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
+    min_tokens: int = Field(0, ge=0, le=MAX_COUNT)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    top_k: int = Field(0, ge=-1)
+    top_k: int = Field(0, ge=-1, le=MAX_COUNT)
     min_p: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
