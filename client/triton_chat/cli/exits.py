@@ -1,0 +1,78 @@
+"""What the process ends with, and how a failure is told to the person who typed the command."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from triton_chat.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerUnavailableError,
+    StreamTimeoutError,
+    TritonChatError,
+)
+
+INTERRUPTED = 130
+_CODES: tuple[tuple[type[TritonChatError], int], ...] = (
+    (InvalidRequestError, 2),
+    (ModelNotFoundError, 2),
+    (ServerUnavailableError, 3),
+    (OverloadedError, 4),
+    (StreamTimeoutError, 124),
+    (TritonChatError, 1),
+)
+_HINTS: dict[type[TritonChatError], str] = {
+    ModelNotFoundError: "`triton-chat models` lists what the server has",
+    OverloadedError: "the server is busy: try again in a moment, or look at `triton-chat status`",
+    StreamTimeoutError: "--timeout and --idle-timeout set the limits; `triton-chat status` shows the queue",
+}
+
+
+def code_of(error: TritonChatError) -> int:
+    """The exit code for an error."""
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def report(error: TritonChatError) -> None:
+    """Say what went wrong, on standard error."""
+    say(f"error: {error}")
+    if type(error) in _HINTS:
+        say(f"hint: {_HINTS[type(error)]}")
+
+
+def say(text: str) -> None:
+    """A diagnostic line; standard output is for answers alone."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors of a command into a message and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+            sys.stdout.flush()
+        except TritonChatError as error:
+            report(error)
+            raise typer.Exit(code_of(error)) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            _silence_stdout()
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def _silence_stdout() -> None:
+    """Whoever read our output is gone; without this the interpreter complains when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,62 @@
+r"""What `--help` teaches. `\\b` keeps the line breaks of the paragraph that follows."""
+
+MAIN = """Talk to a chat model on a tritonserver, over gRPC.
+
+\b
+Start a server with `make serve`, then:
+  triton-chat ask "Why is the sky blue?"
+  git diff | triton-chat ask "Review this change" --max-tokens 300
+  triton-chat chat --system "Answer in one sentence."
+  triton-chat complete "Once upon a time" --temperature 0
+  triton-chat status --watch
+
+The server's address comes from --url or TRITON_CHAT_URL; it is localhost:8001 without them.
+"""
+
+ASK = """Ask one question; the answer streams to standard output.
+
+\b
+  triton-chat ask "Why is the sky blue?"
+  cat report.txt | triton-chat ask "Summarise this"
+  triton-chat ask "A haiku about rain" --temperature 0.8 --seed 7 --stats
+  triton-chat ask "Yes or no?" --max-tokens 1 --logprobs 5 --json
+"""
+
+CHAT = """Hold a conversation. /help lists the commands in it.
+
+\b
+  triton-chat chat
+  triton-chat chat --system "You are a patient teacher." --stats
+"""
+
+COMPLETE = """Continue a raw prompt; no chat template is applied.
+
+\b
+  triton-chat complete "Once upon a time" --max-tokens 40
+  triton-chat complete --stop "###" < prompt.txt
+"""
+
+MODELS = """List the models of the server.
+
+\b
+  triton-chat models
+  triton-chat models --json | jq -r '.[] | select(.ready) | .name'
+"""
+
+STATUS = """Show health, queue, running requests, cache use and speed.
+
+\b
+  triton-chat status
+  triton-chat status --watch --interval 2
+  triton-chat status --json
+"""
+
+EPILOG = """\b
+Exit codes:
+  0    the answer is complete (or whoever read it has closed the pipe)
+  1    the server failed, or `status` found it not ready
+  2    wrong usage, or a request that the server refuses
+  3    the server cannot be reached
+  4    the server is overloaded
+  124  a time limit passed
+  130  Ctrl-C"""

@@ -1,0 +1,71 @@
+"""Standard input and output: always UTF-8, with or without a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import sys
+
+from triton_chat.errors import InvalidRequestError
+from triton_chat.types import ChatResult
+
+
+def use_utf8() -> None:
+    """Write UTF-8 whatever the locale says; the texts of a model are not limited to it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+def piped_input() -> str | None:
+    """The text on standard input if a pipe or a file is connected to it, without its last line break.
+
+    Raises:
+        InvalidRequestError: it is not UTF-8.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        return None
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+        return None
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8").removesuffix("\n").removesuffix("\r") or None
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"standard input is not UTF-8 text: byte 0x{raw[error.start]:02x} at position {error.start}"
+        ) from error
+
+
+def write(text: str) -> None:
+    """To standard output, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write_json(document: object) -> None:
+    """One JSON document to standard output."""
+    write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def stats_line(result: ChatResult) -> str:
+    """What an answer took, for people."""
+    parts = [f"{result.num_output_tokens} tokens in {result.duration_s:.2f} s"]
+    if result.tokens_per_s is not None:
+        parts.append(f"{result.tokens_per_s:.1f} tokens/s")
+    if result.ttft_s is not None:
+        parts.append(f"first after {result.ttft_s * 1000:.0f} ms")
+    cached = f", {result.num_cached_tokens} from the cache" if result.num_cached_tokens else ""
+    parts.append(f"prompt {result.num_input_tokens}{cached}")
+    return f"[{'; '.join(parts)}; {result.finish_reason or 'stopped'}]"
+
+
+def logprob_lines(result: ChatResult) -> list[str]:
+    """One line per token: itself, its log probability, its alternatives."""
+    lines = []
+    for entry in result.logprobs:
+        others = "  ".join(f"{other.token!r} {other.logprob:.3f}" for other in entry.top_logprobs)
+        lines.append(f"{entry.token!r} {entry.logprob:.3f}  {others}".rstrip())
+    return lines

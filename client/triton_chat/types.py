@@ -1,0 +1,226 @@
+"""The nouns of the client: what is asked, how to sample, what comes back. Plain data; nothing here imports gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypedDict
+
+from triton_chat.errors import InvalidRequestError
+
+Message = Mapping[str, object]
+"""`{"role": "user", "content": "Hello"}`, as in the OpenAI API."""
+
+Messages = str | Sequence[Message]
+"""A conversation; a plain string is one message of the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens. None leaves a setting to the server; its names are those of the OpenAI API and of vLLM."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+    stop: str | Sequence[str] | None = None
+    stop_token_ids: Sequence[int] | None = None
+    ignore_eos: bool | None = None
+    seed: int | None = None
+    logprobs: int | None = None
+    """Alternatives to report per token; 0 reports only the chosen token, None nothing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what is set, ready for JSON."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.logit_bias is not None:
+            given["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
+        for name in ("stop", "stop_token_ids"):
+            if given[name] is not None and not isinstance(given[name], str):
+                given[name] = list(given[name])
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` as keyword arguments."""
+
+    max_tokens: int | None
+    min_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    ignore_eos: bool | None
+    seed: int | None
+    logprobs: int | None
+
+
+class CallOptions(SamplingOptions, total=False):
+    """Keyword arguments of `stream` and `generate`."""
+
+    prompt: str | None
+    """A raw prompt instead of messages; no chat template is applied."""
+    model: str
+    sampling: SamplingParams | None
+    """A base that single keyword arguments override."""
+    exclude_input_in_output: bool
+    """False: the prompt is part of the first text."""
+    priority: int | None
+    """Triton's priority level; 1 is the highest."""
+    request_id: str | None
+    timeout: float | None
+    """Seconds for the whole request."""
+    idle_timeout: float | None
+    """Seconds between two tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One conversation, or one raw prompt, and how to answer it."""
+
+    messages: Messages | None = None
+    prompt: str | None = None
+    sampling: SamplingParams = SamplingParams()
+    stream: bool = True
+    exclude_input_in_output: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.messages is None) == (self.prompt is None):
+            raise InvalidRequestError("give either messages or a prompt, and not both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A `ChatRequest` and how to send it."""
+
+    request: ChatRequest
+    model: str = "chat"
+    request_id: str = ""
+    priority: int | None = None
+    timeout: float | None = None
+    idle_timeout: float | None = None
+
+    @classmethod
+    def of(cls, messages: Messages | None, options: CallOptions) -> Call:
+        """Sort the keyword arguments of a call.
+
+        Raises:
+            TypeError: an unknown keyword.
+            InvalidRequestError: both or neither of messages and prompt.
+        """
+        rest: dict[str, Any] = dict(options)
+        base = rest.pop("sampling", None) or SamplingParams()
+        overrides = {field.name: rest.pop(field.name) for field in fields(SamplingParams) if field.name in rest}
+        request = ChatRequest(
+            messages=messages,
+            prompt=rest.pop("prompt", None),
+            sampling=replace(base, **overrides),
+            exclude_input_in_output=rest.pop("exclude_input_in_output", True),
+        )
+        rest["request_id"] = rest.get("request_id") or ""
+        return cls(request=request, **rest)
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of the answer, in the shape of OpenAI's `logprobs.content`."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEvent:
+    """One response of a stream. The token counts are cumulative."""
+
+    text: str
+    finish_reason: str = ""
+    """Empty until the last event, then `stop` or `length`."""
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens that came from the prefix cache."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResult:
+    """A whole answer."""
+
+    text: str
+    finish_reason: str
+    num_input_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    ttft_s: float | None = None
+    """Seconds from sending to the first text; None where the answer came in one piece or had no text."""
+    duration_s: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Output tokens per second after the first one; None where that cannot be said."""
+        if self.ttft_s is None or self.num_output_tokens < 2 or self.duration_s <= self.ttft_s:
+            return None
+        return (self.num_output_tokens - 1) / (self.duration_s - self.ttft_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; without `logprobs` where there are none."""
+        document = asdict(self) | {"tokens_per_s": self.tokens_per_s}
+        if not self.logprobs:
+            del document["logprobs"]
+        return document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Limits in seconds. The first token may take longer than the others, because it includes the server's queue."""
+
+    connect: float = 5.0
+    first_token: float = 300.0
+    idle: float = 60.0
+    total: float | None = None
+    control: float = 10.0
+    """For health, metadata and the model list."""
+    batch: float = 600.0
+    """For `generate_batch`, where nothing arrives before everything does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    name: str
+    version: str
+    state: str
+    """Triton's word: READY, UNAVAILABLE, LOADING or UNLOADING; empty for a model it never loaded."""
+    reason: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+    live: bool
+    ready: bool

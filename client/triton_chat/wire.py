@@ -1,0 +1,252 @@
+"""The wire contract of `chat` and `chat_unary` on the client side: tensor names and codecs, once.
+
+The same contract stands in the models' `config.pbtxt` and `model.py`; a test holds the three together.
+Sources: KServe predict protocol v2, Triton's `binary tensor data` layout of BYTES (a little-endian uint32 length before
+each element), Triton's docs on decoupled models (`triton_final_response`).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from tritonclient.grpc import InferInput, InferResult, service_pb2
+
+from triton_chat.errors import EngineError, InvalidRequestError, from_text
+from triton_chat.types import Call, ChatEvent, ChatRequest, Message, SamplingParams, TokenLogprob, TopLogprob
+
+Datatype = Literal["BYTES", "BOOL", "INT32"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor of one element per row: shape [rows, 1] on the wire."""
+
+    name: str
+    datatype: Datatype
+    optional: bool = False
+
+
+MESSAGES = TensorSpec("messages", "BYTES", optional=True)
+TEXT_INPUT = TensorSpec("text_input", "BYTES", optional=True)
+SAMPLING = TensorSpec("sampling_parameters", "BYTES", optional=True)
+STREAM = TensorSpec("stream", "BOOL", optional=True)
+EXCLUDE_INPUT = TensorSpec("exclude_input_in_output", "BOOL", optional=True)
+
+TEXT_OUTPUT = TensorSpec("text_output", "BYTES")
+FINISH_REASON = TensorSpec("finish_reason", "BYTES")
+NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "INT32")
+NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "INT32")
+NUM_CACHED_TOKENS = TensorSpec("num_cached_tokens", "INT32")
+LOGPROBS = TensorSpec("logprobs", "BYTES")
+
+INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, SAMPLING, STREAM, EXCLUDE_INPUT)
+OUTPUTS: tuple[TensorSpec, ...] = (
+    TEXT_OUTPUT,
+    FINISH_REASON,
+    NUM_INPUT_TOKENS,
+    NUM_OUTPUT_TOKENS,
+    NUM_CACHED_TOKENS,
+    LOGPROBS,
+)
+SAMPLING_PARAMETERS: tuple[str, ...] = tuple(field.name for field in fields(SamplingParams))
+
+FINAL_RESPONSE = "triton_final_response"
+STATUS_METADATA = (("triton_grpc_error", "true"),)
+"""Request header: end a failed stream with a gRPC status instead of a bare text (Triton 24.09 and newer).
+
+Off by default: under load, tritonserver 2.51 (24.10) dies with a segmentation fault when a stream fails after its first
+response, or when streams fail while others are cancelled. Newer servers guard against it.
+"""
+
+Value = bytes | bool
+
+
+def encode(request: ChatRequest) -> list[InferInput]:
+    """The inputs of one request, each of shape [1, 1].
+
+    Raises:
+        InvalidRequestError: a value that JSON or UTF-8 cannot carry.
+    """
+    return encode_rows([request])
+
+
+def encode_rows(requests: Sequence[ChatRequest]) -> list[InferInput]:
+    """The inputs of a batch, each of shape [rows, 1]; for `chat_unary`.
+
+    Raises:
+        InvalidRequestError: no rows, or rows of which some have messages and some a prompt.
+    """
+    inputs = []
+    for spec, values in _columns(requests):
+        dtype = np.bool_ if spec.datatype == "BOOL" else np.object_
+        tensor = InferInput(spec.name, [len(values), 1], spec.datatype)
+        inputs.append(tensor.set_data_from_numpy(np.array(values, dtype=dtype).reshape(-1, 1)))
+    return inputs
+
+
+def infer_request(call: Call, rows: Sequence[ChatRequest] | None = None) -> service_pb2.ModelInferRequest:
+    """The protobuf of a call; `rows` in place of its single request make a batch."""
+    message = service_pb2.ModelInferRequest(model_name=call.model, id=call.request_id)
+    if call.priority is not None:
+        message.parameters["priority"].uint64_param = call.priority
+    for spec, values in _columns(rows if rows is not None else [call.request]):
+        message.inputs.add(name=spec.name, datatype=spec.datatype, shape=[len(values), 1])
+        message.raw_input_contents.append(b"".join(map(_to_raw, values)))
+    return message
+
+
+def decode(result: InferResult | service_pb2.ModelInferResponse) -> ChatEvent:
+    """The event in a response of one row.
+
+    Raises:
+        EngineError: the outputs are not those of a chat model.
+    """
+    events = decode_rows(result)
+    if len(events) != 1:
+        raise EngineError(f"expected one row in the response, got {len(events)}")
+    return events[0]
+
+
+def decode_rows(result: InferResult | service_pb2.ModelInferResponse) -> list[ChatEvent]:
+    """One event per row of a response.
+
+    Raises:
+        EngineError: the outputs are not those of a chat model.
+    """
+    response = result.get_response() if isinstance(result, InferResult) else result
+    raw = {tensor.name: data for tensor, data in zip(response.outputs, response.raw_output_contents, strict=False)}
+    try:
+        columns = [_READERS[spec.datatype](raw[spec.name]) for spec in OUTPUTS]
+        return [_event(*row) for row in zip(*columns, strict=True)]
+    except KeyError as error:
+        raise EngineError(f"the response has no output {error}: is this a chat model?") from error
+    except (struct.error, TypeError, ValueError) as error:
+        raise EngineError(f"the response cannot be read: {error}") from error
+
+
+def read_stream_response(response: service_pb2.ModelStreamInferResponse) -> tuple[ChatEvent | None, bool]:
+    """The event in a stream response, if it has one, and whether it is the last.
+
+    An empty last response, which a server may send after `triton_enable_empty_final_response`, has no event.
+
+    Raises:
+        TritonChatError: what the response reports.
+    """
+    if response.error_message:
+        raise from_text(response.error_message)
+    inner = response.infer_response
+    final = bool(inner.parameters[FINAL_RESPONSE].bool_param) if FINAL_RESPONSE in inner.parameters else False
+    return (decode(inner) if inner.outputs else None), final
+
+
+def dump_json(value: object, what: str) -> bytes:
+    """UTF-8 JSON.
+
+    Raises:
+        InvalidRequestError: NaN or infinity, a lone surrogate, or a type that JSON does not have.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"{what} contains text that is not valid Unicode") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{what} cannot be written as JSON: {error}") from error
+
+
+def _columns(requests: Sequence[ChatRequest]) -> list[tuple[TensorSpec, list[Value]]]:
+    """Each input that is needed, with its value of every row. An input left out has its default on the server."""
+    if not requests:
+        raise InvalidRequestError("a batch needs at least one conversation")
+    with_messages = sum(request.messages is not None for request in requests)
+    if with_messages not in {0, len(requests)}:
+        raise InvalidRequestError("in one batch, either every row has messages or every row has a prompt")
+    columns: list[tuple[TensorSpec, list[Value]]] = []
+    if with_messages:
+        columns.append((MESSAGES, [_messages(request) for request in requests]))
+    else:
+        columns.append((TEXT_INPUT, [_prompt(request) for request in requests]))
+    sampling = [request.sampling.to_dict() for request in requests]
+    if any(sampling):
+        columns.append((SAMPLING, [dump_json(row, "sampling_parameters") for row in sampling]))
+    if not all(request.stream for request in requests):
+        columns.append((STREAM, [request.stream for request in requests]))
+    if not all(request.exclude_input_in_output for request in requests):
+        columns.append((EXCLUDE_INPUT, [request.exclude_input_in_output for request in requests]))
+    return columns
+
+
+def _messages(request: ChatRequest) -> bytes:
+    given = request.messages if request.messages is not None else []
+    messages: Sequence[Message] = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return dump_json([dict(message) for message in messages], "messages")
+
+
+def _prompt(request: ChatRequest) -> bytes:
+    try:
+        return (request.prompt or "").encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("the prompt contains text that is not valid Unicode") from error
+
+
+def _to_raw(value: Value) -> bytes:
+    if isinstance(value, bool):
+        return b"\x01" if value else b"\x00"
+    return struct.pack("<I", len(value)) + value
+
+
+def _read_bytes(raw: bytes) -> list[str]:
+    texts, offset = [], 0
+    while offset < len(raw):
+        (length,) = struct.unpack_from("<I", raw, offset)
+        offset += 4
+        if offset + length > len(raw):
+            raise ValueError("a BYTES tensor ends in the middle of an element")
+        texts.append(raw[offset : offset + length].decode())
+        offset += length
+    return texts
+
+
+def _read_int32(raw: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(raw) // 4}i", raw))
+
+
+_READERS: dict[Datatype, Callable[[bytes], list[Any]]] = {"BYTES": _read_bytes, "INT32": _read_int32}
+
+
+def _event(text: str, finish_reason: str, inputs: int, outputs: int, cached: int, logprobs: str) -> ChatEvent:
+    tokens = tuple(_token_logprob(entry) for entry in json.loads(logprobs)) if logprobs else ()
+    return ChatEvent(text, finish_reason, inputs, outputs, cached, tokens)
+
+
+def _token_logprob(entry: dict[str, Any]) -> TokenLogprob:
+    top = tuple(TopLogprob(**_logprob_fields(alternative)) for alternative in entry.get("top_logprobs") or ())
+    return TokenLogprob(**_logprob_fields(entry), top_logprobs=top)
+
+
+def _logprob_fields(entry: dict[str, Any]) -> dict[str, Any]:
+    token_bytes = entry.get("bytes")
+    return {
+        "token": str(entry["token"]),
+        "logprob": float(entry["logprob"]),
+        "bytes": None if token_bytes is None else tuple(token_bytes),
+    }
+
+
+__all__ = [
+    "INPUTS",
+    "OUTPUTS",
+    "SAMPLING_PARAMETERS",
+    "STATUS_METADATA",
+    "TensorSpec",
+    "decode",
+    "decode_rows",
+    "encode",
+    "encode_rows",
+    "infer_request",
+    "read_stream_response",
+]

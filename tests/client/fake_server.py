@@ -1,0 +1,169 @@
+"""A gRPC server that speaks as much KServe v2 as the client uses. What it answers is a function the test gives it.
+
+Its behaviour is that of a real tritonserver where the client can see it: errors found before queueing come as
+`error_message` on a stream that ends with OK, the last data response carries `triton_final_response`.
+tests/integration/test_cli.py holds it against the real one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+WAIT_S = 10.0
+"""How long a test may wait for an event that is sure to come."""
+
+Reply = Callable[["Received"], Iterator[pb.ModelStreamInferResponse]]
+
+
+@dataclass
+class Received:
+    """One request as it arrived."""
+
+    message: pb.ModelInferRequest
+    context: grpc.ServicerContext
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def tensor(self, name: str) -> list[str]:
+        """The rows of a BYTES input."""
+        for tensor, raw in zip(self.message.inputs, self.message.raw_input_contents, strict=True):
+            if tensor.name == name:
+                return [row.decode() for row in deserialize_bytes_tensor(raw)]
+        return []
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {item.key: item.value for item in self.context.invocation_metadata()}
+
+
+def infer_response(texts: list[str], finish: str = "", tokens: int = 0, logprobs: str = "") -> pb.ModelInferResponse:
+    """Outputs of shape [rows, 1], by tritonclient's own codec."""
+    rows = len(texts)
+    response = pb.ModelInferResponse(model_name="chat", model_version="1")
+    columns: list[tuple[str, list[str] | list[int]]] = [
+        ("text_output", texts),
+        ("finish_reason", [finish] * rows),
+        ("num_input_tokens", [7] * rows),
+        ("num_output_tokens", [tokens] * rows),
+        ("num_cached_tokens", [3] * rows),
+        ("logprobs", [logprobs] * rows),
+    ]
+    for name, values in columns:
+        if isinstance(values[0], str):
+            raw = serialize_byte_tensor(np.array([value.encode() for value in values], dtype=object)).item()
+            response.outputs.add(name=name, datatype="BYTES", shape=[rows, 1])
+        else:
+            raw = np.array(values, dtype=np.int32).tobytes()
+            response.outputs.add(name=name, datatype="INT32", shape=[rows, 1])
+        response.raw_output_contents.append(raw)
+    return response
+
+
+def say(text: str, finish: str = "", tokens: int = 0, logprobs: str = "") -> pb.ModelStreamInferResponse:
+    """One response of a stream; with a finish reason it is the last."""
+    response = pb.ModelStreamInferResponse(infer_response=infer_response([text], finish, tokens, logprobs))
+    response.infer_response.parameters["triton_final_response"].bool_param = bool(finish)
+    return response
+
+
+def fail(text: str) -> pb.ModelStreamInferResponse:
+    """An error as Triton sends it without the header `triton_grpc_error`."""
+    return pb.ModelStreamInferResponse(error_message=text)
+
+
+def echo(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+    """Repeats the prompt or the messages in two responses."""
+    text = (received.tensor("messages") or received.tensor("text_input"))[0]
+    yield say(text[: len(text) // 2], tokens=1)
+    yield say(text[len(text) // 2 :], "stop", tokens=2)
+
+
+class FakeTriton(GRPCInferenceServiceServicer):
+    """The server. `reply` may be replaced at any time; `requests` is what has arrived, `arrived` counts it."""
+
+    def __init__(self) -> None:
+        self.reply: Reply = echo
+        self.requests: list[Received] = []
+        self.arrived = threading.Semaphore(0)
+        self.release = threading.Event()
+        self.ready = True
+        self._server = grpc.server(ThreadPoolExecutor(16))
+        add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.url = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self.release.set()
+        self._server.stop(None).wait()
+
+    def next_request(self) -> Received:
+        assert self.arrived.acquire(timeout=WAIT_S), "no request has arrived"
+        return self.requests[-1]
+
+    def stall(self, received: Received) -> None:
+        """Holds a reply until the test ends or the client cancels."""
+        while not (self.release.is_set() or received.cancelled.wait(0.01)):
+            pass
+
+    def stalls_after(self, *texts: str) -> Reply:
+        """A reply that sends some texts and then nothing."""
+
+        def reply(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+            for index, text in enumerate(texts):
+                yield say(text, tokens=index + 1)
+            self.stall(received)
+
+        return reply
+
+    # The names below are those of the service.
+
+    def ModelStreamInfer(  # noqa: N802
+        self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        for message in request_iterator:
+            received = self._receive(message, context)
+            if message.model_name == "nope":
+                yield fail("Request for unknown model: 'nope' is not found")
+            else:
+                yield from self.reply(received)
+
+    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:  # noqa: N802
+        received = self._receive(request, context)
+        rows = received.tensor("messages") or received.tensor("text_input")
+        if rows == ["stall"]:
+            self.stall(received)
+        return infer_response(rows, "stop", 2)
+
+    def _receive(self, message: pb.ModelInferRequest, context: grpc.ServicerContext) -> Received:
+        received = Received(message, context)
+        context.add_callback(received.cancelled.set)
+        self.requests.append(received)
+        self.arrived.release()
+        return received
+
+    def ServerLive(self, request: object, context: object) -> pb.ServerLiveResponse:  # noqa: N802
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: object, context: object) -> pb.ServerReadyResponse:  # noqa: N802
+        return pb.ServerReadyResponse(ready=self.ready)
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: object) -> pb.ModelReadyResponse:  # noqa: N802
+        return pb.ModelReadyResponse(ready=self.ready and request.name == "chat")
+
+    def ServerMetadata(self, request: object, context: object) -> pb.ServerMetadataResponse:  # noqa: N802
+        return pb.ServerMetadataResponse(name="fake", version="1.0", extensions=["parameters"])
+
+    def RepositoryIndex(self, request: object, context: object) -> pb.RepositoryIndexResponse:  # noqa: N802
+        response = pb.RepositoryIndexResponse()
+        response.models.add(name="chat", version="1", state="READY")
+        response.models.add(name="broken", version="1", state="UNAVAILABLE", reason="no weights")
+        return response
