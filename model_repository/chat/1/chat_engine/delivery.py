@@ -135,8 +135,16 @@ class Delivery:
             with self._lock:
                 mailboxes = list(self._open.values())
             for mailbox in mailboxes:
-                if mailbox.channel.is_cancelled():
+                if _is_gone(mailbox):
                     self._cancel(mailbox.request_id)
+
+
+def _is_gone(mailbox: Mailbox) -> bool:
+    try:
+        return mailbox.channel.is_cancelled()
+    except Exception:  # noqa: BLE001 - as above
+        log.warning("request %s: its caller cannot be asked; it is cancelled", mailbox.request_id)
+        return True
 
 
 def merge(events: Iterable[TokenEvent]) -> TokenEvent:

@@ -271,7 +271,10 @@ class ChatEngine:
             self._running[running.sequence] = running
             self.scheduler.add(running.sequence)
         for running in list(self._running.values()):
-            self._end(running, FinishReason.ERROR, error)
+            try:
+                self._end(running, FinishReason.ERROR, error)
+            except Exception:  # noqa: PERF203 - the others must hear of it all the same
+                log.exception("request %s could not be told that it has ended", running.request.id)
         self._note_state(stepped=False)
 
     def _name(self, token_id: int, logprobs: Logprobs) -> TokenLogprobs:

@@ -138,5 +138,12 @@ class MetricsReporter:
 
     def _loop(self) -> None:
         while not self._closing.wait(_INTERVAL_SECONDS):
+            self._try_report()
+        self._try_report()
+
+    def _try_report(self) -> None:
+        """One reading that fails, or that Triton does not take, must not end the metrics."""
+        try:
             self.report()
-        self.report()
+        except Exception:
+            log.exception("the metrics could not be reported")

@@ -219,7 +219,9 @@ class ModelRunner:
         )
         capacity = self.limits.num_blocks * self.limits.block_size
         largest = min(largest, capacity, self.limits.max_model_len)
-        sizes = sorted({self._padded(n) for n in range(1, largest + 1)} if self._device.type == "cpu" else {1, largest})
+        # A padded shape may be more than one sequence can hold; the pass itself pads the largest.
+        shapes = {min(self._padded(n), largest) for n in range(1, largest + 1)}
+        sizes = sorted(shapes if self._device.type == "cpu" else {1, largest})
         for size in reversed(sizes):
             blocks = list(range(-(-size // self.limits.block_size)))
             self._forward([Row([0] * size, size, blocks, _GREEDY)])

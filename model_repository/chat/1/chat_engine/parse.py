@@ -243,7 +243,7 @@ def _at_most(name: str, value: int, limit: int, unit: str = "") -> None:
 def _explain(error: ValidationError, prefix: str = "") -> str:
     """The first mistake, with its place, its value and what is allowed."""
     first = error.errors()[0]
-    place = ".".join(map(_name, [*([prefix] if prefix else []), *first["loc"]]))
+    place = ".".join(map(_name, [*([prefix] if prefix else []), *first["loc"]])) or "sampling_parameters"
     if first["type"] == "extra_forbidden" and not prefix:
         allowed = ", ".join(SamplingParams.model_fields)
         return f"{place}: unknown parameter (value {_show(first['input'])}); allowed are {allowed}"

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from transformers.utils import logging as hf_logging
+
+from chat_engine.engine import ChatEngine
+from tests.chat_engine.builders import letter_tokenizer, make_config
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    hf_logging.disable_progress_bar()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threaded() -> Iterator[Callable[..., ChatEngine]]:
+    """Makes engines with a thread, and closes them at the end."""
+    engines: list[ChatEngine] = []
+
+    def make(runner: object, on_failure: Callable[[], None] | None = None, **settings: object) -> ChatEngine:
+        engines.append(ChatEngine(make_config(**settings), runner, letter_tokenizer(), on_failure))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()

@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_engine import delivery as delivery_module
+from chat_engine.delivery import Delivery, Mailbox, merge
+from chat_engine.errors import RequestCancelledError
+from chat_engine.request import Alternative, FinishReason, TokenEvent, TokenLogprobs
+from tests.chat_engine.builders import WAIT, examples
+
+
+def event(text: str = "", reason: FinishReason | None = None, count: int = 0, **more: object) -> TokenEvent:
+    return TokenEvent(
+        text, num_input_tokens=3, num_output_tokens=count, num_cached_tokens=1, finish_reason=reason, **more
+    )
+
+
+def logprob(name: str) -> TokenLogprobs:
+    return TokenLogprobs(Alternative(name, name.encode(), -1.0), ())
+
+
+END = FinishReason.STOP
+
+
+class FakeChannel:
+    """A caller who takes responses only when told to.
+
+    `hold()` makes senders wait in `send`; `wait_until_sending` returns when one does; `let_go` lets all go on.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[TokenEvent] = []
+        self.cancelled = threading.Event()
+        self.ended = threading.Event()
+        self.fails = False
+        self.inside = 0
+        self.most_inside = 0
+        self._changed = threading.Condition()
+        self._held = False
+
+    def send(self, sent: TokenEvent) -> None:
+        with self._changed:
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._held, WAIT)
+            self.inside -= 1
+            self.sent.append(sent)
+            self._changed.notify_all()
+        if sent.finish_reason is not None:
+            self.ended.set()
+        if self.fails:
+            raise ConnectionError("gone")
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled.is_set()
+
+    def hold(self) -> None:
+        with self._changed:
+            self._held = True
+
+    def let_go(self) -> None:
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
+
+    def wait_until_sending(self) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.inside > 0, WAIT)
+
+    def wait_until_sent(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.sent) >= count, WAIT)
+
+    @property
+    def texts(self) -> list[str]:
+        return [sent.text for sent in self.sent]
+
+
+class Cancels:
+    """Stands for the engine's `cancel`."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, request_id: str) -> None:
+        with self._changed:
+            self.ids.append(request_id)
+            self._changed.notify_all()
+
+    def wait_for(self, request_id: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: request_id in self.ids, WAIT)
+
+
+@pytest.fixture
+def cancels() -> Cancels:
+    return Cancels()
+
+
+@pytest.fixture
+def make(cancels: Cancels, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Delivery]]:
+    monkeypatch.setattr(delivery_module, "_CANCEL_POLL_SECONDS", 0.001)
+    made: list[Delivery] = []
+
+    def build(senders: int = 2) -> Delivery:
+        made.append(Delivery(cancels, senders))
+        return made[-1]
+
+    yield build
+    for delivery in made:
+        delivery.close()
+
+
+# Merging.
+
+
+def test_merged_events_join_texts_and_keep_the_last_counts_and_end() -> None:
+    error = RequestCancelledError("x")
+    parts = [event("a", count=1, logprobs=(logprob("a"),)), event("b", count=2), event("c", END, 3, error=error)]
+    merged = merge(parts)
+    assert (merged.text, merged.num_output_tokens, merged.finish_reason, merged.error) == ("abc", 3, END, error)
+    assert merged.logprobs == (logprob("a"),)
+
+
+# Mailboxes, without threads.
+
+
+def mailbox(stream: bool = True) -> tuple[Mailbox, list[Mailbox]]:
+    posted: list[Mailbox] = []
+    return Mailbox("r", FakeChannel(), stream, posted.append), posted
+
+
+def test_a_mailbox_stands_in_line_once_however_much_comes() -> None:
+    box, posted = mailbox()
+    for letter in "abc":
+        box.put(event(letter))
+    assert posted == [box]
+    taken = box.take()
+    assert taken is not None
+    assert taken.text == "abc"
+
+
+def test_an_empty_text_is_not_worth_a_response() -> None:
+    box, posted = mailbox()
+    box.put(event("", count=1))
+    assert posted == []
+    box.put(event("x", count=2))
+    assert posted == [box]
+
+
+def test_logprobs_are_worth_a_response_without_text() -> None:
+    box, posted = mailbox()
+    box.put(event("", logprobs=(logprob("a"),)))
+    assert posted == [box]
+
+
+def test_without_streaming_only_the_end_is_worth_a_response() -> None:
+    box, posted = mailbox(stream=False)
+    box.put(event("a"))
+    box.put(event("b", logprobs=(logprob("b"),)))
+    assert posted == []
+    box.put(event("c", END))
+    assert posted == [box]
+    taken = box.take()
+    assert taken is not None
+    assert taken.text == "abc"
+
+
+def test_a_mailbox_is_not_in_line_again_while_its_last_part_is_being_sent() -> None:
+    box, posted = mailbox()
+    box.put(event("a"))
+    box.take()
+    box.put(event("b"))
+    assert posted == [box], "two senders at once could change the order"
+    box.settle()
+    assert posted == [box, box]
+    box.take()
+    box.settle()
+    assert posted == [box, box]
+
+
+@examples(200)
+@given(st.lists(st.sampled_from(["put", "take", "settle"]), max_size=30), st.booleans())
+def test_nothing_is_lost_doubled_or_left_lying(actions: list[str], stream: bool) -> None:
+    box, posted = mailbox(stream)
+    letters = iter("abcdefghijklmnopqrstuvwxyzABCDEFGH")
+    put = out = ""
+    sending = False
+    for action in actions:
+        if action == "put":
+            put += (letter := next(letters))
+            box.put(event(letter))
+        elif action == "take" and posted and not sending:
+            posted.pop()
+            taken = box.take()
+            out += taken.text if taken else ""
+            sending = True
+        elif action == "settle" and sending:
+            box.settle()
+            sending = False
+        assert len(posted) + sending <= 1
+        assert put.startswith(out)
+    if sending:
+        box.settle()
+    box.put(event("!", END))
+    assert len(posted) == 1
+    last = box.take()
+    assert last is not None
+    assert out + last.text == put + "!"
+
+
+# Delivery.
+
+
+def test_responses_come_in_order_and_end_once(make: Callable[..., Delivery]) -> None:
+    delivery, channel = make(), FakeChannel()
+    box = delivery.open("r", channel, stream=True)
+    for i in range(500):
+        box.put(event(f"{i},", count=i + 1))
+    box.put(event("end", END, 501))
+    assert channel.ended.wait(WAIT)
+    assert "".join(channel.texts) == "".join(f"{i}," for i in range(500)) + "end"
+    assert [sent.finish_reason for sent in channel.sent].count(END) == 1
+    assert channel.sent[-1].finish_reason is END
+    counts = [sent.num_output_tokens for sent in channel.sent]
+    assert counts == sorted(counts)
+
+
+def test_what_comes_while_one_response_is_being_sent_leaves_as_one(make: Callable[..., Delivery]) -> None:
+    delivery, channel = make(), FakeChannel()
+    box = delivery.open("r", channel, stream=True)
+    channel.hold()
+    box.put(event("a"))
+    channel.wait_until_sending()
+    for letter in "bcd":
+        box.put(event(letter))
+    channel.let_go()
+    channel.wait_until_sent(2)
+    assert channel.texts == ["a", "bcd"]
+
+
+def test_a_slow_response_is_not_overtaken_by_the_next(make: Callable[..., Delivery]) -> None:
+    """With several senders, the end could reach the caller before what precedes it."""
+    delivery, slow, other = make(senders=4), FakeChannel(), FakeChannel()
+    slow_box = delivery.open("slow", slow, stream=True)
+    other_box = delivery.open("other", other, stream=True)
+    slow.hold()
+    slow_box.put(event("first"))
+    slow.wait_until_sending()
+    slow_box.put(event("last", END))
+    for _ in range(20):  # the other senders are awake and have had every chance
+        other_box.put(event("x"))
+    other_box.put(event("", END))
+    assert other.ended.wait(WAIT)
+    assert slow.most_inside == 1
+    slow.let_go()
+    assert slow.ended.wait(WAIT)
+    assert slow.texts == ["first", "last"]
+
+
+def test_a_slow_caller_does_not_hold_up_the_others(make: Callable[..., Delivery]) -> None:
+    delivery, slow, quick = make(senders=2), FakeChannel(), FakeChannel()
+    slow.hold()
+    delivery.open("slow", slow, stream=True).put(event("a"))
+    slow.wait_until_sending()
+    box = delivery.open("quick", quick, stream=True)
+    for _ in range(5):
+        box.put(event("x"))
+    box.put(event("", END))
+    assert quick.ended.wait(WAIT)
+    slow.let_go()
+
+
+def test_without_streaming_there_is_one_response(make: Callable[..., Delivery]) -> None:
+    delivery, channel = make(), FakeChannel()
+    box = delivery.open("r", channel, stream=False)
+    for letter in "abc":
+        box.put(event(letter, logprobs=(logprob(letter),)))
+    box.put(event("d", END, 4))
+    assert channel.ended.wait(WAIT)
+    assert channel.texts == ["abcd"]
+    assert len(channel.sent[0].logprobs) == 3
+
+
+def test_many_callers_at_once_all_get_theirs(make: Callable[..., Delivery]) -> None:
+    delivery = make()
+    channels = [FakeChannel() for _ in range(16)]
+    boxes = [delivery.open(str(i), channel, stream=i % 2 == 0) for i, channel in enumerate(channels)]
+
+    def feed(box: Mailbox, name: int) -> None:
+        for i in range(100):
+            box.put(event(f"{name}:{i} "))
+        box.put(event("", END))
+
+    feeders = [threading.Thread(target=feed, args=(box, i)) for i, box in enumerate(boxes)]
+    for feeder in feeders:
+        feeder.start()
+    for feeder in feeders:
+        feeder.join()
+    for i, channel in enumerate(channels):
+        assert channel.ended.wait(WAIT)
+        assert "".join(channel.texts) == "".join(f"{i}:{n} " for n in range(100))
+        assert channel.most_inside == 1
+
+
+def test_a_caller_who_cannot_be_reached_is_cancelled(make: Callable[..., Delivery], cancels: Cancels) -> None:
+    delivery, gone, there = make(), FakeChannel(), FakeChannel()
+    gone.fails = True
+    box = delivery.open("gone", gone, stream=True)
+    box.put(event("a"))
+    cancels.wait_for("gone")
+    box.put(event("", FinishReason.CANCELLED))
+    assert gone.ended.wait(WAIT)
+    delivery.open("there", there, stream=True).put(event("b", END))
+    assert there.ended.wait(WAIT)
+    assert set(cancels.ids) == {"gone"}
+
+
+def test_a_caller_who_cancels_is_noticed(make: Callable[..., Delivery], cancels: Cancels) -> None:
+    delivery, channel, other = make(), FakeChannel(), FakeChannel()
+    delivery.open("r", channel, stream=True)
+    delivery.open("other", other, stream=True)
+    channel.cancelled.set()
+    cancels.wait_for("r")
+    assert "other" not in cancels.ids
+
+
+def test_nobody_asks_a_caller_whose_request_has_ended(make: Callable[..., Delivery], cancels: Cancels) -> None:
+    delivery, ended, marker = make(), FakeChannel(), FakeChannel()
+    delivery.open("ended", ended, stream=True).put(event("", END))
+    assert ended.ended.wait(WAIT)
+    ended.cancelled.set()
+    delivery.open("marker", marker, stream=True)
+    marker.cancelled.set()
+    cancels.wait_for("marker")
+    assert "ended" not in cancels.ids
+
+
+def test_a_discarded_request_is_not_asked_about(make: Callable[..., Delivery], cancels: Cancels) -> None:
+    delivery, channel, marker = make(), FakeChannel(), FakeChannel()
+    delivery.discard(delivery.open("r", channel, stream=True))
+    channel.cancelled.set()
+    delivery.open("marker", marker, stream=True)
+    marker.cancelled.set()
+    cancels.wait_for("marker")
+    assert "r" not in cancels.ids
+
+
+def test_a_caller_who_cannot_be_asked_does_not_end_the_watch(make: Callable[..., Delivery], cancels: Cancels) -> None:
+    class Broken(FakeChannel):
+        def is_cancelled(self) -> bool:
+            raise RuntimeError("the response sender is gone")
+
+    delivery, marker = make(), FakeChannel()
+    delivery.open("broken", Broken(), stream=True)
+    delivery.open("marker", marker, stream=True)
+    marker.cancelled.set()
+    cancels.wait_for("marker")
+
+
+@pytest.mark.parametrize("senders", [1, 2, 4])
+def test_closing_sends_what_is_pending(make: Callable[..., Delivery], senders: int) -> None:
+    delivery, channels = make(senders), [FakeChannel() for _ in range(20)]
+    for i, channel in enumerate(channels):
+        box = delivery.open(str(i), channel, stream=True)
+        box.put(event("a"))
+        box.put(event("b", END))
+    delivery.close()
+    assert ["".join(channel.texts) for channel in channels] == ["ab"] * 20
+
+
+@pytest.mark.parametrize("senders", [1, 2, 4])
+def test_closing_waits_for_what_came_while_a_response_was_being_sent(
+    make: Callable[..., Delivery], senders: int
+) -> None:
+    delivery, channel = make(senders), FakeChannel()
+    box = delivery.open("r", channel, stream=True)
+    channel.hold()
+    box.put(event("a"))
+    channel.wait_until_sending()
+    box.put(event("b", END))
+    closer = threading.Thread(target=delivery.close)
+    closer.start()
+    assert delivery._closing.wait(WAIT)
+    channel.let_go()
+    closer.join(WAIT)
+    assert not closer.is_alive()
+    assert channel.texts == ["a", "b"]
+
+
+def test_closing_twice_is_harmless(make: Callable[..., Delivery]) -> None:
+    delivery = make()
+    delivery.close()
+    delivery.close()

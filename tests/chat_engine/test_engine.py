@@ -1,0 +1,731 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_engine import engine as engine_module
+from chat_engine.engine import ChatEngine
+from chat_engine.errors import DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
+from chat_engine.model_runner import Row
+from chat_engine.request import ChatRequest, FinishReason
+from chat_engine.sampler import Logprobs, Sampled
+from tests.chat_engine.builders import (
+    EOS,
+    WAIT,
+    Gate,
+    HashRunner,
+    Inbox,
+    byte_level_tokenizer,
+    checked_step,
+    examples,
+    hand_engine,
+    letter_tokenizer,
+    make_request,
+    renamed,
+    run_out,
+    solo,
+)
+
+TOKENIZER = letter_tokenizer()
+STOP, LENGTH, CANCELLED, ERROR = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED, FinishReason.ERROR
+
+
+def text_of(ids: list[int]) -> str:
+    return TOKENIZER.decode(ids)
+
+
+class Script(HashRunner):
+    """Says what it is told to: the answer of a request, token by token, by the first token of its prompt."""
+
+    def __init__(self, answers: dict[int, list[int]], **limits: int) -> None:
+        super().__init__(**limits)
+        self.answers = answers
+
+    def next_token(self, tokens: list[int]) -> int:
+        script = self.answers[tokens[0]]
+        return script[len(tokens) - 1]  # prompts have one token
+
+
+def scripted(answer: list[int], **request: object) -> Inbox:
+    engine, inbox = hand_engine(Script({7: answer})), Inbox()
+    engine.submit(make_request("r", prompt=[7], **{"max_tokens": len(answer), **request}), inbox)
+    run_out(engine)
+    return inbox
+
+
+# One request.
+
+
+def test_a_request_gets_its_tokens_one_event_each_and_one_end() -> None:
+    runner, request = HashRunner(), make_request("r", max_tokens=5)
+    inbox = solo(lambda: hand_engine(runner), request)
+    assert [event.text for event in inbox.events] == [text_of([token]) for token in runner.answer(request)]
+    assert [event.num_output_tokens for event in inbox.events] == [1, 2, 3, 4, 5]
+    assert inbox.last.finish_reason is LENGTH
+    assert inbox.last.num_input_tokens == 3
+    assert inbox.last.error is None
+
+
+def test_the_end_of_sequence_token_ends_the_answer_and_is_counted_but_not_shown() -> None:
+    inbox = scripted([10, 11, EOS, 12])
+    assert (inbox.text, inbox.last.finish_reason, inbox.output) == (text_of([10, 11]), STOP, 3)
+
+
+def test_ignore_eos_goes_on_to_the_limit() -> None:
+    inbox = scripted([10, EOS, 12], ignore_eos=True)
+    assert (inbox.text, inbox.last.finish_reason, inbox.output) == (text_of([10, 12]), LENGTH, 3)
+
+
+def test_a_stop_token_ends_the_answer_and_is_not_shown() -> None:
+    inbox = scripted([10, 11, 12], stop_token_ids=(11,))
+    assert (inbox.text, inbox.last.finish_reason) == (text_of([10]), STOP)
+
+
+def test_stop_tokens_count_even_where_the_end_of_sequence_does_not() -> None:
+    inbox = scripted([EOS, 11, 12], stop_token_ids=(11,), ignore_eos=True)
+    assert (inbox.last.finish_reason, inbox.output) == (STOP, 2)
+
+
+def test_a_stop_string_over_two_tokens_ends_the_answer_before_it() -> None:
+    inbox = scripted([10, 11, 12, 13], stop=(text_of([11, 12]),))
+    assert (inbox.text, inbox.last.finish_reason, inbox.output) == (text_of([10]), STOP, 3)
+
+
+def test_held_back_text_comes_with_the_end() -> None:
+    inbox = scripted([10, 11], stop=(text_of([11, 12]),))
+    assert (inbox.text, inbox.last.finish_reason) == (text_of([10, 11]), LENGTH)
+    inbox = scripted([10, 11, EOS], stop=(text_of([11, 12]),))
+    assert (inbox.text, inbox.last.finish_reason) == (text_of([10, 11]), STOP)
+
+
+def test_a_stop_string_in_the_very_last_token_is_a_stop() -> None:
+    inbox = scripted([10, 11], stop=(text_of([11]),))
+    assert (inbox.text, inbox.last.finish_reason) == (text_of([10]), STOP)
+
+
+def test_a_stop_string_completed_by_what_was_held_back_is_a_stop_also_at_the_limit() -> None:
+    """A character cut off by `max_tokens` becomes U+FFFD, which may be what the caller stops at."""
+    tokenizer = byte_level_tokenizer()
+    letter, half = (tokenizer.encode(text).ids[0] for text in ("a", "\U0001f600"))
+    engine, inbox = hand_engine(Script({7: [letter, half]}, vocab_size=300), tokenizer), Inbox()
+    engine.submit(make_request("r", prompt=[7], max_tokens=2, stop=("\ufffd",)), inbox)
+    run_out(engine)
+    assert (inbox.text, inbox.last.finish_reason) == ("a", STOP)
+
+
+def test_an_answer_of_one_token() -> None:
+    inbox = scripted([10])
+    assert (inbox.text, inbox.output, len(inbox.events)) == (text_of([10]), 1, 1)
+
+
+def test_the_prompt_precedes_the_answer_where_it_is_wanted() -> None:
+    engine, inbox = hand_engine(HashRunner()), Inbox()
+    request = dataclasses.replace(make_request("r", max_tokens=3), echo="the prompt: ")
+    engine.submit(request, inbox)
+    run_out(engine)
+    assert inbox.text == "the prompt: " + text_of(HashRunner().answer(request))
+    assert inbox.events[0].text.startswith("the prompt: ")
+
+
+def test_logprobs_come_with_their_token_even_when_its_text_is_held_back() -> None:
+    class WithLogprobs(Script):
+        def run(self, rows: list[Row]) -> list[Sampled | None]:
+            return [
+                s and Sampled(s.token_id, Logprobs(-0.5, ((s.token_id, -0.5), (9, -2.0)))) for s in super().run(rows)
+            ]
+
+    engine, inbox = hand_engine(WithLogprobs({7: [10, 11, EOS]})), Inbox()
+    engine.submit(make_request("r", prompt=[7], stop=(text_of([10, 12]),), logprobs=2), inbox)
+    run_out(engine)
+    entries = [entry for event in inbox.events for entry in event.logprobs]
+    assert [entry.chosen.token for entry in entries] == [text_of([10]), text_of([11]), "</s>"]
+    assert entries[0].chosen.bytes == text_of([10]).encode()
+    assert [(entry.top[0].logprob, entry.top[1].token) for entry in entries] == [(-0.5, text_of([9]))] * 3
+    assert len(inbox.events[0].logprobs) == 1
+
+
+# Many requests.
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 12),  # steps until it arrives
+        st.lists(st.integers(3, 5), min_size=1, max_size=30),
+        st.integers(1, 25),
+        st.one_of(st.none(), st.integers(0, 12)),  # steps until it is cancelled
+    ),
+    min_size=1,
+    max_size=10,
+)
+ENGINES = st.fixed_dictionaries(
+    {
+        "num_blocks": st.integers(14, 30),
+        "block_size": st.sampled_from([4, 5]),
+        "max_step_tokens": st.integers(4, 24),
+        "eos_every": st.sampled_from([0, 9]),
+    }
+)
+
+
+@examples(200)
+@given(shape=ENGINES, places=st.integers(1, 4), arrivals=ARRIVALS, caching=st.booleans())
+def test_every_answer_is_that_of_its_request_alone(
+    shape: dict[str, int], places: int, arrivals: list[tuple[int, list[int], int, int | None]], caching: bool
+) -> None:
+    """Whatever else comes, goes, is cancelled or put back: the blocks always hold the sequence's own tokens."""
+    runner = HashRunner(**shape)
+    engine = hand_engine(runner, max_sequences=places, queue_room=20, prefix_caching=caching)
+    requests = [make_request(f"r{i}", prompt, answer) for i, (_, prompt, answer, _) in enumerate(arrivals)]
+    inboxes = [Inbox() for _ in requests]
+    for step in range(30):
+        for i, (arrival, _, _, cancelled) in enumerate(arrivals):
+            if arrival == step:
+                engine.submit(requests[i], inboxes[i])
+            if cancelled is not None and arrival + cancelled == step:
+                engine.cancel(f"r{i}")
+        checked_step(engine)
+    run_out(engine)
+    for request, inbox, (*_, cancelled) in zip(requests, inboxes, arrivals, strict=True):
+        answer = runner.answer(request)
+        last, got = inbox.last, [event for event in inbox.events if event.error is None]
+        assert last.num_input_tokens == len(request.prompt_ids)
+        assert last.num_cached_tokens < len(request.prompt_ids)
+        if last.finish_reason is CANCELLED:
+            assert cancelled is not None
+            assert isinstance(last.error, RequestCancelledError)
+            assert text_of(answer).startswith("".join(event.text for event in got))
+            assert last.num_output_tokens < len(answer)
+        else:
+            assert last.finish_reason is (STOP if answer[-1] == EOS else LENGTH)
+            assert inbox.text == text_of(answer)
+            assert last.num_output_tokens == len(answer)
+    stats = engine.stats()
+    assert stats.finished == Counter(inbox.last.finish_reason for inbox in inboxes)
+    assert stats.generation_tokens == sum(inbox.output for inbox in inboxes)
+    assert (stats.running, stats.waiting, stats.kv_cache_usage) == (0, 0, 0.0)
+
+
+def test_requests_share_steps() -> None:
+    runner = HashRunner()
+    engine = hand_engine(runner)
+    for i in range(4):
+        engine.submit(make_request(f"r{i}", max_tokens=5), Inbox())
+    run_out(engine)
+    assert len(runner.steps) <= 6
+
+
+def test_a_newcomer_joins_at_the_next_step() -> None:
+    runner = HashRunner()
+    engine, late = hand_engine(runner), Inbox()
+    engine.submit(make_request("long", max_tokens=30), Inbox())
+    for _ in range(5):
+        checked_step(engine)
+    engine.submit(make_request("late", max_tokens=1), late)
+    checked_step(engine)
+    assert late.last.finish_reason is LENGTH
+
+
+def test_preemption_goes_unnoticed_by_the_caller() -> None:
+    runner = HashRunner(num_blocks=10, block_size=4, max_model_len=40)
+    engine = hand_engine(runner)
+    requests = [make_request(f"r{i}", prompt=[10 + i] * 8, max_tokens=20) for i in range(3)]
+    inboxes = [Inbox() for _ in requests]
+    for request, inbox in zip(requests, inboxes, strict=True):
+        engine.submit(request, inbox)
+    run_out(engine)
+    assert engine.stats().preemptions > 0
+    assert [inbox.text for inbox in inboxes] == [text_of(runner.answer(request)) for request in requests]
+    assert [len(inbox.events) for inbox in inboxes] == [20] * 3
+
+
+def test_the_second_turn_of_a_chat_reuses_every_full_block_of_the_first() -> None:
+    runner = HashRunner(block_size=4, max_step_tokens=64)
+    engine, first, second = hand_engine(runner), Inbox(), Inbox()
+    turn = make_request("1", prompt=[10] * 10, max_tokens=9)
+    engine.submit(turn, first)
+    run_out(engine)
+    history = [*turn.prompt_ids, *runner.answer(turn)]
+    engine.submit(make_request("2", prompt=[*history, 20, 21], max_tokens=3), second)
+    run_out(engine)
+    # The last token of an answer is never computed, so 18 tokens of 19 are in the cache.
+    assert second.last.num_cached_tokens == 18 // 4 * 4
+    assert engine.stats().prefix_cache_hit_tokens == 16
+    assert first.last.num_cached_tokens == 0
+
+
+def test_without_prefix_caching_nothing_counts_as_cached() -> None:
+    engine, inbox = hand_engine(HashRunner(), prefix_caching=False), Inbox()
+    for i in range(2):
+        engine.submit(make_request(str(i), prompt=[10] * 20, max_tokens=2), inbox if i else Inbox())
+        run_out(engine)
+    assert inbox.last.num_cached_tokens == 0
+
+
+# Cancelling.
+
+
+def test_cancelling_one_that_waits() -> None:
+    engine, first, second = hand_engine(HashRunner(), max_sequences=1, queue_room=1), Inbox(), Inbox()
+    engine.submit(make_request("1", max_tokens=4), first)
+    engine.submit(make_request("2"), second)
+    checked_step(engine)
+    assert len(engine.scheduler.waiting) == 1
+    engine.cancel("2")
+    checked_step(engine)
+    assert second.last.finish_reason is CANCELLED
+    assert second.output == 0
+    assert not engine.scheduler.waiting
+    run_out(engine)
+    assert first.last.finish_reason is LENGTH
+
+
+def test_cancelling_one_that_has_not_even_been_taken_in() -> None:
+    runner = HashRunner()
+    engine, inbox = hand_engine(runner), Inbox()
+    engine.submit(make_request("r"), inbox)
+    engine.cancel("r")
+    run_out(engine)
+    assert inbox.last.finish_reason is CANCELLED
+    assert runner.steps == []
+
+
+def test_cancelling_in_the_middle_of_a_prefill_frees_its_blocks() -> None:
+    engine, inbox = hand_engine(HashRunner(max_step_tokens=4)), Inbox()
+    engine.submit(make_request("r", prompt=[9] * 20), inbox)
+    checked_step(engine)
+    assert engine.cache.used == 5
+    engine.cancel("r")
+    checked_step(engine)
+    assert engine.cache.used == 0
+    assert inbox.last.finish_reason is CANCELLED
+
+
+def test_cancelling_in_the_middle_of_an_answer_frees_its_blocks_and_its_place() -> None:
+    engine, inbox = hand_engine(HashRunner(), max_sequences=1), Inbox()
+    engine.submit(make_request("r", max_tokens=30), inbox)
+    for _ in range(5):
+        checked_step(engine)
+    engine.cancel("r")
+    checked_step(engine)
+    assert engine.cache.used == 0
+    assert inbox.output == 5
+    assert engine.wait_for_room(0)
+
+
+def test_cancelling_twice_late_or_a_stranger_does_nothing() -> None:
+    engine, inbox, again = hand_engine(HashRunner()), Inbox(), Inbox()
+    engine.cancel("stranger")
+    engine.submit(make_request("r", max_tokens=2), inbox)
+    run_out(engine)
+    engine.cancel("r")
+    checked_step(engine)
+    assert inbox.last.finish_reason is LENGTH
+    engine.submit(make_request("r", max_tokens=2), again)
+    engine.cancel("r")
+    engine.cancel("r")
+    run_out(engine)
+    assert again.last.finish_reason is CANCELLED
+
+
+def test_a_cancellation_after_the_end_does_not_hit_a_later_request_of_the_same_id() -> None:
+    engine, inbox = hand_engine(HashRunner()), Inbox()
+    engine.submit(make_request("r", max_tokens=1), Inbox())
+    run_out(engine)
+    engine.cancel("r")
+    engine.submit(make_request("r", max_tokens=2), inbox)
+    run_out(engine)
+    assert inbox.last.finish_reason is LENGTH
+
+
+def test_a_cancellation_during_the_last_step_does_not_hit_a_later_request_of_the_same_id() -> None:
+    runner = HashRunner()
+    engine, first, second = hand_engine(runner), Inbox(), Inbox()
+    engine.submit(make_request("r", max_tokens=1), first)
+    runner.before_step = lambda rows: engine.cancel("r")
+    checked_step(engine)
+    runner.before_step = lambda rows: None
+    assert first.last.finish_reason is LENGTH
+    engine.submit(make_request("r", max_tokens=2), second)
+    run_out(engine)
+    assert second.last.finish_reason is LENGTH
+
+
+def test_a_stream_is_the_same_whatever_its_neighbours_do() -> None:
+    request = make_request("steady", prompt=[30] * 9, max_tokens=30)
+    expected = [event.text for event in solo(lambda: hand_engine(HashRunner()), request).events]
+    engine, inbox = hand_engine(HashRunner(num_blocks=18), max_sequences=4, queue_room=4), Inbox()
+    engine.submit(request, inbox)
+    for step in range(40):
+        if step % 3 == 0 and engine.wait_for_room(0):
+            engine.submit(make_request(f"n{step}", prompt=[30] * (step % 13 + 1), max_tokens=step % 7 + 1), Inbox())
+        if step % 4 == 1:
+            engine.cancel(f"n{step // 3 * 3}")
+        checked_step(engine)
+    run_out(engine)
+    assert [event.text for event in inbox.events] == expected
+
+
+# Room.
+
+
+def test_a_full_engine_refuses_and_says_how_many_run() -> None:
+    engine = hand_engine(HashRunner(), max_sequences=2)
+    engine.submit(make_request("1"), Inbox())
+    engine.submit(make_request("2"), Inbox())
+    with pytest.raises(OverloadedError, match="2 requests are running"):
+        engine.submit(make_request("3"), Inbox())
+    assert not engine.wait_for_room(0)
+
+
+def test_queue_room_lets_some_wait() -> None:
+    engine = hand_engine(HashRunner(), max_sequences=1, queue_room=2)
+    for i in range(3):
+        engine.submit(make_request(f"r{i}"), Inbox())
+    with pytest.raises(OverloadedError):
+        engine.submit(make_request("more"), Inbox())
+    checked_step(engine)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting) == (1, 2)
+    run_out(engine)
+
+
+def test_waiting_for_room_ends_when_a_request_ends(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine, inbox = threaded(runner, max_sequences=1), Inbox()
+    engine.submit(make_request("r", max_tokens=1), inbox)
+    gate.reached()
+    assert not engine.wait_for_room(0)
+    got: list[bool] = []
+    waiter = threading.Thread(target=lambda: got.append(engine.wait_for_room(WAIT)))
+    waiter.start()
+    gate.open()
+    waiter.join(WAIT)
+    assert got == [True]
+    assert inbox.ended.wait(WAIT)
+
+
+def test_waiting_for_room_ends_when_a_waiting_request_is_cancelled(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine, inbox = threaded(runner, max_sequences=1), Inbox()
+    engine.submit(make_request("r", max_tokens=20), inbox)
+    gate.reached()
+    engine.cancel("r")
+    gate.open()
+    assert engine.wait_for_room(WAIT)
+    assert inbox.ended.wait(WAIT)
+    assert inbox.last.finish_reason is CANCELLED
+
+
+@pytest.mark.parametrize("end", ["drain", "close"])
+def test_waiting_for_room_ends_when_there_will_never_be_any(threaded: Callable[..., ChatEngine], end: str) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine = threaded(runner, max_sequences=1)
+    engine.submit(make_request("r", max_tokens=50), Inbox())
+    gate.reached()
+    got: list[bool] = []
+    waiter = threading.Thread(target=lambda: got.append(engine.wait_for_room(WAIT)))
+    waiter.start()
+    ender = threading.Thread(target=(lambda: engine.drain(0)) if end == "drain" else engine.close)
+    ender.start()
+    waiter.join(WAIT)
+    assert got == [True], "it says why, when `submit` is called"
+    with pytest.raises(DrainingError):
+        engine.submit(make_request("late"), Inbox())
+    gate.open()
+    ender.join(WAIT)
+
+
+def test_no_request_is_lost_when_many_threads_submit(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner(num_blocks=24)
+    engine = threaded(runner, max_sequences=3)
+    inboxes: dict[str, tuple[ChatRequest, Inbox]] = {}
+    lock = threading.Lock()
+
+    def client(number: int) -> None:
+        for i in range(15):
+            request, inbox = make_request(f"{number}-{i}", prompt=[number + 3, i + 3], max_tokens=6), Inbox()
+            with lock:
+                inboxes[request.id] = request, inbox
+            while True:
+                assert engine.wait_for_room(WAIT)
+                try:
+                    engine.submit(request, inbox)
+                except OverloadedError:
+                    continue
+                break
+            if i % 5 == 4:
+                engine.cancel(request.id)
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join(60)
+    assert engine.drain(WAIT)
+    engine.close()
+    assert len(inboxes) == 60
+    for request, inbox in inboxes.values():
+        if inbox.last.finish_reason is not CANCELLED:
+            assert inbox.text == text_of(runner.answer(request))
+    assert engine.cache.used == 0
+
+
+# Failure.
+
+
+class BrokenError(RuntimeError):
+    """What the GPU says."""
+
+
+def test_a_failing_step_ends_everything_once_and_closes_the_door(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate, failures = Gate(runner), []
+    engine = threaded(runner, lambda: failures.append(1), max_sequences=2, queue_room=2)
+    inboxes = [Inbox() for _ in range(4)]
+    engine.submit(make_request("0", max_tokens=50), inboxes[0])
+    gate.reached()
+
+    def fail(rows: list[Row]) -> None:
+        raise BrokenError("CUDA error at 0x7f00deadbeef in /usr/lib/libcuda.so")
+
+    runner.before_step = fail
+    for i in range(1, 4):  # these have not been taken in when the next step fails
+        engine.submit(make_request(str(i)), inboxes[i])
+    gate.open()
+    for inbox in inboxes:
+        assert inbox.ended.wait(WAIT)
+        assert inbox.last.finish_reason is ERROR
+        assert isinstance(inbox.last.error, EngineFailedError)
+        assert "0x7f" not in str(inbox.last.error)
+        assert "/usr" not in str(inbox.last.error)
+    engine._thread.join(WAIT)
+    assert failures == [1]
+    assert not engine.is_ready()
+    assert engine.wait_for_room(0), "nobody waits for a broken engine"
+    with pytest.raises(EngineFailedError):
+        engine.submit(make_request("late"), Inbox())
+    assert engine.drain(0)
+    engine.close()
+    assert failures == [1]
+    assert [len(inbox.ends) for inbox in inboxes] == [1] * 4
+    assert engine.stats().finished == Counter({ERROR: 4})
+
+
+def test_a_failure_wakes_those_who_wait_for_room(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine = threaded(runner, max_sequences=1)
+    engine.submit(make_request("r", max_tokens=50), Inbox())
+    gate.reached()
+    got: list[bool] = []
+    waiter = threading.Thread(target=lambda: got.append(engine.wait_for_room(WAIT)))
+    waiter.start()
+    runner.run = None  # calling it fails
+    gate.open()
+    waiter.join(WAIT)
+    assert got == [True]
+
+
+def test_a_sink_that_fails_does_not_keep_the_others_from_hearing_of_the_failure(
+    threaded: Callable[..., ChatEngine],
+) -> None:
+    runner = HashRunner()
+    gate, failed = Gate(runner), threading.Event()
+    engine, other = threaded(runner, failed.set), Inbox()
+
+    def broken_sink(event: object) -> None:
+        raise BrokenError("the mailbox is full")
+
+    engine.submit(make_request("bad"), broken_sink)
+    engine.submit(make_request("good"), other)
+    gate.open()
+    assert failed.wait(WAIT)
+    assert other.ended.wait(WAIT)
+    assert len(other.ends) == 1
+
+
+# Draining and closing.
+
+
+def test_draining_lets_running_answers_end_and_refuses_new_ones(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine, inbox = threaded(runner), Inbox()
+    engine.submit(make_request("r", max_tokens=10), inbox)
+    gate.reached()
+    assert engine.is_ready()
+    assert not engine.drain(0)
+    assert not engine.is_ready()
+    with pytest.raises(DrainingError):
+        engine.submit(make_request("late"), Inbox())
+    gate.open()
+    assert engine.drain(WAIT)
+    engine.close()
+    assert inbox.last.finish_reason is LENGTH
+
+
+def test_draining_an_idle_engine_takes_no_time(threaded: Callable[..., ChatEngine]) -> None:
+    assert threaded(HashRunner()).drain(0)
+
+
+def test_closing_ends_what_still_runs_with_an_error(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine, inboxes = threaded(runner, max_sequences=1, queue_room=1), [Inbox(), Inbox()]
+    engine.submit(make_request("1", max_tokens=50), inboxes[0])
+    gate.reached()
+    engine.submit(make_request("2"), inboxes[1])
+    closer = threading.Thread(target=engine.close)
+    closer.start()
+    assert engine.wait_for_room(WAIT)  # closing has begun
+    gate.open()
+    closer.join(WAIT)
+    assert not closer.is_alive()
+    for inbox in inboxes:
+        assert inbox.last.finish_reason is ERROR
+        assert isinstance(inbox.last.error, DrainingError)
+    assert engine.cache.used == 0
+    engine.close()
+    assert [len(inbox.ends) for inbox in inboxes] == [1, 1]
+
+
+def test_closing_an_engine_without_a_thread_ends_what_it_holds() -> None:
+    engine, inboxes = hand_engine(HashRunner()), [Inbox(), Inbox()]
+    engine.submit(make_request("1"), inboxes[0])
+    checked_step(engine)
+    engine.submit(make_request("2"), inboxes[1])
+    engine.close()
+    assert [inbox.last.finish_reason for inbox in inboxes] == [ERROR, ERROR]
+    assert engine.cache.used == 0
+
+
+# Readiness and numbers.
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        fake = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now + 1e9)
+        monkeypatch.setattr(engine_module, "time", fake)
+
+
+def test_an_engine_that_makes_no_step_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    engine = hand_engine(HashRunner(), stall_seconds=60.0)
+    engine.submit(make_request("r", max_tokens=5), Inbox())
+    clock.now += 60
+    assert engine.is_ready()
+    clock.now += 1
+    assert not engine.is_ready()
+    checked_step(engine)
+    assert engine.is_ready()
+    run_out(engine)
+    clock.now += 1000
+    assert engine.is_ready(), "an idle engine makes no steps either"
+
+
+def test_the_first_request_after_a_long_idle_time_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    engine = hand_engine(HashRunner(), stall_seconds=60.0)
+    clock.now += 1000
+    engine.submit(make_request("r"), Inbox())
+    assert engine.is_ready()
+
+
+def test_more_requests_do_not_hide_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    engine = hand_engine(HashRunner(), stall_seconds=60.0)
+    engine.submit(make_request("1"), Inbox())
+    clock.now += 50
+    engine.submit(make_request("2"), Inbox())
+    clock.now += 11
+    assert not engine.is_ready()
+
+
+def test_the_numbers_add_up() -> None:
+    engine = hand_engine(HashRunner(max_step_tokens=64), max_sequences=4)
+    assert (engine.stats().steps, engine.stats().last_step) == (0, 0.0)
+    engine.submit(make_request("1", prompt=[9] * 10, max_tokens=4), Inbox())
+    engine.submit(make_request("2", prompt=[8] * 6, max_tokens=2), Inbox())
+    checked_step(engine)
+    during = engine.stats()
+    assert (during.running, during.waiting, during.steps, during.generation_tokens) == (2, 0, 1, 2)
+    assert during.kv_cache_usage == engine.cache.used / engine.cache.total > 0
+    assert during.prompt_tokens == 0, "counted when a request ends"
+    assert during.last_step > 0
+    run_out(engine)
+    after = engine.stats()
+    assert (after.running, after.steps, after.generation_tokens, after.prompt_tokens) == (0, 4, 6, 16)
+    assert after.finished == Counter({LENGTH: 2})
+    assert len(after.times) == 2
+
+
+def test_times_are_handed_out_once_and_in_order() -> None:
+    engine = hand_engine(HashRunner())
+    engine.submit(make_request("r", max_tokens=3), Inbox())
+    run_out(engine)
+    (times,) = engine.stats().times
+    assert 0 <= times.queue <= times.first_token <= times.total
+    assert times.per_output_token >= 0
+    assert engine.stats().times == []
+
+
+def test_a_reading_is_a_copy() -> None:
+    engine = hand_engine(HashRunner())
+    engine.submit(make_request("r", max_tokens=3), Inbox())
+    run_out(engine)
+    reading = engine.stats()
+    reading.finished[STOP] += 5
+    reading.steps = 99
+    assert engine.stats().finished[STOP] == 0
+    assert engine.stats().steps == 3
+
+
+def test_a_request_that_never_ran_has_no_queue_time_and_no_prompt_tokens() -> None:
+    engine = hand_engine(HashRunner())
+    engine.submit(make_request("r"), Inbox())
+    engine.cancel("r")
+    run_out(engine)
+    stats = engine.stats()
+    (times,) = stats.times
+    assert (times.queue, times.first_token, times.per_output_token) == (None, None, None)
+    assert times.total >= 0
+    assert stats.prompt_tokens == 0
+
+
+def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
+    engine = hand_engine(HashRunner())
+    engine.submit(make_request("r", max_tokens=1), Inbox())
+    run_out(engine)
+    assert engine.stats().times[0].per_output_token is None
+
+
+def test_two_requests_of_one_id_are_a_mistake_of_the_caller_inside() -> None:
+    engine = hand_engine(HashRunner())
+    request = make_request("r")
+    engine.submit(request, Inbox())
+    with pytest.raises(AssertionError):
+        engine.submit(renamed(request, "r"), Inbox())
+
+
+# The fake itself.
+
+
+def test_the_fake_runner_notices_a_block_that_holds_another_sequence() -> None:
+    runner = HashRunner()
+    engine, inbox = hand_engine(runner), Inbox()
+    request = make_request("r", max_tokens=6)
+    engine.submit(request, inbox)
+    checked_step(engine)
+    runner._slots[engine.scheduler.running[0].table.blocks[0], 0] = 99
+    run_out(engine)
+    assert inbox.text != text_of(runner.answer(request))

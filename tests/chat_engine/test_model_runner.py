@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+
+from chat_engine.errors import ConfigError, UnsupportedModelError
+from chat_engine.model_runner import ModelRunner, Row
+from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, unused_window
+from tests.chat_engine.builders import make_config, save_model, state
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(MAIN["llama with grouped heads"](), tmp_path_factory.mktemp("llama"))
+
+
+def load(folder: Path, **settings: object) -> ModelRunner:
+    defaults = {"model": str(folder), "dtype": "float32", "device": "cpu", "block_size": 4, "max_sequences": 2}
+    return ModelRunner(make_config(**{**defaults, "max_step_tokens": 16, **settings}))
+
+
+def saved(folder: Path, generation: dict[str, object] | None = None, **config: object) -> Path:
+    """A Llama of one layer with settings of its own."""
+    sizes = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    save_model(
+        hf.LlamaConfig(**{**sizes, "num_attention_heads": 2, "max_position_embeddings": CONTEXT, **config}), folder
+    )
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
+
+
+# What is served, and what is not.
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_model_that_would_answer_wrongly_is_refused(name: str, tmp_path: Path) -> None:
+    folder = save_model(REFUSED[name](), tmp_path)
+    with pytest.raises(UnsupportedModelError):
+        load(folder)
+
+
+@pytest.mark.xfail(reason="runs without its window once a sequence is longer than that", strict=True)
+def test_a_window_that_attention_is_not_told_of_is_refused(tmp_path: Path) -> None:
+    folder = save_model(unused_window(), tmp_path)
+    with pytest.raises(UnsupportedModelError):
+        load(folder)
+
+
+def test_a_missing_checkpoint_is_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nothing"):
+        load(tmp_path / "nothing")
+
+
+def test_numbers_beyond_float16_are_noticed_while_loading(tmp_path: Path) -> None:
+    folder = save_model(MAIN["llama with grouped heads"](), tmp_path, std=1e4)
+    with pytest.raises(ConfigError, match="dtype"):
+        load(folder, dtype="float16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_cuda_without_a_gpu_is_the_operators_mistake(llama: Path) -> None:
+    with pytest.raises(ConfigError, match="no GPU"):
+        load(llama, device="cuda")
+
+
+# Limits.
+
+
+def test_limits_come_from_model_and_settings(llama: Path) -> None:
+    limits = load(llama, kv_cache_tokens=4 * CONTEXT + 3).limits
+    assert (limits.max_model_len, limits.block_size, limits.num_blocks) == (CONTEXT, 4, CONTEXT)
+    assert (limits.max_step_tokens, limits.vocab_size) == (16, VOCAB)
+
+
+def test_without_a_setting_the_cache_holds_everybodys_whole_context(llama: Path) -> None:
+    assert load(llama, max_sequences=3).limits.num_blocks == 3 * CONTEXT // 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"max_model_len": CONTEXT + 1}, "max_model_len: 97 is more than the 96"),
+        ({"kv_cache_tokens": CONTEXT - 1}, "less than one context of 96"),
+        ({"kv_cache_tokens": 3}, "less than one context of 96"),
+        ({"max_sequences": 17}, "max_step_tokens: 16 is less than max_sequences, 17"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(llama: Path, settings: dict[str, int], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load(llama, **settings)
+
+
+@pytest.mark.parametrize("context", [2, 5, 9, 13, 33, 50, 63])
+def test_a_context_between_two_padded_shapes_loads_and_runs(llama: Path, context: int) -> None:
+    """Warming up must stay within the cache, whatever shapes are rounded up to."""
+    runner = load(llama, max_model_len=context, kv_cache_tokens=-(-context // 4) * 4, max_step_tokens=64)
+    blocks = list(range(runner.limits.num_blocks))
+    assert runner.run([Row([5] * context, context, blocks, state(temperature=0.0))])[0] is not None
+
+
+def test_learned_positions_are_not_exceeded(tmp_path: Path) -> None:
+    config = hf.GPT2Config(
+        vocab_size=VOCAB, n_positions=50, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    )
+    assert load(save_model(config, tmp_path), max_step_tokens=64).limits.max_model_len == 50
+
+
+def test_ropes_that_depend_on_the_length_are_limited_to_where_they_do_not(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 40}
+    assert load(saved(tmp_path, rope_parameters=rope)).limits.max_model_len == 40
+
+
+# From generation_config.json.
+
+
+@pytest.mark.parametrize(
+    ("generation", "eos", "defaults"),
+    [
+        ({"eos_token_id": 7}, {7}, {"temperature": 0.0}),
+        ({"eos_token_id": [7, 9]}, {7, 9}, {"temperature": 0.0}),
+        ({}, {2}, {"temperature": 0.0}),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {2}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"do_sample": False, "temperature": 0.6}, {2}, {"temperature": 0.0}),
+    ],
+)
+def test_ends_and_defaults_are_those_of_generate(
+    tmp_path: Path, generation: dict[str, object], eos: set[int], defaults: dict[str, float]
+) -> None:
+    runner = load(saved(tmp_path, generation, eos_token_id=2))
+    assert runner.eos_ids == eos
+    assert {name: value for name, value in runner.sampling_defaults.items() if value is not None} == defaults
+
+
+def test_a_checkpoint_in_half_precision_runs_in_it(tmp_path: Path) -> None:
+    model = hf.AutoModelForCausalLM.from_config(MAIN["qwen2"]()).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    runner = load(tmp_path, dtype="auto")
+    assert runner._cache.keys[0].dtype == torch.bfloat16
+    assert runner.run([Row([5, 6, 7], 3, [0], state(temperature=0.0))])[0] is not None

@@ -1,0 +1,479 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from chat_engine.errors import ContextLengthError, InvalidRequestError, UnsupportedModelError
+from chat_engine.parse import RequestParser, WireRequest
+from chat_engine.prompt import PromptEncoder
+from chat_engine.request import MAX_COUNT, MAX_SEED, ChatRequest, SamplingParams
+from tests.chat_engine.builders import byte_level_tokenizer, examples, make_config
+
+CONTEXT = 60
+VOCAB = 300
+TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('system must come first') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}</s>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def make_parser(template: str | None = TEMPLATE, defaults: dict[str, object] | None = None, **settings: object):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer())
+    tokenizer.chat_template = template
+    prompts = PromptEncoder(tokenizer)
+    return RequestParser(prompts, make_config(**settings), CONTEXT, VOCAB, defaults or {})
+
+
+PARSER = make_parser()
+
+
+def parse(parser: RequestParser = PARSER, **fields: object) -> ChatRequest:
+    if "messages" not in fields and "text_input" not in fields:
+        fields["text_input"] = b"hello"
+    sampling = fields.get("sampling_parameters")
+    if isinstance(sampling, dict):
+        fields["sampling_parameters"] = json.dumps(sampling).encode()
+    return parser.parse(WireRequest(id="r", **fields))
+
+
+def refused(parser: RequestParser = PARSER, **fields: object) -> str:
+    """The message, after what must be true of any."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(parser, **fields)
+    return decent(caught.value)
+
+
+def decent(error: InvalidRequestError) -> str:
+    message = str(error)
+    assert message
+    assert len(message) < 1000
+    assert "\n" not in message
+    message.encode("utf-8")  # it goes out on the wire
+    for leak in ("Traceback", "/work", ".py", "site-packages", "pydantic", "http"):
+        assert leak not in message
+    return message
+
+
+def messages(*turns: tuple[str, str]) -> bytes:
+    return json.dumps([{"role": role, "content": content} for role, content in turns]).encode()
+
+
+# What is accepted.
+
+
+def test_messages_go_through_the_chat_template() -> None:
+    request = parse(messages=messages(("system", "x"), ("user", "hi")))
+    tokenizer = byte_level_tokenizer()
+    assert (
+        tokenizer.decode(list(request.prompt_ids), skip_special_tokens=False) == "[system]x</s>[user]hi</s>[assistant]"
+    )
+    assert request.prompt_ids.count(2) == 2
+
+
+def test_a_text_input_is_taken_as_it_is() -> None:
+    assert parse(text_input="hé".encode()).prompt_ids == tuple(byte_level_tokenizer().encode("hé").ids)
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    request = parse()
+    assert request.stream
+    assert request.echo == ""
+    assert request.sampling.temperature == 1.0
+    assert request.max_tokens == CONTEXT - len(request.prompt_ids)
+
+
+def test_the_models_own_defaults_give_way_to_the_caller() -> None:
+    parser = make_parser(defaults={"temperature": 0.6, "top_p": 0.9})
+    sampling = parse(parser, sampling_parameters={"top_p": 0.5}).sampling
+    assert (sampling.temperature, sampling.top_p) == (0.6, 0.5)
+
+
+def test_null_means_not_given() -> None:
+    parser = make_parser(defaults={"temperature": 0.6})
+    assert parse(parser, sampling_parameters={"temperature": None, "seed": None}).sampling.temperature == 0.6
+
+
+def test_default_max_tokens_is_cut_to_the_context() -> None:
+    assert parse(make_parser(default_max_tokens=7)).max_tokens == 7
+    assert parse(make_parser(default_max_tokens=1000)).max_tokens < CONTEXT
+
+
+def test_scalar_parameters_and_json_mix() -> None:
+    sampling = parse(sampling_parameters={"top_k": 3}, parameters={"max_tokens": 4, "stop": "x"}).sampling
+    assert (sampling.top_k, sampling.max_tokens, sampling.stop) == (3, 4, ("x",))
+
+
+@pytest.mark.parametrize("where", ["tensor", "parameter"])
+def test_switches_come_as_a_tensor_or_a_parameter(where: str) -> None:
+    switches = {"stream": False, "exclude_input_in_output": False}
+    request = parse(parameters=switches) if where == "parameter" else parse(**switches)
+    assert not request.stream
+    assert request.echo == "hello"
+
+
+def test_everything_at_its_limit_is_accepted() -> None:
+    limits = make_config()
+    given_ = {
+        "max_tokens": 2, "min_tokens": 2, "temperature": 2, "top_p": 1, "top_k": MAX_COUNT, "min_p": 1,
+        "presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 10,
+        "logit_bias": {"0": -100, str(VOCAB - 1): 100},
+        "stop": ["x" * limits.max_stop_length] * limits.max_stop_strings,
+        "stop_token_ids": [0, VOCAB - 1], "ignore_eos": True, "seed": MAX_SEED, "logprobs": limits.max_logprobs,
+    }  # fmt: skip
+    request = parse(sampling_parameters=given_)
+    assert request.sampling.logit_bias == {0: -100.0, VOCAB - 1: 100.0}
+    assert request.seed == MAX_SEED
+
+
+def test_a_seed_is_drawn_where_none_is_given() -> None:
+    assert len({parse().seed for _ in range(20)}) == 20
+
+
+# Which prompt.
+
+
+def test_one_of_messages_and_text_input_is_required() -> None:
+    message = refused(messages=None, text_input=None)
+    assert "messages" in message
+    assert "text_input" in message
+    assert "neither" in message
+
+
+def test_messages_and_text_input_together_are_refused() -> None:
+    assert "both" in refused(messages=messages(("user", "x")), text_input=b"x")
+
+
+@pytest.mark.parametrize("name", ["messages", "text_input"])
+def test_an_empty_prompt_is_refused(name: str) -> None:
+    assert refused(**{name: b""}).startswith(f"{name}: empty")
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"hello", "messages: not JSON"),
+        (b"[", "messages: not JSON"),
+        (b"{}", "messages: "),
+        (b'"x"', "messages: "),
+        (b"null", "messages: "),
+        (b"[]", "messages: the list is empty"),
+        (b"[1]", "messages.0: "),
+        (b'[{"role": "user"}]', "messages.0.content: "),
+        (b'[{"content": "x"}]', "messages.0.role: "),
+        (b'[{"role": "robot", "content": "x"}]', "'robot'"),
+        (b'[{"role": "User", "content": "x"}]', "'User'"),
+        (b'[{"role": "user", "content": 3}]', "messages.0.content: "),
+        (b'[{"role": "user", "content": null}]', "messages.0.content: "),
+        (b'[{"role": "user", "content": [{"type": "text", "text": "x"}]}]', "messages.0.content: "),
+        (b'[{"role": "user", "content": "x", "name": "me"}]', "messages.0.name: "),
+        (b'[{"role": "user", "content": "ok"}, {"role": "user"}]', "messages.1.content: "),
+        (b'[{"role": "user", "content": NaN}]', "messages.0.content: "),
+    ],
+)
+def test_bad_messages_are_refused_by_their_place(raw: bytes, complaint: str) -> None:
+    assert complaint in refused(messages=raw)
+
+
+def test_the_refusal_of_a_wrong_role_names_the_allowed_ones() -> None:
+    message = refused(messages=messages(("robot", "x")))
+    assert all(role in message for role in ("system", "user", "assistant"))
+
+
+def test_a_refusal_by_the_chat_template_is_passed_on() -> None:
+    assert "system must come first" in refused(messages=messages(("user", "x"), ("system", "y")))
+
+
+def test_messages_need_a_chat_template() -> None:
+    assert "no chat template" in refused(make_parser(template=None), messages=messages(("user", "x")))
+
+
+def test_a_slow_tokenizer_cannot_be_served() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(UnsupportedModelError, match="fast tokenizer"):
+        PromptEncoder(Slow())
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"text_input": b"a\0b"}, "text_input: holds a NUL character at position 1"),
+        ({"messages": messages(("user", "a\0b"))}, "messages.0.content: holds a NUL character at position 1"),
+        ({"text_input": b"a\xff"}, "text_input: not valid UTF-8 at byte 1"),
+        ({"messages": b"\xe4\xb8"}, "messages: not valid UTF-8"),
+        ({"text_input": b"\xed\xa0\x80"}, "text_input: not valid UTF-8"),
+        ({"sampling_parameters": b'{"seed": \xff}'}, "sampling_parameters: not valid UTF-8"),
+        ({"messages": messages(("user", "\ud83d"))}, "messages.0.content: "),
+        ({"sampling_parameters": {"stop": "\ud83d"}}, "stop"),
+        ({"sampling_parameters": {"\ud83d": 1}}, "sampling_parameters: must be a valid string"),
+        ({"sampling_parameters": {"logit_bias": {"\ud83d": 1}}}, "logit_bias: keys must be token ids"),
+        ({"messages": b'[{"role": "user", "content": "x", "\\ud83d": 1}]'}, "messages.0"),
+        ({"messages": b'[{"role": "\\ud83d", "content": "x"}]'}, "messages.0.role"),
+    ],
+)
+def test_texts_that_are_no_text_are_refused(fields: dict[str, object], complaint: str) -> None:
+    assert complaint in refused(**fields)
+
+
+def test_a_surrogate_pair_in_json_is_one_character() -> None:
+    assert parse(messages=b'[{"role": "user", "content": "\\ud83d\\ude00"}]').prompt_ids
+
+
+@pytest.mark.parametrize("name", ["messages", "text_input"])
+def test_a_prompt_of_too_many_bytes_is_refused(name: str) -> None:
+    assert "101 bytes given; at most 100 are allowed" in refused(
+        make_parser(max_prompt_bytes=100), **{name: b" " * 101}
+    )
+
+
+def test_too_many_sampling_parameters_are_refused() -> None:
+    raw = b'{"seed": 1' + b" " * 200 + b"}"
+    assert "at most 100 are allowed" in refused(make_parser(max_prompt_bytes=100), sampling_parameters=raw)
+
+
+def test_too_many_messages_are_refused() -> None:
+    many = messages(*[("user", "x")] * 4)
+    assert "messages: 4 messages given; at most 3 are allowed" in refused(make_parser(max_messages=3), messages=many)
+
+
+# Sampling parameters.
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"", "sampling_parameters: not JSON"),
+        (b"{", "sampling_parameters: not JSON"),
+        (b"[]", "sampling_parameters: must be a JSON object (got [])"),
+        (b"7", "sampling_parameters: must be a JSON object (got 7)"),
+        (b"null", "sampling_parameters: must be a JSON object (got None)"),
+        (b'{"a": 1} x', "sampling_parameters: not JSON"),
+    ],
+)
+def test_sampling_parameters_must_be_an_object(raw: bytes, complaint: str) -> None:
+    assert complaint in refused(sampling_parameters=raw)
+
+
+@pytest.mark.parametrize("value", [1, None, "x", [], {}])
+@pytest.mark.parametrize("where", ["sampling_parameters", "parameters"])
+def test_an_unknown_parameter_is_refused_by_name(where: str, value: object) -> None:
+    message = refused(**{where: {"temprature": value}})
+    assert message.startswith("temprature: unknown parameter")
+    assert "temperature" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", True), ("max_tokens", "5"), ("max_tokens", 5.0),
+        ("max_tokens", [5]),
+        ("min_tokens", -1), ("min_tokens", False),
+        ("temperature", -0.1), ("temperature", 2.1), ("temperature", "1"), ("temperature", True), ("temperature", []),
+        ("top_p", 0), ("top_p", 1.1), ("top_p", -1), ("top_p", False),
+        ("top_k", -2), ("top_k", 1.5), ("top_k", True), ("top_k", "all"), ("top_k", MAX_COUNT + 1),
+        ("min_p", -0.1), ("min_p", 1.1),
+        ("presence_penalty", 2.1), ("presence_penalty", -2.1), ("presence_penalty", "0"),
+        ("frequency_penalty", 3), ("frequency_penalty", True),
+        ("repetition_penalty", 0), ("repetition_penalty", -1), ("repetition_penalty", 10.5),
+        ("logit_bias", []), ("logit_bias", "x"), ("logit_bias", 3),
+        ("stop", 3), ("stop", ""), ("stop", [""]), ("stop", ["x", 3]), ("stop", {"a": 1}), ("stop", True),
+        ("stop_token_ids", 3), ("stop_token_ids", ["3"]), ("stop_token_ids", [True]), ("stop_token_ids", [1.0]),
+        ("ignore_eos", 1), ("ignore_eos", "true"),
+        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.0), ("seed", True), ("seed", "1"),
+        ("logprobs", -1), ("logprobs", True), ("logprobs", 5.0),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_by_name_and_value(name: str, value: object) -> None:
+    message = refused(sampling_parameters={name: value})
+    assert message.split(":")[0].split(".")[0] == name
+    assert repr(value) in message or repr(value[-1]) in message
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+@pytest.mark.parametrize(
+    "name", ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed"]
+)
+def test_numbers_that_are_none_are_refused(name: str, number: bytes) -> None:
+    assert refused(sampling_parameters=b'{"%s": %s}' % (name.encode(), number)).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"101", b'"x"', b"null", b"true", b"[]"])
+def test_a_bad_bias_is_refused(number: bytes) -> None:
+    assert refused(sampling_parameters=b'{"logit_bias": {"5": %s}}' % number).startswith("logit_bias.5: ")
+
+
+@pytest.mark.parametrize("key", ["x", "", "-1", "1.0", " 1", "1 ", "٣", "1" * 30, "0x1", "1_0"])
+def test_a_bias_key_that_is_no_token_id_is_refused(key: str) -> None:
+    assert refused(sampling_parameters={"logit_bias": {key: 1}}).startswith("logit_bias: ")
+
+
+@pytest.mark.parametrize("token", [VOCAB, VOCAB + 1, 10**17])
+def test_tokens_outside_the_vocabulary_are_refused(token: int) -> None:
+    for name, value in (("logit_bias", {str(token): 1}), ("stop_token_ids", [token])):
+        message = refused(sampling_parameters={name: value})
+        assert message == f"{name}: token id {token} is not in the vocabulary; allowed are 0 to {VOCAB - 1}"
+
+
+def test_a_negative_stop_token_is_refused() -> None:
+    assert "token id -1 is not in the vocabulary" in refused(sampling_parameters={"stop_token_ids": [-1]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampling", "complaint"),
+    [
+        ({"max_logprobs": 5}, {"logprobs": 6}, "logprobs: 6 given; at most 5 are allowed"),
+        ({"max_stop_strings": 2}, {"stop": ["a", "b", "c"]}, "stop: 3 strings given; at most 2 are allowed"),
+        ({"max_stop_length": 4}, {"stop": "abcde"}, "stop: 5 characters in one string given; at most 4 are allowed"),
+        ({"max_logit_bias": 1}, {"logit_bias": {"1": 1, "2": 1}}, "logit_bias: 2 entries given; at most 1 are allowed"),
+        ({"max_logit_bias": 1}, {"stop_token_ids": [1, 2]}, "stop_token_ids: 2 entries given; at most 1 are allowed"),
+    ],
+)
+def test_limits_of_the_configuration(settings: dict[str, object], sampling: dict[str, object], complaint: str) -> None:
+    assert refused(make_parser(**settings), sampling_parameters=sampling) == complaint
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    assert refused(sampling_parameters={"top_k": 3}, parameters={"top_k": 3}).startswith("top_k: given both")
+
+
+@pytest.mark.parametrize("name", ["stream", "exclude_input_in_output"])
+def test_a_switch_is_true_or_false_and_given_once(name: str) -> None:
+    assert refused(parameters={name: 1}) == f"{name}: must be true or false (got 1)"
+    assert refused(parameters={name: "true"}).startswith(f"{name}: must be true or false")
+    assert refused(**{name: True}, parameters={name: True}).startswith(f"{name}: given both")
+
+
+# The context.
+
+
+def test_a_prompt_that_fills_the_context_is_refused() -> None:
+    with pytest.raises(ContextLengthError, match=f"the prompt has {CONTEXT} tokens; the context holds {CONTEXT}"):
+        parse(text_input=b"x" * CONTEXT)
+    assert parse(text_input=b"x" * (CONTEXT - 1)).max_tokens == 1
+
+
+def test_max_tokens_beyond_the_context_is_refused() -> None:
+    with pytest.raises(ContextLengthError, match=r"max_tokens: 51 .* at most 50 are left"):
+        parse(text_input=b"x" * 10, sampling_parameters={"max_tokens": 51})
+    assert parse(text_input=b"x" * 10, sampling_parameters={"max_tokens": 50}).max_tokens == 50
+
+
+def test_more_min_tokens_than_max_tokens_are_refused() -> None:
+    assert refused(sampling_parameters={"min_tokens": 6, "max_tokens": 5}).startswith("min_tokens: 6 is more")
+
+
+# Whatever comes.
+
+
+@pytest.mark.parametrize("depth", [200, 900, *range(940, 1000, 3), 2000, 100_000])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda deep: {"sampling_parameters": b'{"stop": %s}' % deep},
+        lambda deep: {"sampling_parameters": b'{"unknown": %s}' % deep},
+        lambda deep: {"sampling_parameters": deep},
+        lambda deep: {"messages": deep},
+        lambda deep: {"messages": b'[{"role": "user", "content": %s}]' % deep},
+    ],
+    ids=["stop", "unknown", "all", "messages", "content"],
+)
+def test_deep_nesting_is_refused_at_any_depth(around: Callable[[bytes], dict[str, bytes]], depth: int) -> None:
+    refused(**around(b"[" * depth + b"]" * depth))
+    refused(**around(b'{"a":' * depth + b"1" + b"}" * depth))
+
+
+@pytest.mark.parametrize("digits", [20, 400, 4300, 4301, 100_000])
+def test_huge_numbers_are_refused(digits: int) -> None:
+    number = b"9" * digits
+    for name in (b"max_tokens", b"seed", b"top_k", b"temperature", b"stop", b"unknown"):
+        refused(sampling_parameters=b'{"%s": %s}' % (name, number))
+    refused(sampling_parameters=b'{"stop_token_ids": [%s]}' % number)
+    refused(sampling_parameters=b'{"logit_bias": {"1": %s}}' % number)
+
+
+def test_long_names_and_values_are_cut_in_messages() -> None:
+    refused(sampling_parameters={"x" * 100_000: 1})
+    refused(sampling_parameters={"temperature": "x" * 100_000})
+    refused(parameters={"x" * 100_000: "y" * 100_000})
+    refused(messages=json.dumps([{"role": "user", "content": "x", "y" * 100_000: 1}]).encode())
+    refused(messages=messages(("r" * 100_000, "x")))
+
+
+JSON_VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.text("\ud800\udc00\0a", max_size=3),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)),
+    max_leaves=8,
+)
+
+
+def survives(**fields: object) -> None:
+    try:
+        request = parse(**fields)
+    except InvalidRequestError as error:
+        decent(error)
+    else:
+        assert 1 <= request.max_tokens <= CONTEXT - len(request.prompt_ids)
+        assert 0 <= request.seed <= MAX_SEED
+
+
+@examples(200)
+@given(raw=st.binary(max_size=40), name=st.sampled_from(["messages", "text_input", "sampling_parameters"]))
+def test_any_bytes_are_parsed_or_refused(raw: bytes, name: str) -> None:
+    survives(**{name: raw})
+
+
+@examples(300)
+@given(value=JSON_VALUES, name=st.sampled_from(["messages", "sampling_parameters"]))
+def test_any_json_is_parsed_or_refused(value: object, name: str) -> None:
+    survives(**{name: json.dumps(value).encode()})
+
+
+@examples(400)
+@given(data=st.data())
+def test_any_parameters_are_parsed_or_refused(data: st.DataObject) -> None:
+    names = st.sampled_from([*SamplingParams.model_fields, "stream", "unknown"])
+    survives(sampling_parameters=data.draw(st.dictionaries(names, JSON_VALUES, max_size=3)))
+
+
+@examples(200)
+@given(
+    turns=st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["system", "user", "assistant", "x"]), "content": JSON_VALUES},
+        ),
+        max_size=4,
+    )
+)
+def test_any_messages_are_parsed_or_refused(turns: list[dict[str, object]]) -> None:
+    survives(messages=json.dumps(turns).encode())
+
+
+@examples(200)
+@given(
+    parameters=st.dictionaries(
+        st.one_of(st.sampled_from(["max_tokens", "stop", "stream", "seed", "temperature"]), st.text(max_size=4)),
+        st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5)),
+        max_size=3,
+    )
+)
+def test_any_scalar_parameters_are_parsed_or_refused(parameters: dict[str, object]) -> None:
+    survives(parameters=parameters)
