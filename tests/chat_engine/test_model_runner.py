@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers as hf
 
+from chat_engine import attention
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.model_runner import ModelRunner, Row
-from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, unused_window
+from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, save_model, state
 
 
@@ -44,11 +45,19 @@ def test_a_model_that_would_answer_wrongly_is_refused(name: str, tmp_path: Path)
         load(folder)
 
 
-@pytest.mark.xfail(reason="runs without its window once a sequence is longer than that", strict=True)
-def test_a_window_that_attention_is_not_told_of_is_refused(tmp_path: Path) -> None:
+def test_a_window_that_attention_is_not_told_of_limits_the_context(tmp_path: Path) -> None:
     folder = save_model(unused_window(), tmp_path)
-    with pytest.raises(UnsupportedModelError):
-        load(folder)
+    assert load(folder).limits.max_model_len == WINDOW
+    with pytest.raises(ConfigError, match="max_model_len"):
+        load(folder, max_model_len=WINDOW + 1)
+
+
+def test_logits_unlike_those_of_the_models_own_attention_are_refused(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_causal", lambda q, k, v, scale: q * 0)
+    with pytest.raises(UnsupportedModelError, match="other logits"):
+        load(llama)
 
 
 def test_a_missing_checkpoint_is_an_oserror(tmp_path: Path) -> None:

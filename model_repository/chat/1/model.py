@@ -39,8 +39,8 @@ class TritonPythonModel:
         """Loads the model, which also tries it out. Raises ConfigError or UnsupportedModelError."""
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         version_folder = Path(__file__).resolve().parent
-        self._name = args["model_name"]
-        config = load_config(self._name, version_folder, {"device": _device(args)})
+        name = args["model_name"]
+        config = load_config(name, version_folder, {"device": _device(args)})
         runner = ModelRunner(config)
         prompts = PromptEncoder.load(config)
         self._drain_seconds = config.drain_seconds
@@ -50,8 +50,8 @@ class TritonPythonModel:
         self._engine = ChatEngine(config, runner, prompts.backend, on_failure=_stop_server)
         self._delivery = Delivery(self._engine.cancel)
         self._families: dict[str, pb_utils.MetricFamily] = {}
-        self._metrics = MetricsReporter(self._engine.stats, self._metric, self._name)
-        self._watch = ShutdownWatch(self._is_server_up, self._drain)
+        self._metrics = MetricsReporter(self._engine.stats, self._metric, name)
+        self._watch = ShutdownWatch(os.getppid(), self._drain)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Admits the requests one after the other, waiting for room: the backlog stays in Triton's queue."""
@@ -76,13 +76,6 @@ class TritonPythonModel:
         self._drain()
         self._delivery.close()
         self._metrics.close()
-
-    def _is_server_up(self) -> bool:
-        try:
-            pb_utils.is_model_ready(self._name)
-        except pb_utils.TritonModelException as error:
-            return "Server not ready" not in str(error)
-        return True
 
     def _drain(self) -> None:
         """Lets running answers end within the drain time, ends the others with an error, and takes nothing new."""

@@ -129,6 +129,8 @@ class AttentionBatch:
     varlen: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        order = [attention_order(span.count, span.length) for span in self.spans]
+        assert order == sorted(order), "sequences must stand in attention order"
         size = self.cache.block_size
         slots = [
             span.blocks[position // size] * size + position % size
@@ -181,8 +183,9 @@ class LayerProbe:
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
+        self.widest_window: int | None = None
 
-    def note(self, index: int, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
+    def note(self, index: int, key: Tensor, value: Tensor, window: int | None, options: dict[str, Any]) -> None:
         """Raises UnsupportedModelError when the layer needs what paged attention here does not do."""
         for name in _UNSUPPORTED:
             if options.get(name) is not None:
@@ -190,6 +193,8 @@ class LayerProbe:
         if index in self.layers:
             raise UnsupportedModelError(f"the model's layer {index} attends twice, which is not supported")
         self.layers[index] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        if window is not None:
+            self.widest_window = max(window, self.widest_window or 0)
 
 
 def paged_attention(
@@ -219,11 +224,14 @@ def paged_attention(
     if isinstance(paged, LayerProbe):
         if not getattr(module, "is_causal", True):
             raise UnsupportedModelError("the model's attention looks ahead, which is not supported")
-        paged.note(layer, key, value, {**options, "attention_mask": attention_mask})
+        paged.note(layer, key, value, sliding_window, {**options, "attention_mask": attention_mask})
         return out[None], None
     rows = paged.num_rows
     q, k, v = (tensor[0, :, :rows].transpose(0, 1) for tensor in (query, key, value))
     keys, values = paged.cache.keys[layer], paged.cache.values[layer]
+    if k.dtype == torch.float16:
+        # What overflows here must not stay in the block: 0 times infinity is NaN, also for the block's next owner.
+        k, v = k.nan_to_num(), v.nan_to_num()
     keys.flatten(0, 1).index_copy_(0, paged.slots, k)
     values.flatten(0, 1).index_copy_(0, paged.slots, v)
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling

@@ -5,24 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from chat_engine.attention import (
-    IMPLEMENTATION,
-    AttentionBatch,
-    LayerProbe,
-    LayerShape,
-    PagedCache,
-    Span,
-    attention_order,
-    varlen_works,
-)
+from chat_engine.attention import AttentionBatch, PagedCache, Span, attention_order, varlen_works
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
+from chat_engine.model_loader import load_model, sample_ids
 from chat_engine.request import SamplingParams
 from chat_engine.sampler import Sampled, SamplingState, sample
 
@@ -35,10 +26,10 @@ _CUDA_STEP_TOKENS = 2048
 _CPU_CACHE_BYTES = 4 << 30
 _WARMUP_SECONDS = 20.0
 _GREEDY = SamplingState.start(SamplingParams(temperature=0), 0, frozenset(), ())
-# Rope types whose frequencies change for everybody in the batch when one sequence grows long.
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-# Chunked attention, or a state carried along the sequence, would be silently wrong for packed sequences.
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
+# How far the logits of the paged path may lie from those of the model's own attention, relative to their norm.
+_TOLERANCE = {torch.float32: 1e-3}
+_TOLERANCE_16_BIT = 5e-2
+_CHECK_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -91,20 +82,19 @@ class ModelRunner:
         """
         if config.threads:
             torch.set_num_threads(config.threads)
-        self._device = _device(config.device)
-        self._model = _load(config, self._device)
-        self._layers = _probe(self._model, self._device)
+        self._loaded = load_model(config)
+        self._model, self._device = self._loaded.model, self._loaded.device
         use_varlen, block_size = self._attention_backend(config)
-        self.limits = self._limits(config, block_size)
-        self.eos_ids, self.sampling_defaults = _generation_defaults(self._model)
+        self.limits = self._limits(config, block_size, use_varlen)
+        self.eos_ids, self.sampling_defaults = self._loaded.eos_ids, self._loaded.sampling_defaults
         self._cache = PagedCache(
-            self._layers, self.limits.num_blocks, block_size, self._model.dtype, self._device, use_varlen
+            self._loaded.layers, self.limits.num_blocks, block_size, self._loaded.dtype, self._device, use_varlen
         )
-        self._answer_canary()
+        self._check_itself()
         self._warm_up()
         log.info(
             "loaded: %s, %s, context %d, %d blocks of %d tokens, %s attention",
-            self._model.dtype, self._device, self.limits.max_model_len, self.limits.num_blocks, block_size,
+            self._loaded.dtype, self._device, self.limits.max_model_len, self.limits.num_blocks, block_size,
             "varlen" if use_varlen else "sdpa",
         )  # fmt: skip
 
@@ -159,11 +149,11 @@ class ModelRunner:
     def _attention_backend(self, config: EngineConfig) -> tuple[bool, int]:
         heads = int(self._model.config.get_text_config().num_attention_heads)
         for size in (config.block_size,) if config.block_size else _VARLEN_BLOCK_SIZES:
-            if all(varlen_works(size, heads, s, self._model.dtype, self._device) for s in set(self._layers)):
+            if all(varlen_works(size, heads, s, self._loaded.dtype, self._device) for s in set(self._loaded.layers)):
                 return True, size
         return False, config.block_size or _CPU_BLOCK_SIZE
 
-    def _limits(self, config: EngineConfig, block_size: int) -> RunnerLimits:
+    def _limits(self, config: EngineConfig, block_size: int, use_varlen: bool) -> RunnerLimits:
         default_step = _CUDA_STEP_TOKENS if self._device.type == "cuda" else _CPU_STEP_TOKENS
         step_tokens = max(config.max_step_tokens or default_step, config.max_sequences)
         if config.max_step_tokens and config.max_step_tokens < config.max_sequences:
@@ -171,26 +161,32 @@ class ModelRunner:
                 f"max_step_tokens: {config.max_step_tokens} is less than max_sequences, {config.max_sequences}; "
                 "each running sequence needs one token a step"
             )
-        max_model_len = _context_limit(config, self._model.config.get_text_config())
-        num_blocks = self._num_blocks(config, block_size, max_model_len)
+        max_model_len = config.max_model_len or self._loaded.max_positions
+        if max_model_len > self._loaded.max_positions:
+            raise ConfigError(
+                f"max_model_len: {max_model_len} is more than the {self._loaded.max_positions} tokens "
+                "that the model can do"
+            )
+        num_blocks = self._num_blocks(config, block_size, max_model_len, use_varlen)
         if num_blocks * block_size < max_model_len:
             raise ConfigError(
                 f"the KV cache holds {num_blocks * block_size} tokens, less than one context of {max_model_len}; "
                 "lower max_model_len, or raise kv_cache_tokens or memory_fraction"
             )
-        vocab_size = int(self._model.config.get_text_config().vocab_size)
-        return RunnerLimits(max_model_len, step_tokens, block_size, num_blocks, vocab_size)
+        return RunnerLimits(max_model_len, step_tokens, block_size, num_blocks, self._loaded.vocab_size)
 
-    def _num_blocks(self, config: EngineConfig, block_size: int, max_model_len: int) -> int:
+    def _num_blocks(self, config: EngineConfig, block_size: int, max_model_len: int, use_varlen: bool) -> int:
         if config.kv_cache_tokens:
             return config.kv_cache_tokens // block_size
-        bytes_per_block = block_size * PagedCache.bytes_per_token(self._layers, self._model.dtype)
+        bytes_per_block = block_size * PagedCache.bytes_per_token(self._loaded.layers, self._loaded.dtype)
         # No more than everybody's whole context at once.
         most = config.max_sequences * -(-max_model_len // block_size)
         if self._device.type == "cpu":
             return min(most, _CPU_CACHE_BYTES // bytes_per_block)
         free, total = torch.cuda.mem_get_info(self._device)
         room = free - int((1 - config.memory_fraction) * total) - self._activation_bytes(config)
+        if not use_varlen:  # gathers up to one layer's whole cache
+            bytes_per_block += bytes_per_block // len(self._loaded.layers)
         return min(most, max(0, room) // bytes_per_block)
 
     def _activation_bytes(self, config: EngineConfig) -> int:
@@ -201,11 +197,27 @@ class ModelRunner:
         return 6 * rows * widest * 4 + 6 * config.max_sequences * int(text.vocab_size) * 4
 
     @torch.inference_mode()
-    def _answer_canary(self) -> None:
-        """One token through the whole path. Raises ConfigError when the model gives no numbers, as float16 may."""
-        logits, _ = self._forward([Row([0], 1, [0], _GREEDY)])
-        if not logits.isfinite().all():
-            raise ConfigError(f"dtype: the model's logits are not finite in {self._model.dtype}; try another dtype")
+    def _check_itself(self) -> None:
+        """Compares the paged path, in two chunks, with the model's own attention over the same tokens.
+
+        Raises ConfigError when the model gives no numbers, as float16 may, and UnsupportedModelError when they differ:
+        the model then does something between its tokens that paged attention does not know of.
+        """
+        ids = sample_ids(min(_CHECK_TOKENS, self.limits.max_model_len), self.limits.vocab_size)
+        middle, end = max(1, len(ids) * 2 // 3), len(ids)
+        blocks = list(range(-(-end // self.limits.block_size)))
+        first, _ = self._forward([Row(ids[:middle], middle, blocks, _GREEDY)])
+        last, _ = self._forward([Row(ids[middle:], end, blocks, _GREEDY)])
+        paged = torch.cat([first, last]).float()
+        if not paged.isfinite().all():
+            raise ConfigError(f"dtype: the model's logits are not finite in {self._loaded.dtype}; try another dtype")
+        own = self._loaded.own_logits(ids)[[middle - 1, end - 1]]
+        error = float((paged - own).norm() / own.norm())
+        if not error < _TOLERANCE.get(self._loaded.dtype, _TOLERANCE_16_BIT):
+            kind = self._model.config.model_type
+            raise UnsupportedModelError(
+                f"{kind}: paged attention gives other logits than the model's own ({error:.0%} off)"
+            )
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
@@ -228,78 +240,3 @@ class ModelRunner:
             if time.monotonic() - begin > _WARMUP_SECONDS:
                 log.info("warm-up stopped after %.0f s, before shapes below %d tokens", _WARMUP_SECONDS, size)
                 return
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda is set, but torch sees no GPU here")
-    return device
-
-
-def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
-    checkpoint: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
-    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **checkpoint
-        )
-    except KeyError as error:  # a class with a table of its own attention implementations
-        raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
-    model.to(device)  # type: ignore[arg-type]
-    model.requires_grad_(False)
-    return model
-
-
-@torch.inference_mode()
-def _probe(model: PreTrainedModel, device: torch.device) -> list[LayerShape]:
-    """The attention layers, found out by one trial forward pass.
-
-    Raises UnsupportedModelError when the model does not attend through transformers' interface, or needs more.
-    """
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if model._is_stateful or kinds - _LAYER_TYPES:  # noqa: SLF001
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: layers that do more than plain or sliding attention are not supported"
-        )
-    probe = LayerProbe()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    try:
-        model(input_ids=ids, position_ids=torch.arange(2, device=device)[None], use_cache=False, paged=probe)
-    except (TypeError, AttributeError, AssertionError) as error:
-        raise UnsupportedModelError(f"{model.config.model_type}: cannot run on paged attention: {error}") from error
-    count = int(model.config.get_text_config().num_hidden_layers)
-    if sorted(probe.layers) != list(range(count)):
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: {len(probe.layers)} of {count} layers attend through transformers' attention "
-            "interface; models with other kinds of layers are not supported"
-        )
-    return [probe.layers[index] for index in range(count)]
-
-
-def _context_limit(config: EngineConfig, text: PretrainedConfig) -> int:
-    limit = int(text.max_position_embeddings)
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-        limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
-    if config.max_model_len and config.max_model_len > limit:
-        raise ConfigError(
-            f"max_model_len: {config.max_model_len} is more than the {limit} tokens that the model can do"
-        )
-    return config.max_model_len or limit
-
-
-def _generation_defaults(model: PreTrainedModel) -> tuple[frozenset[int], dict[str, object]]:
-    """End-of-answer ids, and the sampling that `transformers.generate` would use, from `generation_config.json`."""
-    generation: GenerationConfig = model.generation_config
-    eos = generation.eos_token_id
-    if eos is None:
-        eos = getattr(model.config.get_text_config(), "eos_token_id", None)
-    ids = frozenset([eos] if isinstance(eos, int) else eos or [])
-    if not generation.do_sample:
-        return ids, {"temperature": 0.0}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    chosen = {name: getattr(generation, name, None) for name in names}
-    return ids, {name: value for name, value in chosen.items() if value is not None}

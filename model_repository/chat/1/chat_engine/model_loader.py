@@ -1,0 +1,154 @@
+"""Loads a checkpoint and finds out whether paged attention can run it, before anybody is served."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from chat_engine.attention import IMPLEMENTATION, LayerProbe, LayerShape
+from chat_engine.config import EngineConfig
+from chat_engine.errors import ConfigError, UnsupportedModelError
+
+# Rope types whose frequencies change for everybody in the batch when one sequence grows long.
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+# Chunked attention, or a state carried along the sequence, would be silently wrong for packed sequences.
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint on its device.
+
+    Attributes:
+        model: the transformers model, with paged attention.
+        layers: what each attention layer keeps for a token.
+        max_positions: the longest sequence it can do, in tokens.
+        eos_ids: tokens that end an answer.
+        sampling_defaults: what `transformers.generate` would sample with, by the checkpoint's `generation_config.json`.
+    """
+
+    model: PreTrainedModel
+    layers: list[LayerShape]
+    max_positions: int
+    eos_ids: frozenset[int]
+    sampling_defaults: dict[str, object]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and KV cache."""
+        return self.model.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @torch.inference_mode()
+    def own_logits(self, ids: list[int]) -> Tensor:
+        """Logits `[tokens, vocab]` by the model's own attention over the whole sequence, float32."""
+        self.model.set_attn_implementation("eager")
+        try:
+            logits = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits
+        finally:
+            self.model.set_attn_implementation(IMPLEMENTATION)
+        return torch.as_tensor(logits[0]).float()
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
+    device = _device(config.device)
+    model = _load(config, device)
+    layers, widest_window = _probe(model)
+    eos_ids, sampling_defaults = _generation_defaults(model)
+    return LoadedModel(model, layers, _max_positions(model, widest_window), eos_ids, sampling_defaults)
+
+
+def sample_ids(count: int, vocab_size: int) -> list[int]:
+    """Token ids to try a model with: the same ones each time."""
+    return random.Random(0).choices(range(vocab_size), k=count)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda is set, but torch sees no GPU here")
+    return device
+
+
+def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
+    checkpoint: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
+    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            config.model, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **checkpoint
+        )
+    except KeyError as error:  # a class with a table of its own attention implementations
+        raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
+    model.to(device)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    return model
+
+
+@torch.inference_mode()
+def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], int | None]:
+    """The attention layers and the widest sliding window, found out by one trial forward pass.
+
+    Raises UnsupportedModelError when the model does not attend through transformers' interface, or needs more.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if model._is_stateful or kinds - _LAYER_TYPES:  # noqa: SLF001
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: layers that do more than plain or sliding attention are not supported"
+        )
+    probe = LayerProbe()
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    positions = torch.arange(2, device=model.device)[None]
+    try:
+        model(input_ids=ids, position_ids=positions, use_cache=False, paged=probe)
+    except (TypeError, AttributeError, AssertionError) as error:
+        raise UnsupportedModelError(f"{model.config.model_type}: cannot run on paged attention: {error}") from error
+    count = int(model.config.get_text_config().num_hidden_layers)
+    if sorted(probe.layers) != list(range(count)):
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: {len(probe.layers)} of {count} layers attend through transformers' attention "
+            "interface; models with other kinds of layers are not supported"
+        )
+    return [probe.layers[index] for index in range(count)], probe.widest_window
+
+
+def _max_positions(model: PreTrainedModel, widest_window: int | None) -> int:
+    text = model.config.get_text_config()
+    limit = int(text.max_position_embeddings)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
+        limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
+    window = getattr(text, "sliding_window", None)
+    if window and widest_window is None:
+        limit = min(limit, int(window))  # the model does not pass its window on; within it that is no matter
+    return limit
+
+
+def _generation_defaults(model: PreTrainedModel) -> tuple[frozenset[int], dict[str, object]]:
+    """End-of-answer ids, and the sampling that `transformers.generate` would use, from `generation_config.json`."""
+    generation: GenerationConfig = model.generation_config
+    eos = generation.eos_token_id
+    if eos is None:
+        eos = getattr(model.config.get_text_config(), "eos_token_id", None)
+    ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+    if not generation.do_sample:
+        return ids, {"temperature": 0.0}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    chosen = {name: getattr(generation, name, None) for name in names}
+    return ids, {name: value for name, value in chosen.items() if value is not None}
