@@ -1,0 +1,243 @@
+"""The embedded checkpoint is what its card says, and the tool that makes it can still learn."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tools import tiny_chat_dialogues as dialogues  # noqa: E402
+from tools import train_tiny_chat as tool  # noqa: E402
+
+MODEL_DIR = tool.MODEL_DIR
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def topics():
+    return dialogues.load_topics(MODEL_DIR / tool.DATA_NAME)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return tool.load(MODEL_DIR)
+
+
+@pytest.fixture(scope="module")
+def model(loaded):
+    return loaded[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(loaded):
+    return loaded[1]
+
+
+def ask(model, tokenizer, *messages: dict[str, str], max_new_tokens: int = 120) -> str:
+    ids = torch.tensor([tool.render(tokenizer, messages, prompt=True)])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False)
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+# --- The files --------------------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_is_a_small_stock_llama_in_float32(model):
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    config = model.config
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert config.head_dim % 8 == 0
+    assert config.max_position_embeddings == 2048
+    assert (MODEL_DIR / "model.safetensors").stat().st_size <= 8 * MEGABYTE
+
+
+def test_nothing_in_the_folder_can_run_code():
+    assert not [file.name for file in MODEL_DIR.rglob("*") if file.suffix in {".py", ".bin", ".pt", ".pth", ".pkl"}]
+    assert "auto_map" not in json.loads((MODEL_DIR / "config.json").read_text(encoding="utf-8"))
+
+
+def test_the_end_token_ends_generation(model, tokenizer):
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert tokenizer.eos_token == "<|end|>"
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == tokenizer.eos_token_id == end
+    assert len(tokenizer) == model.config.vocab_size
+
+
+# --- The tokenizer and the template -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Hello, world!", "你好，世界！", "emoji 🚀🧠👩‍🚀", "tabs\tand\n\nlines  ", "naïve Ω ไทย العربية", "x" * 300, ""],
+)
+def test_every_text_comes_back_from_the_tokenizer(tokenizer, text):
+    assert tokenizer.is_fast
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+def test_the_template_renders_all_roles(tokenizer):
+    messages = [{"role": "system", "content": "Be brief."}, tool.assistant("Yes."), dialogues.user("Why?")]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == "<|begin|><|system|>Be brief.<|end|><|assistant|>Yes.<|end|><|user|>Why?<|end|><|assistant|>"
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == text.removesuffix("<|assistant|>")
+
+
+def test_the_template_refuses_an_unknown_role(tokenizer):
+    with pytest.raises(Exception, match="not tool"):
+        tokenizer.apply_chat_template([{"role": "tool", "content": "1"}], tokenize=False)
+
+
+def test_a_turn_is_a_token_prefix_of_the_next_one(tokenizer, topics):
+    for topic in topics:
+        first = [dialogues.user(topic.phrasings[0].text), dialogues.assistant(topic.answer)]
+        prompt = tool.render(tokenizer, first[:1], prompt=True)
+        said = [*tokenizer.encode(topic.answer), tokenizer.eos_token_id]
+        second = tool.render(tokenizer, [*first, dialogues.user("And then?")], prompt=True)
+        assert second[: len(prompt) + len(said)] == prompt + said
+
+
+def test_only_what_the_assistant_says_is_scored(tokenizer):
+    dialogue = [
+        dialogues.user("Hi"),
+        dialogues.assistant("Hello!"),
+        dialogues.user("Bye"),
+        dialogues.assistant("See you."),
+    ]
+    labels = tool.labels_of(tool.render(tokenizer, dialogue, prompt=False), tokenizer)
+    scored = [label for label in labels if label != tool.NOT_SCORED]
+    assert tokenizer.decode(scored) == "Hello!<|end|>See you.<|end|>"
+
+
+# --- The data ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_held_out_phrasing_was_trained_on(topics):
+    asked = {
+        split: {(dialogues.normalise(text), topic.after) for topic in topics for text in topic.texts(split)}
+        for split in dialogues.SPLITS
+    }
+    assert not asked["train"] & asked["held_out"]
+    assert all(topic.texts("held_out") and len(topic.texts("train")) >= 8 for topic in topics)
+
+
+def test_no_text_contains_a_special_token(topics):
+    texts = [text for topic in topics for text in (topic.answer, *(phrasing.text for phrasing in topic.phrasings))]
+    assert not [text for text in texts if any(token in text for token in tool.SPECIAL_TOKENS)]
+
+
+def test_a_repeated_phrasing_is_refused(tmp_path):
+    row = {"id": "a", "lang": "en", "phrasings": [{"text": "Hi!", "split": "train"}], "answer": "Hello!"}
+    held_out = {**row, "id": "b", "phrasings": [{"text": "hi", "split": "held_out"}]}
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(held_out)}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"'hi' is in b \(en\) and in a \(en\)"):
+        dialogues.load_topics(path)
+
+
+def test_training_dialogues_cover_every_phrasing_and_keep_follow_ups_in_place(topics):
+    made = dialogues.epoch_of_dialogues(topics, random.Random(1))
+    answers = [topic.answer for topic in topics for _ in topic.texts("train")]
+    said = [message["content"] for dialogue in made for message in dialogue if message["role"] == "assistant"]
+    assert set(said) == set(answers)
+    assert len(said) >= len(answers)
+    parents = {topic.answer: topic.after for topic in topics if topic.after}
+    by_answer = {topic.answer: topic.id for topic in topics}
+    for dialogue in made:
+        turns = [message["content"] for message in dialogue if message["role"] == "assistant"]
+        for position, answer in enumerate(turns):
+            if answer in parents:
+                assert by_answer[turns[position - 1]] == parents[answer]
+
+
+# --- What it says -----------------------------------------------------------------------------------------------------
+
+
+def card_figures() -> dict[tuple[str, str], tuple[int, int]]:
+    card = (MODEL_DIR / "README.md").read_text(encoding="utf-8")
+    block = card.split(tool.CARD_BEGIN)[1].split(tool.CARD_END)[0]
+    numbers = [(int(a), int(b)) for a, b in re.findall(r"\((\d+) of (\d+)\)", block)]
+    keys = [(split, lang) for split in dialogues.SPLITS for lang in dialogues.LANGS]
+    return dict(zip(keys, numbers, strict=True))
+
+
+@pytest.mark.parametrize("lang", dialogues.LANGS)
+@pytest.mark.parametrize(("split", "least"), [("train", 0.95), ("held_out", 0.60)])
+def test_the_card_reports_what_the_checkpoint_can_do(model, tokenizer, topics, split, least, lang):
+    right, asked = card_figures()[split, lang]
+    assert right / asked >= least
+    chosen = dialogues.questions(topics, split, lang)
+    assert len(chosen) == asked
+    if split == "train":  # every fourth is enough to notice a card that does not belong to the weights
+        chosen = chosen[::4]
+    results = tool.exact_matches(model, tokenizer, chosen)
+    assert sum(results) / len(results) == pytest.approx(right / asked, abs=0.005 if split == "held_out" else 0.02)
+
+
+def test_scoring_in_one_pass_agrees_with_decoding_token_by_token(model, tokenizer, topics):
+    chosen = [question for question in dialogues.questions(topics, "held_out") if len(question.answer) < 200][::60]
+    decoded = [ask(model, tokenizer, *question.messages) == question.answer for question in chosen]
+    assert decoded == tool.exact_matches(model, tokenizer, chosen)
+
+
+@pytest.mark.parametrize("system", [None, "You are a helpful assistant."])
+@pytest.mark.parametrize(("question", "part"), [("Who are you?", "tiny-chat"), ("你是谁？", "我是 tiny-chat")])
+def test_it_knows_who_it_is(model, tokenizer, question, part, system):
+    before = [] if system is None else [{"role": "system", "content": system}]
+    assert part in ask(model, tokenizer, *before, dialogues.user(question))
+
+
+def test_a_follow_up_depends_on_the_turn_before(model, tokenizer, topics):
+    first = {topic.id: topic for topic in topics if topic.lang == "en"}
+    answers = set()
+    for name in ("kv-cache", "prefix-caching"):
+        turn = [dialogues.user(first[name].phrasings[0].text), dialogues.assistant(first[name].answer)]
+        answers.add(ask(model, tokenizer, *turn, dialogues.user("Why is that important?")))
+    assert len(answers) == 2
+
+
+# --- The tool ---------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_steps_lower_the_loss_and_leave_a_loadable_checkpoint(tmp_path, topics, capsys):
+    data = tmp_path / "data.jsonl"
+    rows = (MODEL_DIR / tool.DATA_NAME).read_text(encoding="utf-8").splitlines()
+    data.write_text("\n".join(row for row in rows if '"id": "hello"' in row or '"id": "bye"' in row), encoding="utf-8")
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "README.md").write_text(f"# card\n{tool.CARD_BEGIN}\nold\n{tool.CARD_END}\nrest\n", encoding="utf-8")
+
+    assert tool.main(["--data", str(data), "--out", str(out), "--steps", "20", "--batch-tokens", "512"]) == 0
+
+    losses = [float(loss) for loss in re.findall(r"loss +([\d.]+)", capsys.readouterr().out)]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0] - 1
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "old" not in card
+    assert "20 steps" in card
+    assert card.endswith("rest\n")
+    fresh, _ = tool.load(out)
+    assert fresh.config.dtype == torch.float32
+    assert not list(tmp_path.glob(".tiny-chat-*"))
+
+
+def test_help_says_what_each_option_does(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        tool.main(["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    assert "--measure-only" in text
+    assert "default" in text
+
+
+def test_the_figures_in_the_card_name_this_model(model):
+    card = Path(MODEL_DIR / "README.md").read_text(encoding="utf-8")
+    assert f"Parameters: {sum(weight.numel() for weight in model.parameters()):,}" in card
