@@ -33,10 +33,13 @@ def able_to_serve() -> None:
 
 @pytest.fixture(scope="session")
 def triton(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """One server with models/tiny-chat and the repository as it is, for all tests that change nothing in it."""
+    """One server with models/tiny-chat and the repository as it is, for all tests that change nothing in it.
+
+    One thread computes: two that share busy cores wait for each other most of the time.
+    """
     servers = ServerFactory(tmp_path_factory.mktemp("triton"))
     try:
-        yield servers()
+        yield servers({"threads": 1})
     finally:
         servers.stop_all()
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.1
+_SURE = 3  # readings in a row: a table that changes while it is read may lack a line
 _LISTENING = "0A"
 
 
@@ -36,7 +36,7 @@ class ShutdownWatch:
     def start(self) -> None:
         """Begins to watch, if it does not yet. For the first request: before that, sockets may still be to come."""
         if self._thread is None:
-            known = listening_sockets(self._server)
+            known = listening_sockets(self._server) or frozenset()
             self._thread = threading.Thread(target=self._loop, args=(known,), name="shutdown-watch", daemon=True)
             self._thread.start()
 
@@ -47,30 +47,34 @@ class ShutdownWatch:
             self._thread.join()
 
     def _loop(self, known: frozenset[str]) -> None:
-        while not self._closing.wait(_POLL_SECONDS):
-            now = listening_sockets(self._server)
-            if known - now:
-                log.info("the server stops; running answers may finish within the drain time")
-                self._on_stop()
+        times_gone = 0
+        while times_gone < _SURE:
+            if self._closing.wait(_POLL_SECONDS):
                 return
-            known = now
+            now = listening_sockets(self._server)
+            if now is None:
+                continue
+            times_gone = times_gone + 1 if known - now else 0
+            known |= now
+        log.info("the server stops; running answers may finish within the drain time")
+        self._on_stop()
 
 
-def listening_sockets(process: int) -> frozenset[str]:
-    """The listening TCP sockets of a process, as Linux names them (`socket:[12345]`); none where it may not be seen."""
+def listening_sockets(process: int) -> frozenset[str] | None:
+    """The listening TCP sockets of a process, as Linux names them (`socket:[12345]`); None where it may not be seen."""
     folder = Path("/proc") / str(process)
-    listening: set[str] = set()
-    for table in ("tcp", "tcp6"):
-        with suppress(OSError):
-            rows = (line.split() for line in (folder / "net" / table).read_text().splitlines()[1:])
-            listening |= {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENING}
-    return frozenset(listening & _open_files(folder / "fd"))
+    try:
+        tables = [(folder / "net" / name).read_text() for name in ("tcp", "tcp6") if (folder / "net" / name).exists()]
+        files = list((folder / "fd").iterdir())
+    except OSError:
+        return None
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENING}
+    return frozenset(listening & {_target(file) for file in files})
 
 
-def _open_files(folder: Path) -> set[str]:
-    found = set()
-    with suppress(OSError):
-        for entry in folder.iterdir():
-            with suppress(OSError):  # closed meanwhile
-                found.add(str(entry.readlink()))
-    return found
+def _target(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except OSError:  # closed meanwhile
+        return ""

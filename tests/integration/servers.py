@@ -1,0 +1,87 @@
+"""Real servers for tests: the repository as it is, or a copy with some lines changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from local.settings import ROOT, TritonSettings
+from local.triton import LocalTriton
+
+REPOSITORY = ROOT / "model_repository"
+ConfigOverrides = Mapping[str, Mapping[str, str]]
+"""model -> text in its config.pbtxt and its variants -> other text."""
+
+
+class ServerFactory:
+    """Starts servers on free ports and stops them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[LocalTriton] = []
+
+    def __call__(
+        self,
+        engine_config: Mapping[str, object] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        config_overrides: ConfigOverrides | None = None,
+        *,
+        repository: Path = REPOSITORY,
+        models: tuple[str, ...] = (),
+        extra_args: tuple[str, ...] = (),
+        exit_timeout_s: int = 10,
+    ) -> LocalTriton:
+        """Returns a ready server. `engine_config` is laid over the repository's engine.json."""
+        folder = self._folder / f"server{len(self.started)}"
+        folder.mkdir(parents=True)
+        server = LocalTriton(
+            TritonSettings(
+                repository=changed_copy(repository, folder / "repository", config_overrides),
+                http_port=0,
+                grpc_port=0,
+                metrics_port=0,
+                engine_config=engine_file(engine_config, folder / "engine.json"),
+                models=models,
+                extra_env=dict(extra_env or {}),
+                extra_args=extra_args,
+                log_path=folder / "tritonserver.log",
+                ready_timeout_s=120.0,
+                exit_timeout_s=exit_timeout_s,
+            )
+        )
+        self.started.append(server)
+        server.start()
+        return server
+
+    def stop_all(self) -> None:
+        for server in self.started:
+            if server.is_started:
+                server.stop()
+
+
+def changed_copy(repository: Path, target: Path, overrides: ConfigOverrides | None) -> Path:
+    """The repository itself where nothing changes; a text that is not there is an error."""
+    if not overrides:
+        return repository
+    shutil.copytree(repository, target, ignore=shutil.ignore_patterns("__pycache__"))
+    for model, replacements in overrides.items():
+        for path in [target / model / "config.pbtxt", *(target / model / "configs").glob("*.pbtxt")]:
+            path.write_text(_replaced(path.read_text(), replacements, path))
+    return target
+
+
+def engine_file(changes: Mapping[str, object] | None, target: Path) -> Path | None:
+    if changes is None:
+        return None
+    defaults = json.loads((REPOSITORY / "chat" / "1" / "engine.json").read_text())
+    target.write_text(json.dumps({**defaults, **changes}))
+    return target
+
+
+def _replaced(text: str, replacements: Mapping[str, str], path: Path) -> str:
+    for old, new in replacements.items():
+        assert old in text, f"{old!r} is not in {path}"
+        text = text.replace(old, new)
+    return text

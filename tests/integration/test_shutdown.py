@@ -1,0 +1,77 @@
+"""SIGTERM: refuse what is new, let what runs finish within the drain time, end the rest, and exit with 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from local.triton import LocalTriton
+from tests.integration.calls import LONG, Stream, ask, children, connect, eventually, infer, request
+from tests.integration.servers import ServerFactory
+
+DRAIN_S = 2.0
+EXIT_S = 9
+"""tritonserver's own limit. After the last stream it takes 2 to 3 seconds more to unload and leave."""
+
+
+def http_ready(server: LocalTriton) -> bool:
+    try:
+        with urllib.request.urlopen(server.http_url + "/v2/health/ready", timeout=2):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def assert_nothing_left(server: LocalTriton, stubs: list[int]) -> None:
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in [server.pid, *stubs]), within=5)
+    assert list(Path("/dev/shm").glob(server._shm_prefix + "*")) == []
+
+
+def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(start_triton: ServerFactory) -> None:
+    engine = {"threads": 1, "max_sequences": 13, "max_step_tokens": 64, "drain_seconds": DRAIN_S}
+    server = start_triton(engine, exit_timeout_s=EXIT_S)
+    with connect(server) as stub:
+        ask(stub, request(text_input="warm", sampling_parameters={"max_tokens": 1}))
+        eventually(lambda: http_ready(server), within=5)
+        stubs = children(server.pid)
+        assert len(stubs) == 2
+        # So many that 2000 tokens of each take far longer than the drain time.
+        long = [
+            Stream(stub, request(text_input="Once", sampling_parameters=LONG), with_status=True).started()
+            for _ in range(12)
+        ]
+        short = Stream(stub, request(text_input="Once", sampling_parameters={**LONG, "max_tokens": 60})).started()
+        waiting = [Stream(stub, request(text_input="Once", sampling_parameters=LONG)) for _ in range(3)]
+        began = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+
+        eventually(lambda: not http_ready(server), within=1)
+        eventually(lambda: ask(stub, request(text_input="late", sampling_parameters={"max_tokens": 1})).error, within=1)
+        assert infer(stub, request("chat_unary", text_input="late")).code in ("UNAVAILABLE", "NOT_FOUND")
+
+        for stream in waiting:
+            assert "shutting down" in stream.wait(2).error
+        assert short.wait().last.finish_reason == "length"
+        assert short.ended_at - began < DRAIN_S
+        for stream in long:
+            cut = stream.wait()
+            assert (cut.code, cut.error) == ("UNAVAILABLE", "the server is shutting down")
+            assert cut.last.finish_reason == ""
+            assert DRAIN_S - 0.5 < stream.ended_at - began < DRAIN_S + 1.5
+        eventually(lambda: server.poll() is not None, within=EXIT_S)
+    assert server.poll() == 0
+    assert time.monotonic() - began < EXIT_S
+    assert_nothing_left(server, stubs)
+
+
+def test_an_idle_server_is_gone_within_seconds(start_triton: ServerFactory) -> None:
+    server = start_triton({"threads": 1, "max_sequences": 1, "max_step_tokens": 16}, exit_timeout_s=EXIT_S)
+    stubs = children(server.pid)
+    os.kill(server.pid, signal.SIGTERM)
+    eventually(lambda: server.poll() is not None, within=5)
+    assert server.poll() == 0
+    assert_nothing_left(server, stubs)

@@ -1,0 +1,98 @@
+"""The places that state the wire contract, and the names of parameters and metrics, agree. No server is needed."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from chat_engine import metrics, parse
+from chat_engine.request import SamplingParams
+from local.settings import ROOT
+from triton_chat import types, wire
+
+REPOSITORY = ROOT / "model_repository"
+MODELS = ("chat", "chat_unary")
+DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
+
+FAMILIES = {
+    "gen_ai_server_time_to_first_token_seconds": "histogram",
+    "gen_ai_server_time_per_output_token_seconds": "histogram",
+    "gen_ai_server_request_duration_seconds": "histogram",
+    "triton_chat_queue_seconds": "histogram",
+    "triton_chat_prompt_tokens_total": "counter",
+    "triton_chat_generation_tokens_total": "counter",
+    "triton_chat_prefix_cache_hit_tokens_total": "counter",
+    "triton_chat_preemptions_total": "counter",
+    "triton_chat_engine_steps_total": "counter",
+    "triton_chat_requests_total": "counter",
+    "triton_chat_requests_running": "gauge",
+    "triton_chat_requests_waiting": "gauge",
+    "triton_chat_kv_cache_usage_ratio": "gauge",
+    "triton_chat_engine_last_step_timestamp_seconds": "gauge",
+}
+
+
+def config(path: Path) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def tensors(found: list) -> list[wire.TensorSpec]:
+    kinds = model_config_pb2.DataType.Name
+    return [wire.TensorSpec(t.name, DATATYPES[kinds(t.data_type)], getattr(t, "optional", False)) for t in found]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_config_and_client_agree_on_the_tensors(model: str) -> None:
+    parsed = config(REPOSITORY / model / "config.pbtxt")
+    assert parsed.name == model
+    assert parsed.backend == "python"
+    assert tensors(parsed.input) == list(wire.INPUTS)
+    assert tensors(parsed.output) == list(wire.OUTPUTS)
+    assert {tuple(tensor.dims) for tensor in [*parsed.input, *parsed.output]} == {(1,)}
+
+
+def test_only_chat_streams() -> None:
+    policies = {model: config(REPOSITORY / model / "config.pbtxt").model_transaction_policy for model in MODELS}
+    assert {model: policy.decoupled for model, policy in policies.items()} == {"chat": True, "chat_unary": False}
+
+
+def test_the_model_knows_every_input() -> None:
+    known = {field.name for field in fields(parse.WireRequest)} - {"id", "parameters"}
+    assert known == {spec.name for spec in wire.INPUTS}
+    assert set(parse.SWITCHES) == {spec.name for spec in wire.INPUTS if spec.datatype == "BOOL"}
+
+
+@pytest.mark.parametrize("source", ["chat/1/chat_channel.py", "chat_unary/1/model.py"])
+def test_the_models_name_every_output_in_order(source: str) -> None:
+    names = [spec.name for spec in wire.OUTPUTS]
+    nodes = ast.walk(ast.parse((REPOSITORY / source).read_text()))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    assert [text for text in texts if text in names] == names
+
+
+def test_chat_unary_forwards_to_chat() -> None:
+    parsed = config(REPOSITORY / "chat_unary" / "config.pbtxt")
+    assert parsed.parameters["chat_model"].string_value == "chat"
+
+
+def test_the_configs_for_gpu_and_cpu_differ_in_one_line() -> None:
+    gpu = (REPOSITORY / "chat" / "config.pbtxt").read_text()
+    cpu = (REPOSITORY / "chat" / "configs" / "cpu.pbtxt").read_text()
+    assert gpu.count("KIND_GPU") == 1
+    assert gpu.replace("KIND_GPU", "KIND_CPU") == cpu
+
+
+def test_client_and_engine_know_the_same_sampling_parameters() -> None:
+    engine = tuple(SamplingParams.model_fields)
+    assert engine == wire.SAMPLING_PARAMETERS
+    assert set(engine) == set(types.SamplingOptions.__annotations__)
+
+
+def test_the_metric_families_are_those_that_are_documented() -> None:
+    assert {family.name: family.kind for family in metrics.FAMILIES} == FAMILIES
+    assert all(bool(family.buckets) == (family.kind == "histogram") for family in metrics.FAMILIES)
