@@ -59,7 +59,8 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(
         (r"the context holds|exceed the context", ContextLengthError),
         (rf"^(?:row \d+: )?{_FIELD}(?:, {_FIELD})*: |: unknown parameter", InvalidRequestError),
         (r"exceeds maximum queue size|request timeout expired|as many as allowed", OverloadedError),
-        (r"unknown model|no available versions", ModelNotFoundError),
+        (r"no available versions", ServerUnavailableError),  # of a server that stops, or a model that failed to load
+        (r"unknown model", ModelNotFoundError),
         (r"engine (?:has )?failed|internal error|failed to process the request|stub process", EngineError),
         (r"not ready|stopped accepting new|server is stopping|shutting down|draining", ServerUnavailableError),
         (r"unexpected shape|unexpected inference input|data-type is|expected \d+ inputs", InvalidRequestError),

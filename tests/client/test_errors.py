@@ -12,7 +12,7 @@ from triton_chat import errors
         ("Request timeout expired", errors.OverloadedError),
         ("64 requests are running, as many as allowed; try again later", errors.OverloadedError),
         ("Request for unknown model: 'nope' is not found", errors.ModelNotFoundError),
-        ("Request for unknown model: 'x' has no available versions", errors.ModelNotFoundError),
+        ("Request for unknown model: 'x' has no available versions", errors.ServerUnavailableError),
         ("the prompt has 9 tokens; the context holds 8, and at least one must be left", errors.ContextLengthError),
         ("max_tokens: 9 and a prompt of 8 tokens exceed the context of 10 tokens", errors.ContextLengthError),
         ("temperature: must be at least 0 (got -1)", errors.InvalidRequestError),

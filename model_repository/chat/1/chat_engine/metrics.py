@@ -52,7 +52,7 @@ PREFIX_HITS = Family(
 )
 PREEMPTIONS = Family("triton_chat_preemptions_total", "counter", "Sequences put back because KV blocks ran out")
 STEPS = Family("triton_chat_engine_steps_total", "counter", "Forward passes")
-REQUESTS = Family("triton_chat_requests_total", "counter", "Requests that ended, by how")
+REQUESTS = Family("triton_chat_requests_total", "counter", "Requests that the engine took and that ended, by how")
 RUNNING = Family("triton_chat_requests_running", "gauge", "Sequences being generated")
 WAITING = Family("triton_chat_requests_waiting", "gauge", "Sequences in the engine that wait for KV blocks or a place")
 KV_USAGE = Family("triton_chat_kv_cache_usage_ratio", "gauge", "Used part of the KV cache, 0 to 1")
