@@ -49,7 +49,7 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
 
-bench: $(READY) ## Compare the engine with its peers (about ten minutes)
+bench: $(READY) ## Compare the engine with its peers (about six minutes)
 	@$(BIN)/python -m benchmarks.engine
 
 clean: ## Remove the environment, caches and logs

@@ -1,7 +1,8 @@
 """The engine against its peers, on one seeded workload in one run: `python -m benchmarks.engine --help`.
 
-Every contender gets the same requests at once and must give each its exact number of tokens, greedily. Rounds are
-interleaved, so that a busy machine hurts all alike; the first, which pays for set-up, is thrown away.
+Every contender has a process of its own, gets the same requests at once, and must give each its exact number of tokens,
+greedily. Rounds are interleaved, so that a busy machine hurts all alike; the first, which pays for set-up, is thrown
+away.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +34,7 @@ from benchmarks.workload import Job, make_checkpoint, make_jobs
 from chat_engine.config import parse_config
 from chat_engine.engine import ChatEngine
 from chat_engine.model_runner import ModelRunner
+from chat_engine.model_thread import ModelThread
 from chat_engine.prompt import PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams, TokenEvent
 from local.settings import CACHE, TritonSettings
@@ -100,12 +104,14 @@ def _generate(model: PreTrainedModel, jobs: list[Job]) -> int:
     return int(out.shape[1] - width)
 
 
-def library_continuous_batching(model: PreTrainedModel) -> Contender:
-    """transformers' own continuous batching, told never to stop early."""
+@contextmanager
+def library_continuous_batching(model: PreTrainedModel) -> Iterator[Contender]:
+    """transformers' own continuous batching, told never to stop early; started once, outside the measured time."""
     greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=2)
+    start = model.continuous_batching_context_manager
+    with start(generation_config=greedy, timeout=5) as manager:  # type: ignore[operator]
 
-    def run(jobs: list[Job]) -> int:
-        with model.continuous_batching_context_manager(generation_config=greedy, timeout=5) as manager:  # type: ignore[operator]
+        def run(jobs: list[Job]) -> int:
             for job in jobs:
                 manager.add_request(job.prompt_ids, max_new_tokens=job.max_tokens, eos_token_id=-1)
             tokens = done = 0
@@ -114,13 +120,18 @@ def library_continuous_batching(model: PreTrainedModel) -> Contender:
                 if result is not None and result.is_finished():
                     done += 1
                     tokens += len(result.generated_tokens)
-        return tokens
+            return tokens
 
-    return run
+        yield run
 
 
-def own_engine(engine: ChatEngine) -> Contender:
+@contextmanager
+def own_engine(settings: dict[str, object]) -> Iterator[Contender]:
     """The engine by itself: requests in, events out."""
+    config = parse_config(settings)
+    thread = ModelThread()
+    runner = thread.call(lambda: ModelRunner(config))
+    engine = ChatEngine(config, runner, PromptEncoder.load(config).backend, thread=thread)
 
     def run(jobs: list[Job]) -> int:
         counts: list[int] = []
@@ -134,13 +145,13 @@ def own_engine(engine: ChatEngine) -> Contender:
         for index, job in enumerate(jobs):
             sampling = SamplingParams(temperature=0, ignore_eos=True)
             request = ChatRequest(f"{time.monotonic_ns()}-{index}", tuple(job.prompt_ids), sampling, job.max_tokens, 0)
-            assert engine.wait_for_room(600)
             engine.submit(request, sink)
         for _ in jobs:
             done.acquire()
         return sum(counts)
 
-    return run
+    yield run
+    engine.close()
 
 
 def through_triton(address: str) -> Contender:
@@ -161,25 +172,6 @@ def through_triton(address: str) -> Contender:
     return lambda jobs: asyncio.run(ask_all(jobs))
 
 
-def measure(contenders: dict[str, Contender], jobs: list[Job], rounds: int) -> list[Result]:
-    """Runs every contender `rounds` times, and once before that to warm up."""
-    results = {name: Result(name) for name in contenders}
-    for round_number in range(rounds + 1):
-        for name, run in contenders.items():
-            label = f"round {round_number} of {rounds}" if round_number else "warm-up"
-            with console.status(f"{label}: {name}"):
-                begin = time.perf_counter()
-                tokens = run(jobs)
-                seconds = time.perf_counter() - begin
-            expected = sum(job.max_tokens for job in jobs)
-            if tokens != expected:
-                raise RuntimeError(f"{name} gave {tokens} tokens instead of {expected}")
-            console.print(f"{label}: {name}: {expected / seconds:.0f} tokens/s")
-            if round_number:
-                results[name].rates.append(expected / seconds)
-    return list(results.values())
-
-
 @contextmanager
 def served_engine(settings: dict[str, object]) -> Iterator[str]:
     """A real tritonserver with the engine; gives its gRPC address."""
@@ -191,6 +183,89 @@ def served_engine(settings: dict[str, object]) -> Iterator[str]:
         )
         with LocalTriton(triton) as server:
             yield server.grpc_address
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every contender is given."""
+
+    checkpoint: Path
+    threads: int
+    places: int
+
+    def library_model(self) -> PreTrainedModel:
+        """A fresh transformers model."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype="auto")
+        return model
+
+    def engine_settings(self) -> dict[str, object]:
+        """Prefix caching is off: the rounds repeat the same prompts."""
+        return {
+            "model": str(self.checkpoint), "threads": self.threads, "max_sequences": self.places,
+            "prefix_caching": False,
+        }  # fmt: skip
+
+
+SETUPS: dict[str, Callable[[Setting, ExitStack], Contender]] = {
+    "generate, one at a time": lambda s, _: one_at_a_time(s.library_model()),
+    "generate, static batches of 8": lambda s, _: static_batches(s.library_model(), 8),
+    PEER: lambda s, stack: stack.enter_context(library_continuous_batching(s.library_model())),
+    ENGINE: lambda s, stack: stack.enter_context(own_engine(s.engine_settings())),
+    SERVED: lambda s, stack: through_triton(stack.enter_context(served_engine(s.engine_settings()))),
+}
+
+
+def contend(name: str, setting: Setting, jobs: list[Job], pipe: Connection) -> None:
+    """The process of one contender: runs all jobs whenever it is told to, and answers with the seconds it took."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(setting.threads)
+    expected = sum(job.max_tokens for job in jobs)
+    with ExitStack() as stack:
+        run = SETUPS[name](setting, stack)
+        pipe.send("ready")
+        while pipe.recv():
+            begin = time.perf_counter()
+            tokens = run(jobs)
+            seconds = time.perf_counter() - begin
+            if tokens != expected:
+                raise RuntimeError(f"{name} gave {tokens} tokens instead of {expected}")
+            pipe.send(expected / seconds)
+
+
+@contextmanager
+def contender(name: str, setting: Setting, jobs: list[Job]) -> Iterator[Connection]:
+    """A contender in a process of its own, so that its threads disturb nobody while it waits."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=contend, args=(name, setting, jobs, theirs))
+    process.start()
+    theirs.close()
+    ours.recv()
+    try:
+        yield ours
+    finally:
+        ours.send(False)
+        process.join()
+
+
+def measure(names: list[str], setting: Setting, jobs: list[Job], rounds: int) -> list[Result]:
+    """Runs every contender `rounds` times in turns, and once before that to warm up."""
+    results = [Result(name) for name in names]
+    with ExitStack() as stack:
+        pipes = []
+        for name in names:
+            with console.status(f"starting: {name}"):
+                pipes.append(stack.enter_context(contender(name, setting, jobs)))
+        for round_number in range(rounds + 1):
+            label = f"round {round_number} of {rounds}" if round_number else "warm-up"
+            for result, pipe in zip(results, pipes, strict=True):
+                with console.status(f"{label}: {result.name}"):
+                    pipe.send(True)
+                    rate = pipe.recv()
+                console.print(f"{label}: {result.name}: {rate:.0f} tokens/s")
+                if round_number:
+                    result.rates.append(rate)
+    return results
 
 
 def show(results: list[Result], threads: int) -> None:
@@ -209,31 +284,15 @@ def show(results: list[Result], threads: int) -> None:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Measured rounds, after one to warm up.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Measured rounds, after one to warm up.")] = 5,
     requests: Annotated[int, typer.Option(help="Requests, all sent at once.")] = 32,
     threads: Annotated[int, typer.Option(help="CPU threads of every contender.")] = 2,
     only: Annotated[str, typer.Option(help="Run only contenders whose name holds this.")] = "",
     output: Annotated[Path | None, typer.Option(help="Also write the rates to this JSON file.")] = None,
 ) -> None:
     """Compare the engine with transformers' ways to generate, on an 82M-parameter bf16 Llama made here."""
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(threads)
-    checkpoint = make_checkpoint(CACHE / "bench" / "llama-82m")
-    settings: dict[str, object] = {"model": str(checkpoint), "threads": threads, "max_sequences": requests}
-    with ExitStack() as stack:
-        contenders: dict[str, Contender] = {}
-        library: PreTrainedModel = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="auto")
-        contenders["generate, one at a time"] = one_at_a_time(library)
-        contenders["generate, static batches of 8"] = static_batches(library, 8)
-        peer: PreTrainedModel = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="auto")
-        contenders[PEER] = library_continuous_batching(peer)
-        config = parse_config({**settings, "prefix_caching": False})
-        engine = ChatEngine(config, ModelRunner(config), PromptEncoder.load(config).backend)
-        stack.callback(engine.close)
-        contenders[ENGINE] = own_engine(engine)
-        contenders[SERVED] = through_triton(stack.enter_context(served_engine({**settings, "prefix_caching": False})))
-        chosen = {name: run for name, run in contenders.items() if only in name}
-        results = measure(chosen, make_jobs(requests), rounds)
+    setting = Setting(make_checkpoint(CACHE / "bench" / "llama-82m"), threads, requests)
+    results = measure([name for name in SETUPS if only in name], setting, make_jobs(requests), rounds)
     show(results, threads)
     if output:
         output.write_text(json.dumps({result.name: result.rates for result in results}, indent=2) + "\n")

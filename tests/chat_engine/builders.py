@@ -179,7 +179,7 @@ def make_config(**settings_: object) -> EngineConfig:
 
 def hand_engine(runner: object, tokenizer: Tokenizer | None = None, **settings_: object) -> ChatEngine:
     """An engine without a thread."""
-    return ChatEngine(make_config(**settings_), runner, tokenizer or letter_tokenizer(), start=False)
+    return ChatEngine(make_config(**settings_), runner, tokenizer or letter_tokenizer())
 
 
 def checked_step(engine: ChatEngine) -> bool:

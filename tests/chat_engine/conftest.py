@@ -7,6 +7,7 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from chat_engine.engine import ChatEngine
+from chat_engine.model_thread import ModelThread
 from tests.chat_engine.builders import letter_tokenizer, make_config
 
 
@@ -25,7 +26,7 @@ def threaded() -> Iterator[Callable[..., ChatEngine]]:
     engines: list[ChatEngine] = []
 
     def make(runner: object, on_failure: Callable[[], None] | None = None, **settings: object) -> ChatEngine:
-        engines.append(ChatEngine(make_config(**settings), runner, letter_tokenizer(), on_failure))
+        engines.append(ChatEngine(make_config(**settings), runner, letter_tokenizer(), on_failure, ModelThread()))
         return engines[-1]
 
     yield make

@@ -507,7 +507,7 @@ def test_a_failing_step_ends_everything_once_and_closes_the_door(threaded: Calla
         assert isinstance(inbox.last.error, EngineFailedError)
         assert "0x7f" not in str(inbox.last.error)
         assert "/usr" not in str(inbox.last.error)
-    engine._thread.join(WAIT)
+    engine._thread.close()
     assert failures == [1]
     assert not engine.is_ready()
     assert engine.wait_for_room(0), "nobody waits for a broken engine"

@@ -107,7 +107,7 @@ class Model:
         runner = Limited(
             self.runner, num_blocks=blocks, max_step_tokens=max(budget, places), max_model_len=blocks * BLOCK
         )
-        return ChatEngine(make_config(max_sequences=places, queue_room=30), runner, TOKENIZER, start=False)
+        return ChatEngine(make_config(max_sequences=places, queue_room=30), runner, TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +365,7 @@ def test_on_cuda_in_float32_every_answer_is_that_of_generate(models: Callable[[s
     runner = ModelRunner(config)
     assert not runner._cache.use_varlen
     limited = Limited(runner, num_blocks=20, max_step_tokens=11, max_model_len=20 * BLOCK)
-    engine = ChatEngine(make_config(max_sequences=4, queue_room=30), limited, TOKENIZER, start=False)
+    engine = ChatEngine(make_config(max_sequences=4, queue_room=30), limited, TOKENIZER)
     play(model, engine, CROWD)
     assert engine.stats().preemptions > 0
 
@@ -401,7 +401,7 @@ def test_on_cuda_in_bfloat16_a_stream_does_not_depend_on_its_neighbours_much(tmp
     request = make_request("r", prompts()[5], 1, logprobs=1)
 
     def first_logprob(company: int) -> float:
-        engine, inbox = ChatEngine(config, runner, TOKENIZER, start=False), Inbox()
+        engine, inbox = ChatEngine(config, runner, TOKENIZER), Inbox()
         for i in range(company):
             engine.submit(make_request(f"n{i}", prompts()[i + 6], 20), Inbox())
         engine.submit(request, inbox)

@@ -22,6 +22,7 @@ from chat_engine.delivery import Delivery  # noqa: E402
 from chat_engine.engine import ChatEngine  # noqa: E402
 from chat_engine.metrics import Family, MetricsReporter  # noqa: E402
 from chat_engine.model_runner import ModelRunner  # noqa: E402
+from chat_engine.model_thread import ModelThread  # noqa: E402
 from chat_engine.parse import RequestParser  # noqa: E402
 from chat_engine.prompt import PromptEncoder  # noqa: E402
 from chat_engine.shutdown import ShutdownWatch  # noqa: E402
@@ -41,13 +42,14 @@ class TritonPythonModel:
         version_folder = Path(__file__).resolve().parent
         name = args["model_name"]
         config = load_config(name, version_folder, {"device": _device(args)})
-        runner = ModelRunner(config)
+        thread = ModelThread()
+        runner = thread.call(lambda: ModelRunner(config))
         prompts = PromptEncoder.load(config)
         self._drain_seconds = config.drain_seconds
         self._parser = RequestParser(
             prompts, config, runner.limits.max_model_len, runner.limits.vocab_size, runner.sampling_defaults
         )
-        self._engine = ChatEngine(config, runner, prompts.backend, on_failure=_stop_server)
+        self._engine = ChatEngine(config, runner, prompts.backend, on_failure=_stop_server, thread=thread)
         self._delivery = Delivery(self._engine.cancel)
         self._families: dict[str, pb_utils.MetricFamily] = {}
         self._metrics = MetricsReporter(self._engine.stats, self._metric, name)

@@ -15,6 +15,7 @@ from chat_engine.detokenizer import TextStream, TokenNames
 from chat_engine.errors import ChatError, DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
 from chat_engine.kv_cache import KVCache
 from chat_engine.model_runner import Row, Runner
+from chat_engine.model_thread import ModelThread
 from chat_engine.protocol import EngineStats, RequestTimes, Sink
 from chat_engine.request import Alternative, ChatRequest, FinishReason, Sequence, TokenEvent, TokenLogprobs
 from chat_engine.sampler import Logprobs, Sampled, SamplingState
@@ -47,7 +48,7 @@ class ChatEngine:
         runner: the loaded model.
         tokenizer: turns ids into text.
         on_failure: called once, on the engine's thread, when a step has failed and everything in flight has been told.
-        start: False leaves the thread out; `step` is then called by hand (tests, offline use).
+        thread: the one that has loaded the model; the engine ends it in `close`. Without one, `step` is called by hand.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ChatEngine:
         runner: Runner,
         tokenizer: Tokenizer,
         on_failure: Callable[[], None] | None = None,
-        start: bool = True,
+        thread: ModelThread | None = None,
     ) -> None:
         limits = runner.limits
         self._config = config
@@ -77,9 +78,9 @@ class ChatEngine:
         self._failed = False
         self._stats = EngineStats()
         self._progress = time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name="chat-engine", daemon=True) if start else None
-        if self._thread:
-            self._thread.start()
+        self._thread = thread
+        if thread:
+            thread.start(self._loop)
 
     # Calls from other threads.
 
@@ -142,7 +143,7 @@ class ChatEngine:
             self._closed = True
             self._changed.notify_all()
         if self._thread:
-            self._thread.join()
+            self._thread.close()
         else:
             self._end_all(DrainingError("the server is shutting down"))
 
