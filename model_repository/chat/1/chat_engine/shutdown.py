@@ -14,7 +14,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
-_SURE = 3  # readings in a row: a table that changes while it is read may lack a line
+_SCAN_EVERY = (
+    100  # polls: the kernel walks all its connections for a scan, so only the known sockets are looked at often
+)
 _LISTENING = "0A"
 
 
@@ -35,7 +37,7 @@ class ShutdownWatch:
     def start(self) -> None:
         """Begins to watch, if it does not yet. For the first request: before that, sockets may still be to come."""
         if self._thread is None:
-            known = listening_sockets(self._server) or frozenset()
+            known = listening_sockets(self._server)
             self._thread = threading.Thread(target=self._loop, args=(known,), name="shutdown-watch", daemon=True)
             self._thread.start()
 
@@ -45,35 +47,36 @@ class ShutdownWatch:
         if self._thread is not None:
             self._thread.join()
 
-    def _loop(self, known: frozenset[str]) -> None:
-        times_gone = 0
-        while times_gone < _SURE:
+    def _loop(self, known: dict[Path, str]) -> None:
+        polls = 0
+        while all(_target(file) == name for file, name in known.items()):
             if self._closing.wait(_POLL_SECONDS):
                 return
-            now = listening_sockets(self._server)
-            if now is None:
-                continue
-            times_gone = times_gone + 1 if known - now else 0
-            known |= now
+            polls += 1
+            if polls % _SCAN_EVERY == 0:
+                known = listening_sockets(self._server) | known
         log.info("the server stops; running answers may finish within the drain time")
         self._on_stop()
 
 
-def listening_sockets(process: int) -> frozenset[str] | None:
-    """The listening TCP sockets of a process, as Linux names them (`socket:[12345]`); None where it may not be seen."""
+def listening_sockets(process: int) -> dict[Path, str]:
+    """The listening TCP sockets of a process, as Linux shows them: `/proc/1/fd/7` to `socket:[12345]`.
+
+    Empty where they may not be seen.
+    """
     folder = Path("/proc") / str(process)
     try:
         tables = [(folder / "net" / name).read_text() for name in ("tcp", "tcp6") if (folder / "net" / name).exists()]
-        files = list((folder / "fd").iterdir())
+        files = {file: _target(file) for file in (folder / "fd").iterdir()}
     except OSError:
-        return None
+        return {}
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
     listening = {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENING}
-    return frozenset(listening & {_target(file) for file in files})
+    return {file: name for file, name in files.items() if name in listening}
 
 
 def _target(file: Path) -> str:
     try:
         return str(file.readlink())
-    except OSError:  # closed meanwhile
+    except OSError:  # closed
         return ""
