@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
@@ -100,6 +100,8 @@ def same(logits: Tensor, seen: list[int], **params: float) -> None:
 def test_the_distribution_is_that_of_transformers(
     vocab: int, seed: int, spread: float, temperature: float, top_k: int, top_p: float, min_p: float, repetition: float
 ) -> None:
+    # Of a nearly flat distribution, min-p 1 keeps the single likeliest token, and float32 has several.
+    assume(not (min_p == 1 and spread < 0.01))
     logits = random_logits(vocab, seed, spread=spread)[0]
     seen = sorted({0, vocab // 2, vocab - 1})
     same(logits, seen, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition)
