@@ -101,7 +101,7 @@ class TestCommands:
         assert becomes_idle(triton, within_s=1)
 
     def test_chat_ctrl_c_stops_only_the_answer(self, triton: LocalTriton, url: str) -> None:
-        terminal = Terminal(url, "chat", "--stats", "--ignore-eos", "--max-tokens", "400")
+        terminal = Terminal(url, "chat", "--stats", "--ignore-eos", "--max-tokens", "1900")
         try:
             terminal.expect_prompt()
             terminal.type("Tell me a story\n")
