@@ -17,7 +17,7 @@ from triton_chat import errors, metrics
 from triton_chat.client import AsyncChatClient, ChatClient
 from triton_chat.types import Timeouts
 
-LONG = ("--max-tokens", "400", "--min-tokens", "400", "--ignore-eos")
+LONG = ("--max-tokens", "1900", "--min-tokens", "1900", "--ignore-eos")
 LONG_OPTIONS = {"max_tokens": 400, "min_tokens": 400, "ignore_eos": True}
 
 
