@@ -141,7 +141,7 @@ class _Rows:
             return not self._left
 
     def cancel_if_wanted(self) -> None:
-        """For a caller who has cancelled: stops rows that have not begun and, from Triton 25.04 on, those that have."""
+        """For a caller who has cancelled: stops rows that have not begun and, where Triton can, those that have."""
         with self._sending:  # a sender that is used after its response crashes Triton
             self._cancelled = self._cancelled or (not self._answered and self._sender.is_cancelled())
         if not self._cancelled:
