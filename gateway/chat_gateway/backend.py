@@ -1,0 +1,138 @@
+"""Triton as the gateway sees it: one client, and the catalogue of the models it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from chat_gateway.errors import ApiError, from_client
+from chat_gateway.settings import GatewaySettings
+from triton_chat.client import AsyncChatClient
+from triton_chat.errors import TritonChatError
+from triton_chat.types import ModelInfo, Timeouts
+
+Kind = Literal["chat", "embeddings"]
+
+_FRESH_S = 2.0
+"""How long an answer about the models holds."""
+_CONTROL_S = 5.0
+_SHOWN = 100
+"""Characters of a caller's text that a message repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A name that callers may use."""
+
+    id: str
+    target: str
+    """Triton's name; another one if `id` is an alias."""
+    kind: Kind
+
+
+class Catalogue:
+    """What Triton's repository holds, asked for at most every `_FRESH_S`. One caller asks, the others wait with it."""
+
+    def __init__(self, ask: Callable[[], Awaitable[list[ModelInfo]]]) -> None:
+        self._ask = ask
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = -_FRESH_S
+        self.last: Mapping[str, ModelInfo] = {}
+        """The last answer, however old; empty if the last question failed."""
+
+    async def fresh(self) -> Mapping[str, ModelInfo]:
+        """The models by name.
+
+        Raises:
+            TritonChatError: Triton cannot be asked.
+        """
+        asking = self.refresh()
+        if asking is not None:
+            await asyncio.shield(asking)  # a caller that leaves takes the answer from nobody else
+        return self.last
+
+    def refresh(self) -> asyncio.Task[None] | None:
+        """Ask unless the last answer still holds; returns the question under way, if there is one."""
+        if self._asking is None and time.monotonic() - self._asked_at >= _FRESH_S:
+            self._asking = asyncio.create_task(self._answer())
+            self._asking.add_done_callback(self._done)
+        return self._asking
+
+    async def _answer(self) -> None:
+        self.last = {model.name: model for model in await self._ask()}
+        self._asked_at = time.monotonic()
+
+    def _done(self, asking: asyncio.Task[None]) -> None:
+        self._asking = None
+        if asking.cancelled() or asking.exception() is not None:
+            self.last = {}
+
+
+class Backend:
+    """The client and the catalogue, for the life of one app. Belongs to one event loop."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.client = AsyncChatClient(
+            settings.triton_url,
+            timeouts=Timeouts(
+                first_token=settings.first_token_timeout,
+                idle=settings.token_timeout,
+                total=settings.request_timeout,
+                control=_CONTROL_S,
+            ),
+        )
+        self._aliases = settings.aliases
+        self._retry_after = settings.retry_after
+        self._catalogue = Catalogue(self.client.models)
+
+    async def resolve(self, name: str, kind: Kind = "chat") -> str:
+        """Triton's name of a model.
+
+        A model that was ready when last heard of is taken at once, and asked about beside the request: whether it still
+        is, Triton tells by itself.
+
+        Raises:
+            ApiError: 404 no such model of this kind; 503 it is not ready, or Triton cannot be asked.
+        """
+        target = self._aliases.get(name, name)
+        model = self._catalogue.last.get(target)
+        if model is not None and model.ready and model.kind == kind:
+            self._catalogue.refresh()
+            return target
+        model = (await self._fresh()).get(target)
+        if model is None or model.kind not in ({kind} if model.ready else {kind, "other"}):
+            sentence = f"there is no model {name[:_SHOWN]!r} for {kind}; GET /v1/models lists what there is"
+            raise ApiError(404, sentence, param="model", code="model_not_found")
+        if not model.ready:
+            raise self._unavailable(f"the model {name[:_SHOWN]!r} is not ready; try again later")
+        return target
+
+    async def models(self) -> list[ServedModel]:
+        """The models that are ready, aliases included, by name.
+
+        Raises:
+            ApiError: Triton cannot be asked.
+        """
+        models = await self._fresh()
+        targets = {name: name for name in models} | self._aliases
+        return [
+            ServedModel(name, target, model.kind)
+            for name, target in sorted(targets.items())
+            if (model := models.get(target)) and model.ready and (model.kind == "chat" or model.kind == "embeddings")
+        ]
+
+    async def close(self) -> None:
+        """Close the connection; what is still running is cancelled."""
+        await self.client.close()
+
+    async def _fresh(self) -> Mapping[str, ModelInfo]:
+        try:
+            return await self._catalogue.fresh()
+        except TritonChatError as error:
+            raise from_client(error, self._retry_after) from error
+
+    def _unavailable(self, sentence: str) -> ApiError:
+        return ApiError(503, sentence, "service_unavailable_error", code="unavailable", retry_after=self._retry_after)

@@ -1,0 +1,81 @@
+"""The JSON body of a request: read within limits, checked, parsed once. Every failure is an `ApiError`.
+
+Routes that take a body use `APIRouter(route_class=JsonRoute)` and declare a pydantic model as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any
+
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chat_gateway.errors import ApiError
+
+MAX_DEPTH = 200
+"""Levels of nesting at which pydantic's parser stops by itself."""
+
+
+class JsonRoute(APIRoute):
+    """Reads the body with `read_json` before FastAPI does, which would take other types and NaN."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        if self.body_field is None:
+            return handler
+
+        async def read_then_handle(request: Request) -> Response:
+            value = await read_json(request)
+            return await handler(_Parsed(request, await request.body(), value))
+
+        return read_then_handle
+
+
+class _Parsed(Request):
+    """A request whose body has been read and parsed already."""
+
+    def __init__(self, request: Request, body: bytes, value: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._given = body
+        self._value = value
+
+    async def body(self) -> bytes:
+        return self._given
+
+    async def json(self) -> Any:
+        return self._value
+
+
+async def read_json(request: Request) -> Any:
+    """The parsed body. Its size is limited where it is read, see `limits.BodyLimit`.
+
+    Raises:
+        ApiError: 413 too large; 415 another type or encoding; 400 empty or not JSON, which here has no NaN, no lone
+            surrogates and at most `MAX_DEPTH` levels.
+    """
+    _check_type(request)
+    body = await request.body()
+    if not body:
+        raise ApiError(400, "the body is empty: send a JSON object")
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
+
+
+def _check_type(request: Request) -> None:
+    given = request.headers.get("content-type")
+    if given is None:
+        raise ApiError(415, "the header Content-Type is missing: send application/json")
+    header = Message()
+    header["content-type"] = given
+    if header.get_content_type() != "application/json":
+        raise ApiError(415, f"the content type must be application/json, not {header.get_content_type()[:100]!r}")
+    if header.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
+        raise ApiError(415, "the character set of the body must be UTF-8")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ApiError(415, "the body must not be compressed")

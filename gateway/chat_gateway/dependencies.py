@@ -1,0 +1,29 @@
+"""What routes ask for in their signatures."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from chat_gateway.backend import Backend
+from chat_gateway.settings import GatewaySettings
+
+
+async def _settings(request: Request) -> GatewaySettings:
+    return cast("GatewaySettings", request.app.state.settings)
+
+
+async def _backend(request: Request) -> Backend:
+    return cast("Backend", request.app.state.backend)
+
+
+async def _request_id(request: Request) -> str:
+    return cast("str", request.state.request_id)
+
+
+SettingsDep = Annotated[GatewaySettings, Depends(_settings)]
+BackendDep = Annotated[Backend, Depends(_backend)]
+RequestIdDep = Annotated[str, Depends(_request_id)]
+"""The id in `X-Request-Id`: printable ASCII without spaces, at most 128 characters."""
