@@ -1,0 +1,152 @@
+"""The body of `POST /v1/chat/completions`.
+
+Source: `openai.types.chat.completion_create_params`; a test holds the two lists of fields together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from chat_gateway.schemas.common import (
+    MAX_COUNT,
+    MAX_LOGPROBS,
+    GenerationRequest,
+    Nothing,
+    Strict,
+    User,
+    only,
+    text_or_list,
+)
+from triton_chat.types import SamplingParams
+
+_TEXT_ONLY: Final = "only parts of type text are taken; images, audio and files are neither fetched nor read"
+_NO_TOOLS: Final = "no tools are called here; leave it out"
+_NO_AUDIO: Final = "no audio is taken or made here; leave it out"
+_NO_TEMPLATE: Final = "the model's own chat template is used, never the caller's; leave it out"
+
+
+class TextPart(Strict):
+    type: Annotated[Literal["text"], only(_TEXT_ONLY)]
+    text: str
+    prompt_cache_breakpoint: Annotated[None, only("prefixes are cached without breakpoints; leave it out")] = None
+
+
+_TextParts = Annotated[list[TextPart], Field(min_length=1)]
+
+
+class Message(Strict):
+    """One turn. The fields that take only nothing are those which an answer of the API has, so it can be sent back."""
+
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant"],
+        only("must be system, developer, user or assistant; tools and functions are not called here"),
+    ]
+    content: Annotated[str | _TextParts, text_or_list(str, _TextParts, "a string or a list of text parts")] = Field(
+        description="Parts are joined by a line break."
+    )
+    name: Annotated[None, only("chat templates have no place for names; write it into the content")] = None
+    refusal: Annotated[None, only("refusals are not told apart here; send it as content")] = None
+    audio: Annotated[None, only(_NO_AUDIO)] = None
+    tool_calls: Annotated[Nothing | None, only(_NO_TOOLS)] = None
+    function_call: Annotated[None, only(_NO_TOOLS)] = None
+    annotations: Annotated[Nothing | None, only("annotations are not read here; leave it out")] = None
+
+    def to_model(self) -> dict[str, str]:
+        """As the model's chat template knows it. `developer` is OpenAI's newer word for `system`."""
+        role = "system" if self.role == "developer" else self.role
+        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        return {"role": role, "content": text}
+
+
+class TextFormat(Strict):
+    type: Literal["text"]
+
+
+class PromptCacheOptions(Strict):
+    mode: Literal["implicit"] | None = None
+
+
+class ChatRequest(GenerationRequest):
+    """A conversation and how to answer it."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=MAX_COUNT, description="The newer name of max_tokens; without either the engine's default holds."
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    safety_identifier: User | None = None
+    add_generation_prompt: bool | None = Field(
+        None, description="False: the prompt ends with the last message, without the beginning of an answer."
+    )
+
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(
+        None, description="Taken and not needed: the cache finds equal beginnings by itself."
+    )
+    prompt_cache_options: Annotated[
+        PromptCacheOptions | None, only("prefixes are cached by themselves; leave it out")
+    ] = None
+    prompt_cache_retention: Annotated[
+        Literal["in_memory"] | None, only("prefixes are cached in memory, as long as there is room; leave it out")
+    ] = None
+    audio: Annotated[None, only(_NO_AUDIO)] = None
+    chat_template: Annotated[None, only(_NO_TEMPLATE)] = None
+    chat_template_kwargs: Annotated[None, only(_NO_TEMPLATE)] = None
+    function_call: Annotated[Literal["none"] | None, only(_NO_TOOLS)] = None
+    functions: Annotated[Nothing | None, only(_NO_TOOLS)] = None
+    metadata: Annotated[
+        Annotated[dict[str, str], Field(max_length=0)] | None,
+        only("answers are not stored here, so there is nothing to attach it to; leave it out"),
+    ] = None
+    modalities: Annotated[
+        Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None,
+        only('only text is made here; leave it out or send ["text"]'),
+    ] = None
+    moderation: Annotated[None, only("there is no moderation here; leave it out")] = None
+    parallel_tool_calls: bool | None = Field(None, description="Without tools it means nothing, true or false.")
+    prediction: Annotated[None, only("predicted outputs are not used here; leave it out")] = None
+    reasoning_effort: Annotated[
+        Literal["none"] | None, only("how much a model reasons cannot be set here; leave it out")
+    ] = None
+    response_format: Annotated[
+        TextFormat | None,
+        only("answers are free text here, JSON and schemas are not enforced; leave it out or send type text"),
+    ] = None
+    service_tier: Annotated[
+        Literal["auto", "default"] | None, only("there is one service tier here; leave it out or send auto or default")
+    ] = None
+    store: Annotated[Literal[False] | None, only("answers are not stored here; leave it out or send false")] = None
+    tool_choice: Annotated[Literal["none"] | None, only(_NO_TOOLS)] = None
+    tools: Annotated[Nothing | None, only(_NO_TOOLS)] = None
+    verbosity: Annotated[
+        Literal["medium"] | None, only("how wordy a model is cannot be set here; leave it out or send medium")
+    ] = None
+    web_search_options: Annotated[None, only("nothing is searched here; leave it out")] = None
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _agrees(cls, value: int | None, info: ValidationInfo) -> int | None:
+        other = info.data.get("max_tokens")
+        if value is not None and other is not None and value != other:
+            raise PydanticCustomError(
+                "conflict", "differs from max_tokens, its older name ({other}); send one of them", {"other": other}
+            )
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise PydanticCustomError("conflict", "only with logprobs: true; send both or neither")
+        return value
+
+    def to_model(self) -> list[dict[str, str]]:
+        """The conversation as the engine takes it."""
+        return [message.to_model() for message in self.messages]
+
+    def sampling(self) -> SamplingParams:
+        limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return self.sampling_params(limit, (self.top_logprobs or 0) if self.logprobs else None)
