@@ -23,7 +23,16 @@ if TYPE_CHECKING:
         TritonChatError,
     )
     from triton_chat.streams import AsyncChatStream, ChatStream, Collector
-    from triton_chat.types import ChatEvent, ChatRequest, ChatResult, SamplingParams, Timeouts, TokenLogprob
+    from triton_chat.types import (
+        ChatEvent,
+        ChatRequest,
+        ChatResult,
+        ModelInfo,
+        SamplingParams,
+        Timeouts,
+        TokenLogprob,
+        Tokens,
+    )
 
 __all__ = [
     "AsyncChatClient",
@@ -37,6 +46,7 @@ __all__ = [
     "ContextLengthError",
     "EngineError",
     "InvalidRequestError",
+    "ModelInfo",
     "ModelNotFoundError",
     "OverloadedError",
     "RequestCancelledError",
@@ -45,6 +55,7 @@ __all__ = [
     "StreamTimeoutError",
     "Timeouts",
     "TokenLogprob",
+    "Tokens",
     "TritonChatError",
 ]
 

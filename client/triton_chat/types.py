@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypedDict
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict
 
 from triton_chat.errors import InvalidRequestError
 
@@ -72,6 +72,10 @@ class CallOptions(SamplingOptions, total=False):
 
     prompt: str | None
     """A raw prompt instead of messages; no chat template is applied."""
+    prompt_token_ids: Sequence[int] | None
+    """A prompt as token ids, taken as they are."""
+    add_generation_prompt: bool | None
+    """False: the chat template does not begin the assistant's turn. For messages only."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
@@ -84,21 +88,27 @@ class CallOptions(SamplingOptions, total=False):
     """Seconds for the whole request."""
     idle_timeout: float | None
     """Seconds between two tokens."""
+    headers: Mapping[str, str] | None
+    """gRPC metadata of this call, such as `traceparent`; wins over the client's own of the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One conversation, or one raw prompt, and how to answer it."""
+    """One conversation, or one raw prompt as text or token ids, and how to answer it."""
 
     messages: Messages | None = None
     prompt: str | None = None
+    prompt_token_ids: Sequence[int] | None = None
+    add_generation_prompt: bool | None = None
     sampling: SamplingParams = SamplingParams()
     stream: bool = True
     exclude_input_in_output: bool = True
 
     def __post_init__(self) -> None:
-        if (self.messages is None) == (self.prompt is None):
-            raise InvalidRequestError("give either messages or a prompt, and not both")
+        if sum(given is not None for given in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
+            raise InvalidRequestError("give exactly one of messages, prompt and prompt_token_ids")
+        if self.add_generation_prompt is not None and self.messages is None:
+            raise InvalidRequestError("add_generation_prompt: only for messages; a raw prompt is taken as it is")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +121,7 @@ class Call:
     priority: int | None = None
     timeout: float | None = None
     idle_timeout: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, messages: Messages | None, options: CallOptions) -> Call:
@@ -118,7 +129,7 @@ class Call:
 
         Raises:
             TypeError: an unknown keyword.
-            InvalidRequestError: both or neither of messages and prompt.
+            InvalidRequestError: not exactly one of messages and the two kinds of prompt.
         """
         rest: dict[str, Any] = dict(options)
         base = rest.pop("sampling", None) or SamplingParams()
@@ -126,10 +137,13 @@ class Call:
         request = ChatRequest(
             messages=messages,
             prompt=rest.pop("prompt", None),
+            prompt_token_ids=rest.pop("prompt_token_ids", None),
+            add_generation_prompt=rest.pop("add_generation_prompt", None),
             sampling=replace(base, **overrides),
             exclude_input_in_output=rest.pop("exclude_input_in_output", True),
         )
         rest["request_id"] = rest.get("request_id") or ""
+        rest["headers"] = rest.get("headers") or {}
         return cls(request=request, **rest)
 
 
@@ -193,6 +207,17 @@ class ChatResult:
         return document
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text and its token ids, as the tokenizer of a chat model has them."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    """For messages: the prompt that the chat template makes of them."""
+    max_model_len: int
+    """How many tokens the model's context holds, prompt and answer together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """Limits in seconds. The first token may take longer than the others, because it includes the server's queue."""
@@ -202,9 +227,13 @@ class Timeouts:
     idle: float = 60.0
     total: float | None = None
     control: float = 10.0
-    """For health, metadata and the model list."""
+    """For health, metadata, the model list and the tokenizer."""
     batch: float = 600.0
     """For `generate_batch`, where nothing arrives before everything does."""
+
+
+ModelKind = Literal["chat", "chat_unary", "embeddings", "tokenizer", "other"]
+"""What a model can be asked, told by its tensors and not by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +244,8 @@ class ModelInfo:
     """Triton's word: READY, UNAVAILABLE, LOADING or UNLOADING; empty for a model it never loaded."""
     reason: str
     ready: bool
+    kind: ModelKind = "other"
+    """As when it was last loaded; `other` also for a model that this client has never seen loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The wire contract of `chat` and `chat_unary` on the client side: tensor names and codecs, once.
 
+The codecs serve the other models too, whose contracts stand in modules of their own.
+
 The same contract stands in the models' `config.pbtxt` and `model.py`; a test holds the three together.
 Sources: KServe predict protocol v2, Triton's `binary tensor data` layout of BYTES (a little-endian uint32 length before
 each element), Triton's docs on decoupled models (`triton_final_response`).
@@ -9,7 +11,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -17,7 +20,16 @@ import numpy as np
 from tritonclient.grpc import InferInput, InferResult, service_pb2
 
 from triton_chat.errors import EngineError, InvalidRequestError, from_text
-from triton_chat.types import Call, ChatEvent, ChatRequest, Message, SamplingParams, TokenLogprob, TopLogprob
+from triton_chat.types import (
+    Call,
+    ChatEvent,
+    ChatRequest,
+    Message,
+    Messages,
+    SamplingParams,
+    TokenLogprob,
+    TopLogprob,
+)
 
 Datatype = Literal["BYTES", "BOOL", "INT32"]
 
@@ -33,6 +45,7 @@ class TensorSpec:
 
 MESSAGES = TensorSpec("messages", "BYTES", optional=True)
 TEXT_INPUT = TensorSpec("text_input", "BYTES", optional=True)
+PROMPT_TOKEN_IDS = TensorSpec("prompt_token_ids", "BYTES", optional=True)
 SAMPLING = TensorSpec("sampling_parameters", "BYTES", optional=True)
 STREAM = TensorSpec("stream", "BOOL", optional=True)
 EXCLUDE_INPUT = TensorSpec("exclude_input_in_output", "BOOL", optional=True)
@@ -44,7 +57,7 @@ NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "INT32")
 NUM_CACHED_TOKENS = TensorSpec("num_cached_tokens", "INT32")
 LOGPROBS = TensorSpec("logprobs", "BYTES")
 
-INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, SAMPLING, STREAM, EXCLUDE_INPUT)
+INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, PROMPT_TOKEN_IDS, SAMPLING, STREAM, EXCLUDE_INPUT)
 OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT_OUTPUT,
     FINISH_REASON,
@@ -54,6 +67,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     LOGPROBS,
 )
 SAMPLING_PARAMETERS: tuple[str, ...] = tuple(field.name for field in fields(SamplingParams))
+ADD_GENERATION_PROMPT = "add_generation_prompt"
+"""Travels with the sampling parameters, but is about the prompt."""
 
 FINAL_RESPONSE = "triton_final_response"
 STATUS_METADATA = (("triton_grpc_error", "true"),)
@@ -79,7 +94,7 @@ def encode_rows(requests: Sequence[ChatRequest]) -> list[InferInput]:
     """The inputs of a batch, each of shape [rows, 1]; for `chat_unary`.
 
     Raises:
-        InvalidRequestError: no rows, or rows of which some have messages and some a prompt.
+        InvalidRequestError: no rows, or rows with different kinds of prompt.
     """
     inputs = []
     for spec, values in _columns(requests):
@@ -96,7 +111,7 @@ def infer_request(call: Call, rows: Sequence[ChatRequest] | None = None) -> serv
         message.parameters["priority"].uint64_param = call.priority
     for spec, values in _columns(rows if rows is not None else [call.request]):
         message.inputs.add(name=spec.name, datatype=spec.datatype, shape=[len(values), 1])
-        message.raw_input_contents.append(b"".join(map(_to_raw, values)))
+        message.raw_input_contents.append(b"".join(map(to_raw, values)))
     return message
 
 
@@ -119,12 +134,23 @@ def decode_rows(result: InferResult | service_pb2.ModelInferResponse) -> list[Ch
         EngineError: the outputs are not those of a chat model.
     """
     response = result.get_response() if isinstance(result, InferResult) else result
+    with reading("a chat model"):
+        return [_event(*row) for row in zip(*read_columns(response, OUTPUTS), strict=True)]
+
+
+def read_columns(response: service_pb2.ModelInferResponse, outputs: Sequence[TensorSpec]) -> list[list[Any]]:
+    """The elements of each output, in the order of `outputs`; to be called in `reading`."""
     raw = {tensor.name: data for tensor, data in zip(response.outputs, response.raw_output_contents, strict=False)}
+    return [_READERS[spec.datatype](raw[spec.name]) for spec in outputs]
+
+
+@contextmanager
+def reading(kind: str) -> Iterator[None]:
+    """What is wrong with a response becomes an EngineError."""
     try:
-        columns = [_READERS[spec.datatype](raw[spec.name]) for spec in OUTPUTS]
-        return [_event(*row) for row in zip(*columns, strict=True)]
+        yield
     except KeyError as error:
-        raise EngineError(f"the response has no output {error}: is this a chat model?") from error
+        raise EngineError(f"the response has no output {error}: is this {kind}?") from error
     except (struct.error, TypeError, ValueError) as error:
         raise EngineError(f"the response cannot be read: {error}") from error
 
@@ -162,17 +188,10 @@ def _columns(requests: Sequence[ChatRequest]) -> list[tuple[TensorSpec, list[Val
     """Each input that is needed, with its value of every row. An input left out has its default on the server."""
     if not requests:
         raise InvalidRequestError("a batch needs at least one conversation")
-    with_messages = sum(request.messages is not None for request in requests)
-    if with_messages not in {0, len(requests)}:
-        raise InvalidRequestError("in one batch, either every row has messages or every row has a prompt")
-    columns: list[tuple[TensorSpec, list[Value]]] = []
-    if with_messages:
-        columns.append((MESSAGES, [_messages(request) for request in requests]))
-    else:
-        columns.append((TEXT_INPUT, [_prompt(request) for request in requests]))
-    sampling = [request.sampling.to_dict() for request in requests]
-    if any(sampling):
-        columns.append((SAMPLING, [dump_json(row, "sampling_parameters") for row in sampling]))
+    columns: list[tuple[TensorSpec, list[Value]]] = [_prompts(requests)]
+    parameters = [_parameters(request) for request in requests]
+    if any(parameters):
+        columns.append((SAMPLING, [dump_json(row, "sampling_parameters") for row in parameters]))
     if not all(request.stream for request in requests):
         columns.append((STREAM, [request.stream for request in requests]))
     if not all(request.exclude_input_in_output for request in requests):
@@ -180,20 +199,44 @@ def _columns(requests: Sequence[ChatRequest]) -> list[tuple[TensorSpec, list[Val
     return columns
 
 
-def _messages(request: ChatRequest) -> bytes:
-    given = request.messages if request.messages is not None else []
-    messages: Sequence[Message] = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    return dump_json([dict(message) for message in messages], "messages")
+def _prompts(requests: Sequence[ChatRequest]) -> tuple[TensorSpec, list[Value]]:
+    rows = [_prompt(request) for request in requests]
+    spec = rows[0][0]
+    if any(other is not spec for other, _ in rows):
+        raise InvalidRequestError("in one batch, every row has the same kind of prompt: messages, text or token ids")
+    return spec, [value for _, value in rows]
 
 
-def _prompt(request: ChatRequest) -> bytes:
+def _prompt(request: ChatRequest) -> tuple[TensorSpec, Value]:
+    if request.messages is not None:
+        return MESSAGES, dump_messages(request.messages)
+    if request.prompt is not None:
+        return TEXT_INPUT, encode_text(request.prompt, "the prompt")
+    return PROMPT_TOKEN_IDS, dump_json(list(request.prompt_token_ids or ()), "prompt_token_ids")
+
+
+def _parameters(request: ChatRequest) -> dict[str, Any]:
+    if request.add_generation_prompt is None:
+        return request.sampling.to_dict()
+    return request.sampling.to_dict() | {ADD_GENERATION_PROMPT: request.add_generation_prompt}
+
+
+def dump_messages(messages: Messages) -> bytes:
+    """A conversation as UTF-8 JSON. Raises InvalidRequestError, see `dump_json`."""
+    turns: Sequence[Message] = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    return dump_json([dict(message) for message in turns], "messages")
+
+
+def encode_text(text: str, what: str) -> bytes:
+    """UTF-8. Raises InvalidRequestError for a lone surrogate."""
     try:
-        return (request.prompt or "").encode()
+        return text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequestError("the prompt contains text that is not valid Unicode") from error
+        raise InvalidRequestError(f"{what} contains text that is not valid Unicode") from error
 
 
-def _to_raw(value: Value) -> bytes:
+def to_raw(value: Value) -> bytes:
+    """One element of a tensor, in Triton's binary layout."""
     if isinstance(value, bool):
         return b"\x01" if value else b"\x00"
     return struct.pack("<I", len(value)) + value

@@ -11,13 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 WAIT_S = 10.0
 """How long a test may wait for an event that is sure to come."""
 
@@ -79,6 +83,11 @@ def fail(text: str) -> pb.ModelStreamInferResponse:
     return pb.ModelStreamInferResponse(error_message=text)
 
 
+def repository_config(model: str) -> model_config_pb2.ModelConfig:
+    """The config of a model of this project's repository."""
+    return text_format.Parse((REPOSITORY / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
 def echo(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
     """Repeats the prompt or the messages in two responses."""
     text = (received.tensor("messages") or received.tensor("text_input"))[0]
@@ -95,6 +104,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.arrived = threading.Semaphore(0)
         self.release = threading.Event()
         self.ready = True
+        self.states = {"chat": "READY", "broken": "UNAVAILABLE"}
+        self.configs = {name: repository_config(name) for name in ("chat", "chat_unary")}
+        self.configs_asked: list[str] = []
         self._server = grpc.server(ThreadPoolExecutor(16))
         add_GRPCInferenceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -162,8 +174,12 @@ class FakeTriton(GRPCInferenceServiceServicer):
     def ServerMetadata(self, request: object, context: object) -> pb.ServerMetadataResponse:  # noqa: N802
         return pb.ServerMetadataResponse(name="fake", version="1.0", extensions=["parameters"])
 
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: object) -> pb.ModelConfigResponse:  # noqa: N802
+        self.configs_asked.append(request.name)
+        return pb.ModelConfigResponse(config=self.configs[request.name])
+
     def RepositoryIndex(self, request: object, context: object) -> pb.RepositoryIndexResponse:  # noqa: N802
         response = pb.RepositoryIndexResponse()
-        response.models.add(name="chat", version="1", state="READY")
-        response.models.add(name="broken", version="1", state="UNAVAILABLE", reason="no weights")
+        for name, state in self.states.items():
+            response.models.add(name=name, version="1", state=state, reason="no weights" if name == "broken" else "")
         return response

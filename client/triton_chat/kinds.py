@@ -1,0 +1,50 @@
+"""What each model of a server can be asked, told by its tensors, because names are the operator's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from triton_chat import tokenizer, wire
+from triton_chat.types import ModelKind
+
+READY = "READY"
+_EMBEDDING = "embedding"
+
+
+def kind_of(config: Any) -> ModelKind:
+    """The kind of a model with this `ModelConfig` (protobuf)."""
+    outputs = _names(config.output)
+    if outputs >= _names(wire.OUTPUTS):
+        return "chat" if config.model_transaction_policy.decoupled else "chat_unary"
+    if outputs >= _names(tokenizer.OUTPUTS):
+        return "tokenizer"
+    return "embeddings" if _EMBEDDING in outputs else "other"
+
+
+class Kinds:
+    """Kinds by name and version. A model is asked once for as long as it is loaded, since only loading changes it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], ModelKind] = {}
+        self._current: set[tuple[str, str]] = set()
+
+    def is_unknown(self, entry: Any) -> bool:
+        """Whether to ask for the config of this entry of the repository index."""
+        key = (entry.name, entry.version)
+        if entry.state != READY:
+            self._current.discard(key)
+        return entry.state == READY and key not in self._current
+
+    def learn(self, entry: Any, config: Any) -> None:
+        """Keeps what its config says."""
+        key = (entry.name, entry.version)
+        self._known[key] = kind_of(config)
+        self._current.add(key)
+
+    def __getitem__(self, entry: Any) -> ModelKind:
+        return self._known.get((entry.name, entry.version), "other")
+
+
+def _names(tensors: Iterable[Any]) -> set[str]:
+    return {tensor.name for tensor in tensors}
