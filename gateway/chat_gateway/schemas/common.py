@@ -1,6 +1,6 @@
 """What the requests have in common. A field is honoured, or taken only at the values that change nothing.
 
-The types say exactly which values those are, so that the published schema is true; `only` has a sentence for all others.
+The types say which values those are, so that the published schema is true; `only` has a sentence for the others.
 Sources: OpenAI API reference; vLLM's "extra parameters" of its OpenAI-compatible server.
 """
 
@@ -49,7 +49,7 @@ def only(advice: str) -> WrapValidator:
         try:
             return handler(value)
         except ValidationError:
-            raise PydanticCustomError("unsupported", advice) from None  # type: ignore[arg-type]
+            raise PydanticCustomError("unsupported", advice) from None
 
     return WrapValidator(check)
 
@@ -145,7 +145,7 @@ class GenerationRequest(Strict):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias and {int(token): bias for token, bias in self.logit_bias.items()},
+            logit_bias=None if self.logit_bias is None else {int(key): bias for key, bias in self.logit_bias.items()},
             stop=self.stop,
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,

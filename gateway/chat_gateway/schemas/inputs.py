@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter
 
@@ -36,4 +36,4 @@ def each(inputs: str | list[str] | list[int] | list[list[int]]) -> list[str] | l
     """The inputs one by one, a single one too."""
     if isinstance(inputs, str):
         return [inputs]
-    return [cast("list[int]", inputs)] if isinstance(inputs[0], int) else cast("list[str]", inputs)
+    return [inputs] if isinstance(inputs[0], int) else inputs
