@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from triton_chat.client import AsyncChatClient, ChatClient
+    from triton_chat.embeddings import EmbeddingResult
     from triton_chat.errors import (
         ContextLengthError,
         EngineError,
@@ -44,6 +45,7 @@ __all__ = [
     "ChatStream",
     "Collector",
     "ContextLengthError",
+    "EmbeddingResult",
     "EngineError",
     "InvalidRequestError",
     "ModelInfo",

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritonclient.grpc import service_pb2 as pb
 
-from triton_chat import wire
+from triton_chat import embeddings, wire
 from triton_chat.control import AsyncConnection, SyncConnection
+from triton_chat.embeddings import Deadline, EmbeddingResult
 from triton_chat.streams import AsyncChatStream, ChatStream, Collector
 from triton_chat.types import Call, CallOptions, ChatEvent, ChatRequest, ChatResult, Messages, SamplingParams
 
@@ -98,6 +99,32 @@ class ChatClient(SyncConnection):
         duration_s = time.perf_counter() - started
         return [_result(event, duration_s) for event in wire.decode_rows(response)]
 
+    def embed(
+        self,
+        inputs: embeddings.Inputs,
+        *,
+        model: str = "embeddings",
+        dimensions: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> EmbeddingResult:
+        """The vectors of texts, in requests of as many rows as the model takes, one after the other.
+
+        Args:
+            inputs: texts, or lists of token ids, which are taken as they are.
+            dimensions: keep only the first so many components and give those the length 1 again.
+            timeout: seconds for all of it; by default the client's limit for batches.
+
+        Raises:
+            TritonChatError: how the first request that failed did; a row of `inputs` is named by its index.
+        """
+        deadline = Deadline(self.timeouts.batch if timeout is None else timeout)
+        parts = []
+        for batch in embeddings.batches(inputs, model, dimensions):
+            with batch.errors():
+                parts.append(embeddings.read(self._infer(batch.request, deadline.left(), headers)))
+        return embeddings.joined(parts)
+
 
 class AsyncChatClient(AsyncConnection):
     """Chat with a tritonserver from asyncio. The connection belongs to the event loop of the first call."""
@@ -147,3 +174,24 @@ class AsyncChatClient(AsyncConnection):
         response = await self._infer(request, limit)
         duration_s = time.perf_counter() - started
         return [_result(event, duration_s) for event in wire.decode_rows(response)]
+
+    async def embed(
+        self,
+        inputs: embeddings.Inputs,
+        *,
+        model: str = "embeddings",
+        dimensions: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> EmbeddingResult:
+        """The vectors of texts; see `ChatClient.embed`.
+
+        Raises:
+            TritonChatError: how the first request that failed did; a row of `inputs` is named by its index.
+        """
+        deadline = Deadline(self.timeouts.batch if timeout is None else timeout)
+        parts = []
+        for batch in embeddings.batches(inputs, model, dimensions):
+            with batch.errors():
+                parts.append(embeddings.read(await self._infer(batch.request, deadline.left(), headers)))
+        return embeddings.joined(parts)

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tritonclient.grpc import InferInput, InferResult, service_pb2
@@ -31,12 +31,15 @@ from triton_chat.types import (
     TopLogprob,
 )
 
-Datatype = Literal["BYTES", "BOOL", "INT32"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Datatype = Literal["BYTES", "BOOL", "INT32", "FP32"]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor of one element per row: shape [rows, 1] on the wire."""
+    """A tensor of one element per row: shape [rows, 1] on the wire. Vectors have a row of elements instead."""
 
     name: str
     datatype: Datatype
@@ -138,8 +141,8 @@ def decode_rows(result: InferResult | service_pb2.ModelInferResponse) -> list[Ch
         return [_event(*row) for row in zip(*read_columns(response, OUTPUTS), strict=True)]
 
 
-def read_columns(response: service_pb2.ModelInferResponse, outputs: Sequence[TensorSpec]) -> list[list[Any]]:
-    """The elements of each output, in the order of `outputs`; to be called in `reading`."""
+def read_columns(response: service_pb2.ModelInferResponse, outputs: Sequence[TensorSpec]) -> list[Any]:
+    """The elements of each output, flat, in the order of `outputs`; to be called in `reading`."""
     raw = {tensor.name: data for tensor, data in zip(response.outputs, response.raw_output_contents, strict=False)}
     return [_READERS[spec.datatype](raw[spec.name]) for spec in outputs]
 
@@ -258,7 +261,11 @@ def _read_int32(raw: bytes) -> list[int]:
     return list(struct.unpack(f"<{len(raw) // 4}i", raw))
 
 
-_READERS: dict[Datatype, Callable[[bytes], list[Any]]] = {"BYTES": _read_bytes, "INT32": _read_int32}
+def _read_fp32(raw: bytes) -> npt.NDArray[np.float32]:
+    return np.frombuffer(raw, dtype="<f4").astype(np.float32)  # a copy, which may be written to
+
+
+_READERS: dict[Datatype, Callable[[bytes], Any]] = {"BYTES": _read_bytes, "INT32": _read_int32, "FP32": _read_fp32}
 
 
 def _event(text: str, finish_reason: str, inputs: int, outputs: int, cached: int, logprobs: str) -> ChatEvent:

@@ -1,0 +1,134 @@
+"""The wire contract of the Triton model `embeddings` on the client side, and what `embed` makes of its answers.
+
+A row a text: the inputs have the shape [rows, 1], the vectors [rows, components].
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+
+from triton_chat import wire
+from triton_chat.errors import EngineError, InvalidRequestError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Inputs = Sequence[str] | Sequence[Sequence[int]]
+"""Texts, or each text as its token ids."""
+
+MAX_ROWS = 64
+"""`max_batch_size` of the model."""
+
+TEXT = wire.TensorSpec("text", "BYTES", optional=True)
+TOKEN_IDS = wire.TensorSpec("token_ids", "BYTES", optional=True)
+DIMENSIONS = wire.TensorSpec("dimensions", "INT32", optional=True)
+EMBEDDING = wire.TensorSpec("embedding", "FP32")
+NUM_TOKENS = wire.TensorSpec("num_tokens", "INT32")
+
+INPUTS = (TEXT, TOKEN_IDS, DIMENSIONS)
+OUTPUTS = (EMBEDDING, NUM_TOKENS)
+
+_INT32 = np.iinfo(np.int32)
+_ROW = re.compile(r"^row (\d+): ")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingResult:
+    """Vectors in the order of the inputs."""
+
+    embeddings: npt.NDArray[np.float32]
+    """Shape [inputs, components]; each row has the length 1, so that a dot product is the cosine similarity."""
+    num_tokens: list[int]
+    """Of each input, special tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some of the inputs as one request."""
+
+    request: pb.ModelInferRequest
+    first: int
+    """Which input its first row is."""
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """The server counts the rows of its request; the caller wants to know which input it was."""
+        try:
+            yield
+        except InvalidRequestError as error:
+            if not (row := _ROW.match(text := str(error))):
+                raise
+            raise type(error)(f"row {self.first + int(row[1])}: {text[row.end() :]}") from error
+
+
+class Deadline:
+    """What is left of a time limit that several requests share."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds; 0 when there are none left."""
+        return max(0.0, self._at - time.monotonic())
+
+
+def batches(inputs: Inputs, model: str, dimensions: int | None) -> list[Batch]:
+    """The inputs as requests of at most `MAX_ROWS` rows.
+
+    Raises:
+        InvalidRequestError: no inputs, a single text in place of a list, or something that cannot be sent.
+    """
+    if isinstance(inputs, str):
+        raise InvalidRequestError("inputs: a list of texts is needed, and this is one text")
+    if not inputs:
+        raise InvalidRequestError("inputs: the list is empty; at least one text is needed")
+    if dimensions is not None and not 1 <= dimensions <= _INT32.max:
+        raise InvalidRequestError(f"dimensions: must be at least 1 (got {dimensions})")
+    spec, rows = _rows(inputs)
+    return [
+        Batch(_request(model, spec, rows[first : first + MAX_ROWS], dimensions), first)
+        for first in range(0, len(rows), MAX_ROWS)
+    ]
+
+
+def read(response: pb.ModelInferResponse) -> EmbeddingResult:
+    """The vectors of one response. Raises EngineError: the outputs are not those of an embedding model."""
+    with wire.reading("an embedding model"):
+        vectors, num_tokens = wire.read_columns(response, OUTPUTS)
+        return EmbeddingResult(np.reshape(vectors, (len(num_tokens), -1)), num_tokens)
+
+
+def joined(parts: Sequence[EmbeddingResult]) -> EmbeddingResult:
+    """One result of the parts of a call. Raises EngineError: the model changed in between."""
+    if len({part.embeddings.shape[1] for part in parts}) != 1:
+        raise EngineError("the vectors of one call differ in their length: was the model changed meanwhile?")
+    return EmbeddingResult(
+        np.concatenate([part.embeddings for part in parts]), [count for part in parts for count in part.num_tokens]
+    )
+
+
+def _rows(inputs: Inputs) -> tuple[wire.TensorSpec, list[bytes]]:
+    if all(isinstance(entry, str) for entry in inputs):
+        return TEXT, [wire.encode_text(str(text), f"row {index}: text") for index, text in enumerate(inputs)]
+    if any(isinstance(entry, str) for entry in inputs):
+        raise InvalidRequestError("inputs: either all are texts, or all are lists of token ids")
+    return TOKEN_IDS, [wire.dump_json(list(ids), f"row {index}: token_ids") for index, ids in enumerate(inputs)]
+
+
+def _request(model: str, spec: wire.TensorSpec, rows: list[bytes], dimensions: int | None) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name=model)
+    columns = [(spec, b"".join(map(wire.to_raw, rows)))]
+    if dimensions is not None:
+        columns.append((DIMENSIONS, np.full(len(rows), dimensions, dtype="<i4").tobytes()))
+    for tensor, raw in columns:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(rows), 1])
+        message.raw_input_contents.append(raw)
+    return message
