@@ -6,13 +6,13 @@ from local import console, demo, serve
 
 app = typer.Typer(help="Run triton-chat on this machine, without Docker.", no_args_is_help=True, add_completion=False)
 app.command("demo", help="Start the server, ask it two questions, stop it.")(demo.run)
-app.command("serve", help="Serve until Ctrl-C.")(serve.run)
+app.command("serve", help="Serve Triton, the gateway and the page until Ctrl-C.")(serve.run)
 
 
 @app.command("preflight")
 def check() -> None:
     """Check this machine, and say how to fix what is missing."""
-    console.require_preflight(console.read_settings())
+    console.checked(serve.stack_of)
     console.out.print("All is there.")
 
 

@@ -4,64 +4,80 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, Protocol, TypeVar
 
 import typer
 from rich.console import Console
+from rich.live import Live
 
-from local import preflight
-from local.settings import TritonSettings
-from local.triton import LocalTriton, TritonError
+from local.display import Readiness
+from local.server import LocalServer, ServerError, start_together, stop_together
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def read_settings() -> TritonSettings:
+class Runnable(Protocol):
+    """One server, or several that belong together."""
+
+    @property
+    def servers(self) -> Sequence[LocalServer]: ...
+
+
+RunnableT = TypeVar("RunnableT", bound=Runnable)
+FromEnvironment = Callable[[Mapping[str, str]], RunnableT]
+
+
+@contextmanager
+def running(make: FromEnvironment[RunnableT]) -> Iterator[RunnableT]:
+    """What `make` returns, ready; stopped at the end of the block, which Ctrl-C and SIGTERM interrupt.
+
+    Ends the command, saying why, where the environment, this machine or a server does not allow a start.
+    """
+    _interrupt_on_signals()
+    runnable = checked(make)
+    servers = runnable.servers
+    out.print(f"Starting {', '.join(server.title for server in servers)} ...", markup=False)
+    readiness = Readiness(servers)
     try:
-        return TritonSettings.from_environment(os.environ)
+        with Live(readiness, console=out, refresh_per_second=10, transient=True):
+            start_together(servers)
+    except ServerError as error:
+        err.print(str(error), markup=False)
+        raise typer.Exit(1) from error
+    out.print(readiness)
+    try:
+        yield runnable
+    finally:
+        with out.status("Stopping ... (Ctrl-C kills)"):
+            stop_together(servers)
+
+
+def checked(make: FromEnvironment[RunnableT]) -> RunnableT:
+    """Ends the command with every problem of the environment and of this machine, if there are any."""
+    try:
+        runnable = make(os.environ)
     except ValueError as error:
         err.print(str(error), markup=False)
         raise typer.Exit(2) from error
-
-
-def require_preflight(settings: TritonSettings) -> None:
-    """Ends the command with every problem of this machine, if there are any."""
-    problems = preflight.before_start(settings.host, settings.ports, os.environ)
+    problems = [problem for server in runnable.servers for problem in server.problems()]
     for problem in problems:
         err.print(str(problem), markup=False)
     if problems:
         raise typer.Exit(1)
+    return runnable
 
 
-@contextmanager
-def started(settings: TritonSettings) -> Iterator[LocalTriton]:
-    """A ready server; stopped at the end of the block. Ends the command when it does not start."""
-    server = LocalTriton(settings)
-    _start_with_progress(server)
-    try:
-        yield server
-    finally:
-        with out.status("Stopping ..."):
-            server.stop()
-
-
-def end_on_signals() -> None:
+def _interrupt_on_signals() -> None:
     """SIGTERM ends like Ctrl-C; SIGINT does so too where a shell's `&` has it ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
-def _start_with_progress(server: LocalTriton) -> None:
-    began = time.monotonic()
-    out.print(f"Starting tritonserver with {server.settings.model_name} ...", markup=False)
-    with out.status("") as status:
-        server.on_progress = lambda stage: status.update(f"{time.monotonic() - began:4.1f} s  {stage}")
-        try:
-            server.start()
-        except TritonError as error:
-            err.print(str(error), markup=False)
-            raise typer.Exit(1) from error
-    out.print(f"Ready after {time.monotonic() - began:.1f} s.")
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's arguments
+    # `make` and `timeout` send SIGTERM twice; only a second Ctrl-C asks for haste.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import typer
 
 from local import console
+from local.settings import TritonSettings
 from local.triton import LocalTriton
 from triton_chat import ChatClient, TritonChatError
 
@@ -15,15 +17,16 @@ MAX_TOKENS = 128
 
 
 def run() -> None:
-    console.end_on_signals()
-    settings = console.read_settings()
-    console.require_preflight(settings)
     try:
-        with console.started(settings) as server:
+        with console.running(_server) as server:
             _ask_all(server)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     console.out.print("\nStopped. To keep it running: make serve")
+
+
+def _server(environment: Mapping[str, str]) -> LocalTriton:
+    return LocalTriton(TritonSettings.from_environment(environment))
 
 
 def _ask_all(server: LocalTriton) -> None:

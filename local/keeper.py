@@ -1,13 +1,15 @@
-"""Stands between the runner and tritonserver, and cleans up behind it, however either of them ends.
+"""Stands between the runner and one of its servers, and cleans up behind it, however either of them ends.
 
-Usage: keeper.py LOG SHM_PREFIX TIMEOUT_S COMMAND... It prints the server's process id. The end of its standard input
-is the order to stop: it comes when the runner closes it, and also when the runner is killed. tritonserver 2.51 needs
-that care: while a client keeps a gRPC stream open it never exits on SIGTERM, its exit timeout notwithstanding, and
-killed it leaves its stubs and its shared memory behind.
+Usage: keeper.py [--shared-memory PREFIX] LOG TIMEOUT_S COMMAND... It prints the server's process id. The end of its
+standard input is the order to stop: it comes when the runner closes it, and also when the runner is killed. A server
+that does not end on SIGTERM within the timeout is killed. tritonserver 2.51 needs that care: while a client keeps a
+gRPC stream open it never exits on SIGTERM, its exit timeout notwithstanding, and killed it leaves its stubs and its
+shared memory behind.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import signal
@@ -22,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
-def keep(log_path: Path, shm_prefix: str, timeout_s: float, command: list[str]) -> int:
+def keep(log_path: Path, shm_prefix: str | None, timeout_s: float, command: list[str]) -> int:
     """Runs `command` to its end. Returns its exit code, 128 + n for signal n as a shell would."""
     with log_path.open("wb") as log:
         # A session of its own: Ctrl-C in the terminal reaches only the runner.
@@ -38,12 +40,13 @@ def keep(log_path: Path, shm_prefix: str, timeout_s: float, command: list[str]) 
     threading.Thread(target=_stop_at_end_of_input, args=(server, timeout_s), daemon=True).start()
     code = server.wait()
     end_group(server.pid)
-    remove_shared_memory(shm_prefix)
+    if shm_prefix:
+        remove_shared_memory(shm_prefix)
     return code if code >= 0 else 128 - code
 
 
 def end_group(group: int) -> None:
-    """Kills the stubs of a server that is gone: by themselves they take seconds to notice."""
+    """Kills the children of a server that is gone: Triton's stubs by themselves take seconds to notice."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
@@ -67,5 +70,15 @@ def _die_with_keeper() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run a server that ends when standard input does.")
+    parser.add_argument("--shared-memory", metavar="PREFIX", help="of the regions to remove when the server is gone")
+    parser.add_argument("log", type=Path)
+    parser.add_argument("timeout_s", type=float)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    return keep(arguments.log, arguments.shared_memory, arguments.timeout_s, arguments.command)
+
+
 if __name__ == "__main__":
-    sys.exit(keep(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]))
+    sys.exit(main())

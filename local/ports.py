@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 
-def choose(host: str, ports: tuple[int, int, int]) -> tuple[int, int, int]:
+def choose(host: str, ports: Sequence[int]) -> tuple[int, ...]:
     """Replaces each 0 by a free port. Another process may still take it before the server does; that is rare."""
     with ExitStack() as stack:
-        http, grpc, metrics = (port or _free_port(stack, host) for port in ports)
-    return http, grpc, metrics
+        return tuple(port or _free_port(stack, host) for port in ports)
 
 
 def _free_port(stack: ExitStack, host: str) -> int:

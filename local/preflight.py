@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -31,7 +32,7 @@ GLIBCXX = "GLIBCXX_3.4.30"
 DISK_GB = 3.0
 """The environment takes 1.5 GB, and pip needs as much again while it unpacks."""
 
-PORT_NAMES = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+PORT_NAMES = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "GATEWAY_PORT", "UI_PORT")
 
 
 class Problem(NamedTuple):
@@ -108,9 +109,7 @@ def check_libstdcxx(library: Path | None) -> Problem | None:
 def check_port(variable: str, host: str, port: int) -> Problem | None:
     if port == 0 or _can_bind(host, port):
         return None
-    return Problem(
-        f"port {port} is taken ({variable}).", f"choose another: {variable}={port + 10} make serve  (or make demo)"
-    )
+    return Problem(f"port {port} is taken ({variable}).", f"choose another: {variable}={port + 10} make serve")
 
 
 def check_numpy(version: str | None) -> Problem | None:
@@ -130,6 +129,16 @@ def check_pytriton(found: bool) -> Problem | None:
     return Problem(
         "nvidia-pytriton, the wheel that carries tritonserver, is not installed in this environment.",
         "run through make (make demo), or: pip install -r requirements/dev.txt",
+    )
+
+
+def check_packages(missing: Sequence[str]) -> Problem | None:
+    if not missing:
+        return None
+    verb = "is" if len(missing) == 1 else "are"
+    return Problem(
+        f"{', '.join(missing)} {verb} not installed in this environment.",
+        "run through make (make serve), which installs all that is needed.",
     )
 
 
@@ -162,6 +171,16 @@ def find_libstdcxx(environment: Mapping[str, str]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def missing_packages(extra: str) -> list[str]:
+    """What pyproject.toml lists under `extra`, as the installed triton-chat knows it, and this environment lacks."""
+    try:
+        requirements = metadata.requires("triton-chat") or []
+    except metadata.PackageNotFoundError:
+        return ["triton-chat"]
+    wanted = [line for line in requirements if line.replace("'", '"').endswith(f'extra == "{extra}"')]
+    return [name for name in map(_distribution, wanted) if _installed(name) is None]
+
+
 def before_install(folder: Path) -> list[Problem]:
     """What must hold before the environment is made."""
     version = sys.version_info[:2]
@@ -186,6 +205,12 @@ def before_start(host: str, ports: Sequence[int], environment: Mapping[str, str]
         check_numpy(_installed("numpy")),
         *(check_port(name, host, port) for name, port in zip(PORT_NAMES, ports)),  # noqa: B905 - strict= is 3.10
     ]
+    return [problem for problem in checks if problem]
+
+
+def before_door(extra: str, variable: str, host: str, port: int) -> list[Problem]:
+    """What must hold before the gateway or the page starts."""
+    checks = [check_packages(missing_packages(extra)), check_port(variable, host, port)]
     return [problem for problem in checks if problem]
 
 
@@ -226,6 +251,13 @@ def _installed(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _distribution(requirement: str) -> str:
+    """The name that a line such as `uvicorn[standard]>=0.35; extra == "gateway"` begins with."""
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None, requirement
+    return match.group()
 
 
 def main() -> int:

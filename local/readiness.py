@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
 
 _LOADING = re.compile(r'"loading: (\S+?):')
@@ -15,10 +16,20 @@ _NO_GPU = re.compile(r"pinned_memory_manager|CudaDriverHelper")
 _LOG_BYTES = 64 * 1024
 
 
+def answers(url: str) -> bool:
+    """True for a 200; these addresses are our own, so no proxy is asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, HTTPException):  # refused, timed out, an HTTP error, or cut off: not ready yet
+        return False
+
+
 def http_ready(base_url: str, models: Iterable[str]) -> bool:
     """True when the server, and each of `models`, says that it is ready."""
     paths = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in models)]
-    return all(_answers(base_url + path) for path in paths)
+    return all(answers(base_url + path) for path in paths)
 
 
 def models_in(repository: Path) -> list[str]:
@@ -55,11 +66,3 @@ def complaints(log: str) -> str:
 
 def last_lines(text: str, count: int) -> str:
     return "\n".join(text.splitlines()[-count:])
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own http:// address
-            return bool(response.status == 200)
-    except OSError:  # refused, timed out, or an HTTP error: not ready yet
-        return False

@@ -1,22 +1,35 @@
-"""What the local server is told, resolved once from the environment."""
+"""What the local servers are told, resolved once from the environment."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from local.preflight import PORT_NAMES
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+LOGS = CACHE / "logs"
 DEFAULT_MODEL = ROOT / "models" / "tiny-chat"
 
 
-@dataclass(frozen=True)
-class TritonSettings:
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
     """A port of 0 means any free one. Loopback only, unless `host` says otherwise."""
 
-    repository: Path = ROOT / "model_repository"
     host: str = "127.0.0.1"
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path
+    ready_timeout_s: float = 60.0
+    exit_timeout_s: int = 30
+    """How long it may finish what runs after a SIGTERM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonSettings(ServerSettings):
+    repository: Path = ROOT / "model_repository"
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
@@ -25,12 +38,9 @@ class TritonSettings:
     engine_config: Path | None = None
     models: tuple[str, ...] = ()
     """The models to load; empty for all in the repository."""
-    extra_env: Mapping[str, str] = field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
-    log_path: Path = CACHE / "logs" / "tritonserver.log"
+    log_path: Path = LOGS / "tritonserver.log"
     ready_timeout_s: float = 900.0
-    exit_timeout_s: int = 30
-    """How long tritonserver may finish what runs after a SIGTERM."""
 
     @property
     def ports(self) -> tuple[int, int, int]:
@@ -58,6 +68,61 @@ class TritonSettings:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(ServerSettings):
+    port: int = 9000
+    needs_key: bool = False
+    """Whether its callers must show one of the keys that the environment names."""
+    log_path: Path = LOGS / "gateway.log"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> GatewaySettings:
+        """Host, keys and drain time are the gateway's own settings. Raises ValueError, naming the variable."""
+        keys = ("TRITON_CHAT_GATEWAY_API_KEYS", "TRITON_CHAT_GATEWAY_API_KEYS_FILE")
+        return cls(
+            host=environment.get("TRITON_CHAT_GATEWAY_HOST") or cls.host,
+            port=_port(environment, "GATEWAY_PORT", cls.port),
+            needs_key=any(environment.get(variable) for variable in keys),
+            exit_timeout_s=_seconds(environment, "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT", cls.exit_timeout_s),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageSettings(ServerSettings):
+    script: Path = ROOT / "ui" / "app.py"
+    port: int = 8501
+    log_path: Path = LOGS / "page.log"
+    exit_timeout_s: int = 5
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> PageSettings:
+        """Raises ValueError, naming the variable."""
+        return cls(host=environment.get("UI_HOST") or cls.host, port=_port(environment, "UI_PORT", cls.port))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSettings:
+    triton: TritonSettings = field(default_factory=TritonSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    page: PageSettings = field(default_factory=PageSettings)
+
+    @property
+    def ports(self) -> tuple[int, int, int, int, int]:
+        """Triton's HTTP, gRPC and metrics, the gateway's, the page's."""
+        return (*self.triton.ports, self.gateway.port, self.page.port)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> StackSettings:
+        """Raises ValueError, naming the variable, also for a port that two of them are given."""
+        settings = cls(
+            triton=TritonSettings.from_environment(environment),
+            gateway=GatewaySettings.from_environment(environment),
+            page=PageSettings.from_environment(environment),
+        )
+        _refuse_shared_ports(settings.ports)
+        return settings
+
+
 def resolve_model(model: str | None, default: str | None) -> str | None:
     """A folder becomes absolute, because the server looks from elsewhere; anything else is a hub id."""
     if not model:
@@ -75,3 +140,19 @@ def _port(environment: Mapping[str, str], variable: str, default: int) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise ValueError(f"{variable} must be a port, 0 to 65535 (0: any free one), not {text!r}")
     return int(text)
+
+
+def _seconds(environment: Mapping[str, str], variable: str, default: int) -> int:
+    text = environment.get(variable) or str(default)
+    if not text.isdecimal():
+        raise ValueError(f"{variable} must be a whole number of seconds, not {text!r}")
+    return int(text)
+
+
+def _refuse_shared_ports(ports: tuple[int, ...]) -> None:
+    variables = defaultdict(list)
+    for variable, port in zip(PORT_NAMES, ports, strict=True):
+        variables[port].append(variable)
+    for port, names in variables.items():
+        if port and len(names) > 1:
+            raise ValueError(f"port {port} is given to {' and '.join(names)}; each needs one of its own")

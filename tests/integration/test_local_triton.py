@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from local import preflight
+from local.server import ServerError
 from local.settings import ROOT, TritonSettings
-from local.triton import LocalTriton, TritonError
+from local.triton import LocalTriton
 
 pytestmark = pytest.mark.usefixtures("able_to_serve")
 
@@ -64,19 +64,19 @@ def settings(tmp_path: Path) -> TritonSettings:
 
 
 def test_ready_inside_the_block_and_gone_after_it(settings: TritonSettings) -> None:
-    stages: list[str] = []
-    with LocalTriton(settings, stages.append) as server:
+    with LocalTriton(settings) as server:
         assert server.poll() is None
+        assert server.stage == "ready"
+        assert server.ready_after_s
         assert b"nv_cpu_utilization" in urllib.request.urlopen(server.metrics_url).read()
         assert shared_memory(server)
     assert server.poll() == 0
-    assert stages[0] in ("starting tritonserver", "loading tiny")
     assert_nothing_left(server)
 
 
 def test_a_model_that_does_not_load_is_an_error_with_its_cause(settings: TritonSettings) -> None:
     broken = LocalTriton(TritonSettings(**{**vars(settings), "extra_env": {"BREAK": "1"}}))
-    with pytest.raises(TritonError, match="the weights are made of cheese"):
+    with pytest.raises(ServerError, match="the weights are made of cheese"):
         broken.start()
     assert broken.poll() == 1
     assert_nothing_left(broken)
@@ -124,82 +124,6 @@ def test_a_killed_runner_leaves_nothing(settings: TritonSettings, tmp_path: Path
     runner.kill()
     runner.wait()
     wait_for(lambda: not members(int(pid)) and not list(Path("/dev/shm").glob(prefix + "*")))
-
-
-def test_serve_ends_on_ctrl_c_with_0_and_says_how_to_call(settings: TritonSettings) -> None:
-    serve = start_serve(settings)
-    output = read_until(serve, "Ctrl-C stops it.")
-    assert "generate_stream" in output
-    assert "triton-chat ask" in output
-    serve.send_signal(signal.SIGINT)
-    assert serve.wait(20) == 0
-
-
-def test_serve_ends_with_1_when_the_server_dies(settings: TritonSettings) -> None:
-    serve = start_serve(settings)
-    read_until(serve, "Ctrl-C stops it.")
-    for pid in server_pids(settings):
-        os.kill(pid, signal.SIGKILL)
-    assert "tritonserver died (exit code 137)" in read_until(serve, "last words")
-    assert serve.wait(20) == 1
-
-
-def test_serve_names_a_taken_port(settings: TritonSettings) -> None:
-    with LocalTriton(settings) as server:
-        port = server.settings.http_port
-        problem = preflight.check_port("TRITON_HTTP_PORT", "127.0.0.1", port)
-        serve = start_serve(settings, TRITON_HTTP_PORT=str(port))
-        assert problem is not None
-        assert problem.cause in read_until(serve, "fix")
-        assert serve.wait(20) == 1
-
-
-def start_serve(settings: TritonSettings, **environment: str) -> subprocess.Popen[str]:
-    """The command itself, with the small repository in place of the real one."""
-    script = f"""
-        import dataclasses, sys
-        from pathlib import Path
-        from local import console, serve
-        real = console.read_settings
-        console.read_settings = lambda: dataclasses.replace(
-            real(), repository=Path({str(settings.repository)!r}), log_path=Path({str(settings.log_path)!r}))
-        from local.__main__ import app
-        app(["serve"])
-    """
-    ports = {f"TRITON_{door}_PORT": "0" for door in ("HTTP", "GRPC", "METRICS")}
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=ROOT,
-        env={**os.environ, **ports, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            break
-    output = "".join(lines)
-    assert text in output, output
-    return output
-
-
-def server_pids(settings: TritonSettings) -> list[int]:
-    wanted = f"--model-repository={settings.repository}"
-    commands = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [pid for pid, path in commands.items() if _arguments(path)[1:2] == [wanted]]
-
-
-def _arguments(path: Path) -> list[str]:
-    try:
-        return path.read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
 
 
 def count_input() -> InferInput:

@@ -1,0 +1,60 @@
+"""The chat page on this machine, over any gateway."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+from local import ports, preflight, readiness
+from local.preflight import Problem
+from local.process import KeptProcess
+from local.server import STOP_MARGIN_S, LocalServer
+from local.settings import ROOT, PageSettings
+
+
+class LocalPage(LocalServer):
+    """`gateway_url` is the gateway's own address, without /v1."""
+
+    name = "page"
+    settings: PageSettings
+
+    def __init__(self, settings: PageSettings, gateway_url: str) -> None:
+        super().__init__()
+        (port,) = ports.choose(settings.host, (settings.port,))
+        self.settings = replace(settings, port=port)
+        self.gateway_url = gateway_url
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._client_host}:{self.settings.port}"
+
+    def problems(self) -> list[Problem]:
+        return preflight.before_door("ui", "UI_PORT", self.settings.host, self.settings.port)
+
+    def command(self) -> list[str]:
+        """With an address given, streamlit does not ask the internet for this machine's."""
+        return [
+            *(sys.executable, "-m", "streamlit", "run", str(self.settings.script)),
+            f"--server.address={self.settings.host}",
+            f"--server.port={self.settings.port}",
+            "--server.headless=true",
+            "--browser.gatherUsageStats=false",
+        ]
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        decided = {"TRITON_CHAT_UI_GATEWAY_URL": self.gateway_url, "PYTHONUNBUFFERED": "1"}
+        return {**inherited, **decided, **self.settings.extra_env}
+
+    def _spawn(self) -> KeptProcess:
+        return KeptProcess(
+            self.command(),
+            self.environment(os.environ),
+            self.settings.log_path,
+            self.settings.exit_timeout_s + STOP_MARGIN_S,
+            folder=ROOT,  # where streamlit looks for its configuration
+        )
+
+    def _answers(self) -> bool:
+        return readiness.answers(f"{self.url}/_stcore/health")

@@ -1,0 +1,57 @@
+"""tritonserver, the gateway and the page: the whole stack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from local import ports
+from local.gateway import LocalGateway
+from local.page import LocalPage
+from local.server import LocalServer, start_together, stop_together
+from local.settings import StackSettings
+from local.triton import LocalTriton
+
+
+class LocalStack:
+    """As a context manager: all ready inside the block, stopped after it from the page down."""
+
+    def __init__(self, settings: StackSettings) -> None:
+        settings = _with_ports(settings)
+        # The gateway is ready when Triton is, however long that takes.
+        patience_s = settings.triton.ready_timeout_s + settings.gateway.ready_timeout_s
+        self.triton = LocalTriton(settings.triton)
+        self.gateway = LocalGateway(replace(settings.gateway, ready_timeout_s=patience_s), self.triton.grpc_address)
+        self.page = LocalPage(settings.page, self.gateway.url)
+
+    @property
+    def servers(self) -> tuple[LocalServer, ...]:
+        return (self.triton, self.gateway, self.page)
+
+    def start(self) -> None:
+        """Returns when all are ready. Raises ServerError, with none of them left, when one does not get there."""
+        start_together(self.servers)
+
+    def stop(self) -> None:
+        """Page, gateway, tritonserver, each to its end. Ctrl-C meanwhile kills all that are left."""
+        stop_together(self.servers)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _with_ports(settings: StackSettings) -> StackSettings:
+    """Free ports for all in one go, so that no two are the same."""
+    http, grpc, metrics, gateway, page = ports.choose(settings.triton.host, settings.ports)
+    return StackSettings(
+        triton=replace(settings.triton, http_port=http, grpc_port=grpc, metrics_port=metrics),
+        gateway=replace(settings.gateway, port=gateway),
+        page=replace(settings.page, port=page),
+    )
