@@ -130,6 +130,11 @@ class GenerationRequest(Strict):
         return value
 
     @property
+    def num_answers(self) -> int:
+        """To each prompt."""
+        return self.n or 1
+
+    @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 

@@ -1,0 +1,130 @@
+"""The objects of a stream, for both endpoints: the `openai` package's own types.
+
+To build and serialise one takes about 15 us, many times what all else costs. So a chunk of plain text, which most are,
+is one that was serialised once, with the text put in; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable
+from json.encoder import encode_basestring
+from typing import Any, Final, Literal, TypedDict, cast
+
+from openai import BaseModel
+from openai.types import Completion, CompletionChoice, CompletionUsage
+from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta, ChoiceLogprobs
+
+from chat_gateway.logprobs import CompletionLogprobs, chat_logprobs
+from chat_gateway.sse import data
+from triton_chat.types import ChatEvent
+
+FinishReason = Literal["stop", "length"]
+Fill = Callable[[str], bytes]
+
+_HOLE: Final = "\0"
+_HOLE_JSON: Final = '"\\u0000"'
+
+
+class Head(TypedDict):
+    """What an answer and each of its chunks begin with."""
+
+    id: str
+    created: int
+    model: str
+
+
+class _Chunks(ABC):
+    """What the two endpoints share. `usage` is null in every chunk but the last, if it is wanted."""
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        self._head = head
+        self._extra: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._fill: dict[int, Fill] = {}
+
+    def usage(self, usage: CompletionUsage) -> bytes:
+        """See `sse.Chunks`."""
+        return _data(self._object([], usage=usage)) if self._extra else b""
+
+    @abstractmethod
+    def _object(self, choices: list[Any], **extra: Any) -> BaseModel: ...
+
+
+class ChatChunks(_Chunks):
+    """`chat.completion.chunk`s. Each choice has its role first, then its text, then its finish reason."""
+
+    def encode(self, index: int, event: ChatEvent) -> bytes:
+        """See `sse.Chunks`."""
+        parts = []
+        if index not in self._fill:
+            self._fill[index] = _template(self._chunk(index, ChoiceDelta(content=_HOLE)))
+            parts.append(_data(self._chunk(index, ChoiceDelta(role="assistant", content="", refusal=None))))
+        if event.logprobs:
+            logprobs = ChoiceLogprobs(content=chat_logprobs(event.logprobs), refusal=None)
+            parts.append(_data(self._chunk(index, ChoiceDelta(content=event.text), logprobs=logprobs)))
+        elif event.text:
+            parts.append(self._fill[index](event.text))
+        if event.finish_reason:
+            parts.append(_data(self._chunk(index, ChoiceDelta(), finish_reason=finish_reason(event.finish_reason))))
+        return b"".join(parts)
+
+    def _chunk(
+        self,
+        index: int,
+        delta: ChoiceDelta,
+        *,
+        logprobs: ChoiceLogprobs | None = None,
+        finish_reason: FinishReason | None = None,
+    ) -> ChatCompletionChunk:
+        choice = Choice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        return self._object([choice], **self._extra)
+
+    def _object(self, choices: list[Choice], **extra: Any) -> ChatCompletionChunk:
+        return ChatCompletionChunk(**self._head, object="chat.completion.chunk", choices=choices, **extra)
+
+
+class CompletionChunks(_Chunks):
+    """`text_completion`s, each with some text; the last one of a choice has the finish reason too."""
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        super().__init__(head, include_usage=include_usage)
+        self._logprobs: defaultdict[int, CompletionLogprobs] = defaultdict(CompletionLogprobs)
+
+    def encode(self, index: int, event: ChatEvent) -> bytes:
+        """See `sse.Chunks`."""
+        if event.logprobs or event.finish_reason:
+            return _data(self._chunk(index, event))
+        if not event.text:
+            return b""
+        if index not in self._fill:
+            self._fill[index] = _template(self._chunk(index, ChatEvent(_HOLE)))
+        return self._fill[index](event.text)
+
+    def _chunk(self, index: int, event: ChatEvent) -> Completion:
+        # Constructed unchecked, because the type does not know the null that OpenAI sends before the last chunk.
+        choice = CompletionChoice.model_construct(
+            index=index,
+            text=event.text,
+            logprobs=self._logprobs[index].add(event.logprobs) if event.logprobs else None,
+            finish_reason=cast("FinishReason", event.finish_reason or None),
+        )
+        return self._object([choice], **self._extra)
+
+    def _object(self, choices: list[CompletionChoice], **extra: Any) -> Completion:
+        return Completion(**self._head, object="text_completion", choices=choices, **extra)
+
+
+def finish_reason(given: str) -> FinishReason:
+    """The engine has no others."""
+    return cast("FinishReason", given)
+
+
+def _template(chunk: BaseModel) -> Fill:
+    before, after = chunk.model_dump_json(exclude_unset=True).split(_HOLE_JSON)
+    return lambda text: data(f"{before}{encode_basestring(text)}{after}")
+
+
+def _data(chunk: BaseModel) -> bytes:
+    return data(chunk.model_dump_json(exclude_unset=True))

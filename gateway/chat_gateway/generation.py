@@ -1,0 +1,209 @@
+"""The answers to one request. Each choice is a stream of the engine; all of them end together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Final
+
+from openai.types import CompletionUsage
+from openai.types.completion_usage import PromptTokensDetails
+
+from chat_gateway.errors import ApiError
+from triton_chat.client import AsyncChatClient
+from triton_chat.errors import InvalidRequestError, RequestCancelledError
+from triton_chat.streams import AsyncChatStream, Collector
+from triton_chat.types import ChatEvent, ChatResult, Messages, SamplingParams
+
+_SEEDS: Final = 2**64
+_PROMPT_INPUTS: Final = ("text_input", "prompt_token_ids")
+"""What the engine calls the field that is `prompt` here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt, in exactly one of its three forms."""
+
+    messages: Messages | None = None
+    text: str | None = None
+    token_ids: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """`n` answers to each prompt. Choice `i` of prompt `p` has the index `p * n + i` and the seed `seed + i`.
+
+    Args:
+        model: Triton's name of it.
+        request_id: of the HTTP request; the engine's requests are named after it.
+        echo: answers begin with their prompt.
+        headers: gRPC metadata, for tracing.
+    """
+
+    model: str
+    prompts: Sequence[Prompt]
+    sampling: SamplingParams
+    n: int = 1
+    request_id: str = ""
+    add_generation_prompt: bool | None = None
+    echo: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.prompts) * self.n
+
+    def open(self, client: AsyncChatClient, index: int) -> AsyncChatStream:
+        """Begins the choice `index`."""
+        prompt = self.prompts[index // self.n]
+        return client.stream(
+            prompt.messages,
+            prompt=prompt.text,
+            prompt_token_ids=prompt.token_ids,
+            add_generation_prompt=self.add_generation_prompt,
+            model=self.model,
+            sampling=self._sampling(index % self.n),
+            exclude_input_in_output=not self.echo,
+            request_id=f"{self.request_id}-{index}",
+            headers=self.headers,
+        )
+
+    def _sampling(self, choice: int) -> SamplingParams:
+        seed = self.sampling.seed
+        return self.sampling if seed is None else replace(self.sampling, seed=(seed + choice) % _SEEDS)
+
+
+class Generation:
+    """The choices of an order as they come in, while its `async with` block lasts; leaving that cancels the rest.
+
+    The first choice of each prompt goes ahead. The others begin with its first event, when the prompt is in the prefix
+    cache.
+    """
+
+    def __init__(self, client: AsyncChatClient, order: Order) -> None:
+        self._client = client
+        self._order = order
+        self._latest = [ChatEvent("")] * order.size
+        self._pending: dict[int, ChatEvent] = {}
+        self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._num_complete = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Generation:
+        for index in range(0, self._order.size, self._order.n):
+            self._begin(index)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all choices have ended well, and all their events were taken."""
+        return self._num_complete == self._order.size and not self._pending
+
+    async def pending(self) -> dict[int, ChatEvent]:
+        """What has come since the last call, as one event for each choice that has any; waits for some.
+
+        Nothing if all is complete, or if `nudge` was called while nothing had come.
+
+        Raises:
+            TritonChatError: one choice has failed; no choice goes on.
+        """
+        if not self._pending and self._failure is None and not self.complete:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._pending and self._failure is not None:
+            raise self._failure
+        pending, self._pending = self._pending, {}
+        return pending
+
+    def nudge(self) -> None:
+        """Ends the wait in `pending`."""
+        self._changed.set()
+
+    async def results(self) -> list[ChatResult]:
+        """All answers, by index, for those who have no use for single events.
+
+        Raises:
+            TritonChatError: one choice has failed.
+        """
+        collectors = [Collector() for _ in self._latest]
+        async with self:
+            while not self.complete:
+                for index, event in (await self.pending()).items():
+                    collectors[index].add(event)
+        return [collector.result() for collector in collectors]
+
+    def usage(self) -> CompletionUsage:
+        """Tokens so far. A prompt counts once, however many choices it has, and so does what of it was cached."""
+        firsts = self._latest[:: self._order.n]
+        prompt_tokens = sum(event.num_input_tokens for event in firsts)
+        completion_tokens = sum(event.num_output_tokens for event in self._latest)
+        return CompletionUsage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(event.num_cached_tokens for event in firsts)),
+        )
+
+    def _begin(self, index: int) -> None:
+        task = asyncio.create_task(self._read(index))
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    async def _read(self, index: int) -> None:
+        followers = [] if index % self._order.n else list(range(index + 1, index + self._order.n))
+        try:
+            async with self._order.open(self._client, index) as stream:
+                async for event in stream:
+                    self._add(index, event)
+                    for follower in followers:
+                        self._begin(follower)
+                    followers.clear()
+        except InvalidRequestError as error:
+            raise self._renamed(error, index) from error
+
+    def _add(self, index: int, event: ChatEvent) -> None:
+        before = self._pending.get(index)
+        self._pending[index] = event if before is None else _joined(before, event)
+        self._latest[index] = event
+        self._changed.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        failure = RequestCancelledError("the answer was cancelled") if task.cancelled() else task.exception()
+        if failure is None:
+            self._num_complete += 1
+        else:
+            self._failure = self._failure or failure
+        if failure is not None or self.complete:
+            self._changed.set()
+
+    def _renamed(self, error: InvalidRequestError, index: int) -> InvalidRequestError:
+        name, colon, rest = str(error).partition(":")
+        if name not in _PROMPT_INPUTS:
+            return error
+        place = f"prompt.{index // self._order.n}" if len(self._order.prompts) > 1 else "prompt"
+        return type(error)(f"{place}{colon}{rest}")
+
+
+def check_size(num_prompts: int, n: int, limit: int) -> None:
+    """Raises ApiError if a request asks for more than `limit` choices."""
+    if n > limit:
+        raise ApiError(400, f"n: {n} given; at most {limit} are allowed", param="n")
+    if num_prompts * n > limit:
+        message = (
+            f"prompt: {num_prompts} prompts with {n} answers each; at most {limit} answers are allowed in one request"
+        )
+        raise ApiError(400, message, param="prompt")
+
+
+def _joined(first: ChatEvent, second: ChatEvent) -> ChatEvent:
+    return replace(second, text=first.text + second.text, logprobs=first.logprobs + second.logprobs)

@@ -1,0 +1,63 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chat_gateway.body import JsonRoute
+from chat_gateway.chunks import ChatChunks, Head, finish_reason
+from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
+from chat_gateway.disconnect import unless_gone
+from chat_gateway.generation import Generation, Order, Prompt, check_size
+from chat_gateway.logprobs import chat_logprobs
+from chat_gateway.replies import described, reply
+from chat_gateway.schemas.chat import ChatRequest
+from chat_gateway.sse import EventStream
+from chat_gateway.tracing import trace_headers
+from triton_chat.types import ChatResult
+
+router = APIRouter(route_class=JsonRoute, tags=["generation"])
+
+
+@router.post("/v1/chat/completions", responses=described(ChatCompletion, streams=True))
+async def create_chat_completion(
+    body: ChatRequest, request: Request, backend: BackendDep, settings: SettingsDep, request_id: RequestIdDep
+) -> Response:
+    """Answers a conversation."""
+    check_size(1, body.num_answers, settings.max_choices)
+    order = Order(
+        model=await backend.resolve(body.model),
+        prompts=[Prompt(messages=body.to_model())],
+        n=body.num_answers,
+        sampling=body.sampling(),
+        add_generation_prompt=body.add_generation_prompt,
+        request_id=request_id,
+        headers=trace_headers(),
+    )
+    generation = Generation(backend.client, order)
+    head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)
+    if body.stream:
+        return EventStream(generation, ChatChunks(head, include_usage=body.include_usage), settings)
+    results = await unless_gone(request.receive, generation.results())
+    return reply(_completion(head, results, generation.usage()))
+
+
+def _completion(head: Head, results: list[ChatResult], usage: CompletionUsage) -> ChatCompletion:
+    choices = [_choice(index, result) for index, result in enumerate(results)]
+    return ChatCompletion(**head, object="chat.completion", choices=choices, usage=usage)
+
+
+def _choice(index: int, result: ChatResult) -> Choice:
+    return Choice(
+        index=index,
+        message=ChatCompletionMessage(role="assistant", content=result.text, refusal=None),
+        logprobs=ChoiceLogprobs(content=chat_logprobs(result.logprobs), refusal=None) if result.logprobs else None,
+        finish_reason=finish_reason(result.finish_reason),
+    )

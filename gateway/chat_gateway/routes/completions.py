@@ -1,0 +1,67 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+from openai.types import Completion, CompletionChoice, CompletionUsage
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chat_gateway.body import JsonRoute
+from chat_gateway.chunks import CompletionChunks, Head, finish_reason
+from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
+from chat_gateway.disconnect import unless_gone
+from chat_gateway.generation import Generation, Order, Prompt, check_size
+from chat_gateway.logprobs import CompletionLogprobs
+from chat_gateway.replies import described, reply
+from chat_gateway.schemas.completions import CompletionRequest
+from chat_gateway.schemas.inputs import each
+from chat_gateway.sse import EventStream
+from chat_gateway.tracing import trace_headers
+from triton_chat.types import ChatResult
+
+router = APIRouter(route_class=JsonRoute, tags=["generation"])
+
+
+@router.post("/v1/completions", responses=described(Completion, streams=True))
+async def create_completion(
+    body: CompletionRequest, request: Request, backend: BackendDep, settings: SettingsDep, request_id: RequestIdDep
+) -> Response:
+    """Continues prompts, without a chat template."""
+    prompts = [_prompt(given) for given in each(body.prompt)]
+    check_size(len(prompts), body.num_answers, settings.max_choices)
+    order = Order(
+        model=await backend.resolve(body.model),
+        prompts=prompts,
+        n=body.num_answers,
+        sampling=body.sampling(),
+        echo=bool(body.echo),
+        request_id=request_id,
+        headers=trace_headers(),
+    )
+    generation = Generation(backend.client, order)
+    head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)
+    if body.stream:
+        return EventStream(generation, CompletionChunks(head, include_usage=body.include_usage), settings)
+    results = await unless_gone(request.receive, generation.results())
+    return reply(_completion(head, results, generation.usage()))
+
+
+def _prompt(given: str | list[int]) -> Prompt:
+    return Prompt(text=given) if isinstance(given, str) else Prompt(token_ids=given)
+
+
+def _completion(head: Head, results: list[ChatResult], usage: CompletionUsage) -> Completion:
+    choices = [_choice(index, result) for index, result in enumerate(results)]
+    return Completion(**head, object="text_completion", choices=choices, usage=usage)
+
+
+def _choice(index: int, result: ChatResult) -> CompletionChoice:
+    return CompletionChoice(
+        index=index,
+        text=result.text,
+        logprobs=CompletionLogprobs().add(result.logprobs) if result.logprobs else None,
+        finish_reason=finish_reason(result.finish_reason),
+    )

@@ -1,0 +1,75 @@
+"""`POST /v1/embeddings`."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from fastapi import APIRouter
+from openai.types import CreateEmbeddingResponse, Embedding
+from openai.types.create_embedding_response import Usage
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chat_gateway.body import JsonRoute
+from chat_gateway.dependencies import BackendDep, SettingsDep
+from chat_gateway.disconnect import unless_gone
+from chat_gateway.errors import ApiError
+from chat_gateway.replies import described, reply
+from chat_gateway.schemas.embeddings import EmbeddingRequest
+from chat_gateway.schemas.inputs import each
+from chat_gateway.tracing import trace_headers
+from triton_chat.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Encoding = Literal["float", "base64"]
+
+_ROW: Final = re.compile(r"^row (\d+): (?:(?:text|token_ids): )?")
+
+router = APIRouter(route_class=JsonRoute, tags=["embeddings"])
+
+
+@router.post("/v1/embeddings", responses=described(CreateEmbeddingResponse))
+async def create_embeddings(
+    body: EmbeddingRequest, request: Request, backend: BackendDep, settings: SettingsDep
+) -> Response:
+    """Turns texts into vectors."""
+    inputs = each(body.input)
+    limit = settings.max_embedding_inputs
+    if len(inputs) > limit:
+        raise ApiError(400, f"input: {len(inputs)} texts given; at most {limit} are allowed", param="input")
+    model = await backend.resolve(body.model, "embeddings")
+    call = backend.client.embed(inputs, model=model, dimensions=body.dimensions, headers=trace_headers())
+    with _rows_as_inputs():
+        result = await unless_gone(request.receive, call)
+    tokens = sum(result.num_tokens)
+    answer = CreateEmbeddingResponse(
+        object="list",
+        data=[_embedding(index, vector, body.encoding_format) for index, vector in enumerate(result.embeddings)],
+        model=body.model,
+        usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
+    )
+    return reply(answer)
+
+
+def _embedding(index: int, vector: npt.NDArray[np.float32], encoding: Encoding | None) -> Embedding:
+    if encoding != "base64":
+        return Embedding(object="embedding", index=index, embedding=vector.tolist())
+    text = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    # The type knows only lists.
+    return Embedding.model_construct(object="embedding", index=index, embedding=cast("list[float]", text))
+
+
+@contextmanager
+def _rows_as_inputs() -> Iterator[None]:
+    """The model counts rows; here they are inputs."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise type(error)(_ROW.sub(r"input.\1: ", str(error))) from error

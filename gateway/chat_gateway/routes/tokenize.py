@@ -1,0 +1,61 @@
+"""`POST /tokenize` and `POST /detokenize`, as vLLM has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chat_gateway.body import JsonRoute
+from chat_gateway.dependencies import BackendDep
+from chat_gateway.disconnect import unless_gone
+from chat_gateway.replies import described, reply
+from chat_gateway.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from chat_gateway.tracing import trace_headers
+from triton_chat.errors import InvalidRequestError
+
+_NAMES: Final = {"text_input": "prompt", "token_ids": "tokens"}
+"""The model's names of fields, and those here."""
+
+router = APIRouter(route_class=JsonRoute, tags=["tokens"])
+
+
+@router.post("/tokenize", responses=described(TokenizeResponse))
+async def tokenize(body: TokenizeRequest, request: Request, backend: BackendDep) -> Response:
+    """The token ids of a text, or of a conversation as the model would see it."""
+    call = backend.client.tokenize(
+        None if body.messages is None else [message.to_model() for message in body.messages],
+        text=body.prompt,
+        model=await backend.resolve(body.model),
+        add_generation_prompt=body.add_generation_prompt,
+        add_special_tokens=body.add_special_tokens,
+        headers=trace_headers(),
+    )
+    with _renamed_fields():
+        tokens = await unless_gone(request.receive, call)
+    ids = list(tokens.token_ids)
+    return reply(TokenizeResponse(count=len(ids), max_model_len=tokens.max_model_len, tokens=ids))
+
+
+@router.post("/detokenize", responses=described(DetokenizeResponse))
+async def detokenize(body: DetokenizeRequest, request: Request, backend: BackendDep) -> Response:
+    """The text of token ids."""
+    model = await backend.resolve(body.model)
+    with _renamed_fields():
+        tokens = await unless_gone(
+            request.receive, backend.client.detokenize(body.tokens, model=model, headers=trace_headers())
+        )
+    return reply(DetokenizeResponse(prompt=tokens.text))
+
+
+@contextmanager
+def _renamed_fields() -> Iterator[None]:
+    try:
+        yield
+    except InvalidRequestError as error:
+        name, colon, rest = str(error).partition(":")
+        raise type(error)(f"{_NAMES.get(name, name)}{colon}{rest}") from error
