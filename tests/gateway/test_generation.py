@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from chat_gateway.errors import ApiError
+from chat_gateway.generation import Generation, Order, Prompt, check_size
+from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs, says
+from triton_chat import errors
+from triton_chat.types import Call, ChatEvent, SamplingParams, TokenLogprob
+
+MESSAGES = [{"role": "user", "content": "你好"}]
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+def order(*prompts: str, n: int = 1, seed: int | None = None) -> Order:
+    return Order(
+        model="chat",
+        prompts=[Prompt(text=text) for text in prompts or ("p",)],
+        sampling=SamplingParams(seed=seed),
+        n=n,
+        request_id="r",
+    )
+
+
+def by_prompt(**scripts: Script) -> Script:
+    """A script for each prompt, by its text."""
+    return lambda call: scripts[call.request.prompt or ""](call)
+
+
+async def drained(generation: Generation) -> list[tuple[int, ChatEvent]]:
+    """Everything that comes, in order."""
+    seen: list[tuple[int, ChatEvent]] = []
+    async with generation:
+        while not generation.complete:
+            seen += (await generation.pending()).items()
+    return seen
+
+
+async def settle() -> None:
+    """Lets everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def wait_until_cancelled(client: FakeClient) -> None:
+    for stream in client.streams:
+        assert await asyncio.to_thread(stream.cancelled.wait, WAIT_S)
+
+
+class TestOrder:
+    async def test_the_forms_of_a_prompt(self, client: FakeClient) -> None:
+        prompts = [Prompt(messages=MESSAGES), Prompt(text="text"), Prompt(token_ids=[1, 2])]
+        await Generation(client, Order(model="m", prompts=prompts, sampling=SamplingParams(), echo=True)).results()
+        requests = [call.request for call in client.calls]
+        assert [(r.messages, r.prompt, r.prompt_token_ids) for r in requests] == [
+            (MESSAGES, None, None),
+            (None, "text", None),
+            (None, None, [1, 2]),
+        ]
+        assert not any(request.exclude_input_in_output for request in requests)
+        assert {call.model for call in client.calls} == {"m"}
+
+    async def test_what_goes_along(self, client: FakeClient) -> None:
+        asked = Order(
+            model="chat",
+            prompts=[Prompt(messages=MESSAGES)],
+            sampling=SamplingParams(max_tokens=3),
+            request_id="r",
+            add_generation_prompt=False,
+            headers={"traceparent": "t"},
+        )
+        await Generation(client, asked).results()
+        (call,) = client.calls
+        assert (call.request_id, call.headers, call.request.add_generation_prompt) == (
+            "r-0",
+            {"traceparent": "t"},
+            False,
+        )
+        assert call.request.sampling == SamplingParams(max_tokens=3)
+        assert call.request.exclude_input_in_output
+
+    @pytest.mark.parametrize(
+        ("seed", "sent"), [(None, [None] * 4), (7, [7, 8, 7, 8]), (-1, [2**64 - 1, 0, 2**64 - 1, 0])]
+    )
+    async def test_seeds_count_up_within_a_prompt(
+        self, client: FakeClient, seed: int | None, sent: list[int | None]
+    ) -> None:
+        await Generation(client, order("a", "b", n=2, seed=seed)).results()
+        by_id = {call.request_id: call.request.sampling.seed for call in client.calls}
+        assert [by_id[f"r-{index}"] for index in range(4)] == sent
+
+
+class TestEvents:
+    async def test_one_choice(self, client: FakeClient) -> None:
+        seen = await drained(Generation(client, order()))
+        assert [(index, e.text, e.finish_reason) for index, e in seen] == [(0, "Hello", ""), (0, " there", "stop")]
+
+    async def test_an_index_is_prompt_times_n_plus_choice(self, client: FakeClient) -> None:
+        client.script = by_prompt(a=says("A"), b=says("B"))
+        seen = await drained(Generation(client, order("a", "b", n=3)))
+        assert {index: e.text for index, e in seen} == {0: "A", 1: "A", 2: "A", 3: "B", 4: "B", 5: "B"}
+
+    async def test_the_others_wait_until_the_prompt_is_cached(self, client: FakeClient) -> None:
+        go = asyncio.Event()
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            await go.wait()
+            yield event("x", 1, "stop")
+
+        client.script = script
+        async with Generation(client, order("a", "b", n=3)) as generation:
+            await settle()
+            assert [call.request_id for call in client.calls] == ["r-0", "r-3"]
+            go.set()
+            while not generation.complete:
+                await generation.pending()
+        assert sorted(call.request_id for call in client.calls) == [f"r-{index}" for index in range(6)]
+
+    async def test_what_nobody_took_is_joined(self, client: FakeClient) -> None:
+        logprob = TokenLogprob("x", -1.0, None)
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            yield ChatEvent("a", num_output_tokens=1, logprobs=(logprob,))
+            yield ChatEvent("b", num_output_tokens=2, logprobs=(logprob, logprob))
+            yield ChatEvent("", "length", num_output_tokens=3)
+
+        client.script = script
+        async with Generation(client, order()) as generation:
+            await settle()
+            assert await generation.pending() == {0: ChatEvent("ab", "length", 0, 3, 0, (logprob,) * 3)}
+            assert generation.complete
+            assert await generation.pending() == {}
+
+    async def test_results_keep_the_order(self, client: FakeClient) -> None:
+        client.script = by_prompt(a=says("1", "2", "3"), b=says("4", finish_reason="length"))
+        results = await Generation(client, order("a", "b")).results()
+        assert [(r.text, r.finish_reason, r.num_output_tokens) for r in results] == [
+            ("123", "stop", 3),
+            ("4", "length", 1),
+        ]
+
+    async def test_usage_counts_a_prompt_once(self, client: FakeClient) -> None:
+        generation = Generation(client, order("a", "b", n=3))
+        await generation.results()
+        usage = generation.usage()
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (2 * 7, 6 * 2, 26)
+        assert usage.prompt_tokens_details
+        assert usage.prompt_tokens_details.cached_tokens == 2 * 3
+
+    async def test_nudge_ends_the_wait(self, client: FakeClient) -> None:
+        client.script = hangs()
+        async with Generation(client, order()) as generation:
+            asyncio.get_running_loop().call_soon(generation.nudge)
+            assert await generation.pending() == {}
+            assert not generation.complete
+
+
+class TestFailure:
+    async def test_it_comes_after_what_came_before_and_ends_the_others(self, client: FakeClient) -> None:
+        client.script = by_prompt(a=hangs("one"), b=fails(errors.OverloadedError("full"), "two"))
+        async with Generation(client, order("a", "b")) as generation:
+            await settle()
+            assert {index: e.text for index, e in (await generation.pending()).items()} == {0: "one", 1: "two"}
+            with pytest.raises(errors.OverloadedError):
+                await generation.pending()
+            assert not generation.complete
+        assert client.streams[0].cancelled.is_set()
+
+    async def test_the_others_never_begin_if_the_first_fails(self, client: FakeClient) -> None:
+        client.script = fails(errors.ContextLengthError("too long"))
+        with pytest.raises(errors.ContextLengthError):
+            await Generation(client, order(n=4)).results()
+        assert len(client.streams) == 1
+
+    @pytest.mark.parametrize(
+        ("prompts", "message", "told"),
+        [
+            (("a",), "text_input: too short", "prompt: too short"),
+            (("a", "b"), "prompt_token_ids: 9: not one", "prompt.1: 9: not one"),
+            (("a", "b"), "temperature: too hot", "temperature: too hot"),
+            (("a", "b"), "the context holds 9", "the context holds 9"),
+        ],
+    )
+    async def test_a_prompt_is_called_what_the_caller_calls_it(
+        self, client: FakeClient, prompts: Sequence[str], message: str, told: str
+    ) -> None:
+        failing = fails(errors.ContextLengthError(message))
+        client.script = by_prompt(**{**dict.fromkeys(prompts, says("x")), prompts[-1]: failing})
+        with pytest.raises(errors.ContextLengthError) as caught:
+            await Generation(client, order(*prompts)).results()
+        assert str(caught.value) == told
+
+    async def test_leaving_cancels_all(self, client: FakeClient) -> None:
+        client.script = hangs("one")
+        async with Generation(client, order("a", "b", n=2)) as generation:
+            while len(client.streams) < 4:
+                await generation.pending()
+        await wait_until_cancelled(client)
+
+    async def test_cancelling_the_waiting_task_cancels_all(self, client: FakeClient) -> None:
+        client.script = hangs("one")
+        task = asyncio.create_task(Generation(client, order("a", "b")).results())
+        await settle()
+        assert len(client.streams) == 2
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await wait_until_cancelled(client)
+
+    async def test_a_stream_cancelled_by_somebody_else_is_a_failure(self, client: FakeClient) -> None:
+        client.script = hangs("one")
+        async with Generation(client, order()) as generation:
+            await generation.pending()
+            asyncio.get_running_loop().call_soon(client.streams[0].cancel)
+            with pytest.raises(errors.RequestCancelledError):
+                await generation.pending()
+
+
+class TestSize:
+    def test_as_many_as_allowed(self) -> None:
+        check_size(4, 4, limit=16)
+
+    @pytest.mark.parametrize(
+        ("prompts", "n", "param"), [(1, 17, "n"), (17, 1, "prompt"), (2, 9, "prompt"), (1, 2**31, "n")]
+    )
+    def test_too_many(self, prompts: int, n: int, param: str) -> None:
+        with pytest.raises(ApiError, match="at most 16") as caught:
+            check_size(prompts, n, limit=16)
+        assert (caught.value.status, caught.value.param) == (400, param)
