@@ -2,24 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+from opentelemetry.sdk.trace.export import SpanExporter
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
+import triton_chat
+from chat_gateway.access import Access
+from chat_gateway.auth import Auth, Keys
 from chat_gateway.backend import Backend
+from chat_gateway.body import BodyLimit
+from chat_gateway.errors import ERROR_RESPONSES
+from chat_gateway.exceptions import Errors, Guard
+from chat_gateway.metrics import Metrics
+from chat_gateway.routes import chat, completions, embeddings, health, models, tokenize
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.tracing import Tracing, otlp_exporter, tracer_provider
+
+ROUTERS = tuple(module.router for module in (models, chat, completions, embeddings, tokenize))
 
 
-def create_app(settings: GatewaySettings) -> FastAPI:
-    """The application; it connects to Triton when it is first asked to."""
+def create_app(
+    settings: GatewaySettings, *, backend: Backend | None = None, span_exporter: SpanExporter | None = None
+) -> FastAPI:
+    """An application of its own, which shares nothing with others; it connects to Triton when it is first asked to.
+
+    Args:
+        settings: see there.
+        backend: another than that of the settings.
+        span_exporter: where spans go, if not to the OTLP endpoint of the settings.
+
+    Raises:
+        ValueError: the file of keys cannot be read.
+    """
+    if span_exporter is None and settings.otlp_endpoint is not None:
+        span_exporter = otlp_exporter(str(settings.otlp_endpoint))
+    provider = tracer_provider(span_exporter) if span_exporter is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.backend = Backend(settings)
         yield
         await app.state.backend.close()
+        if provider is not None:
+            await asyncio.to_thread(provider.shutdown)
 
-    app = FastAPI(title="triton-chat gateway", lifespan=lifespan)
+    errors = Errors(settings.retry_after)
+    keys = Keys(settings)
+    metrics = Metrics()
+    app = FastAPI(
+        title="triton-chat gateway",
+        version=triton_chat.__version__,
+        description="The OpenAI API over the chat and embedding models of a Triton server.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        exception_handlers=dict.fromkeys(Errors.HANDLED, errors.respond),
+        middleware=[
+            *([Middleware(Tracing, provider)] if provider is not None else []),
+            Middleware(Access, metrics),
+            *([_cors(settings.cors_origins)] if settings.cors_origins else []),
+            Middleware(Guard, errors),
+            *([Middleware(Auth, keys)] if keys.required else []),
+            Middleware(BodyLimit, settings.max_body_bytes),
+        ],
+    )
     app.state.settings = settings
+    app.state.backend = backend or Backend(settings)
+    app.state.metrics = metrics
+    app.state.draining = False
+    shown_as_protected = [Security(HTTPBearer(auto_error=False))] if keys.required else []
+    app.include_router(health.router, responses=ERROR_RESPONSES)
+    for router in ROUTERS:
+        app.include_router(router, responses=ERROR_RESPONSES, dependencies=shown_as_protected)
     return app
+
+
+def _cors(origins: tuple[str, ...]) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Retry-After"],
+    )

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from chat_gateway.errors import ApiError, from_client
+from chat_gateway.errors import SHOWN, ApiError, from_client, unavailable
 from chat_gateway.settings import GatewaySettings
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import TritonChatError
@@ -19,8 +19,6 @@ Kind = Literal["chat", "embeddings"]
 _FRESH_S = 2.0
 """How long an answer about the models holds."""
 _CONTROL_S = 5.0
-_SHOWN = 100
-"""Characters of a caller's text that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,16 @@ class Catalogue:
 class Backend:
     """The client and the catalogue, for the life of one app. Belongs to one event loop."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        self.client = AsyncChatClient(
+    def __init__(self, settings: GatewaySettings, client: AsyncChatClient | None = None) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            settings: where Triton is, the time limits, the aliases.
+            client: another than that of the settings.
+        """
+        self.began = int(time.time())
+        """Unix time; stands for when a model was made, which nobody knows."""
+        self.client = client or AsyncChatClient(
             settings.triton_url,
             timeouts=Timeouts(
                 first_token=settings.first_token_timeout,
@@ -104,10 +110,10 @@ class Backend:
             return target
         model = (await self._fresh()).get(target)
         if model is None or model.kind not in ({kind} if model.ready else {kind, "other"}):
-            sentence = f"there is no model {name[:_SHOWN]!r} for {kind}; GET /v1/models lists what there is"
+            sentence = f"there is no model {name[:SHOWN]!r} for {kind}; GET /v1/models lists what there is"
             raise ApiError(404, sentence, param="model", code="model_not_found")
         if not model.ready:
-            raise self._unavailable(f"the model {name[:_SHOWN]!r} is not ready; try again later")
+            raise unavailable(f"the model {name[:SHOWN]!r} is not ready; try again later", self._retry_after)
         return target
 
     async def models(self) -> list[ServedModel]:
@@ -133,6 +139,3 @@ class Backend:
             return await self._catalogue.fresh()
         except TritonChatError as error:
             raise from_client(error, self._retry_after) from error
-
-    def _unavailable(self, sentence: str) -> ApiError:
-        return ApiError(503, sentence, "service_unavailable_error", code="unavailable", retry_after=self._retry_after)

@@ -6,18 +6,49 @@ Routes that take a body use `APIRouter(route_class=JsonRoute)` and declare a pyd
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from email.message import Message
+from email.message import EmailMessage
 from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_gateway.errors import ApiError
 
 MAX_DEPTH = 200
 """Levels of nesting at which pydantic's parser stops by itself."""
+
+
+class BodyLimit:
+    """Refuses a body that is too large: by its announced length, or else while it is read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        self._check(int(announced) if announced.isdecimal() else 0)
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            self._check(received)
+            return message
+
+        await self._app(scope, limited_receive, send)
+
+    def _check(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise ApiError(413, f"the body is larger than the {self._max_bytes} bytes that are allowed")
 
 
 class JsonRoute(APIRoute):
@@ -51,7 +82,7 @@ class _Parsed(Request):
 
 
 async def read_json(request: Request) -> Any:
-    """The parsed body. Its size is limited where it is read, see `limits.BodyLimit`.
+    """The parsed body. Its size is limited where it is read, see `BodyLimit`.
 
     Raises:
         ApiError: 413 too large; 415 another type or encoding; 400 empty or not JSON, which here has no NaN, no lone
@@ -71,7 +102,7 @@ def _check_type(request: Request) -> None:
     given = request.headers.get("content-type")
     if given is None:
         raise ApiError(415, "the header Content-Type is missing: send application/json")
-    header = Message()
+    header = EmailMessage()
     header["content-type"] = given
     if header.get_content_type() != "application/json":
         raise ApiError(415, f"the content type must be application/json, not {header.get_content_type()[:100]!r}")

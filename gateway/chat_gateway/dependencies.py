@@ -8,6 +8,8 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from chat_gateway.backend import Backend
+from chat_gateway.errors import unavailable
+from chat_gateway.metrics import Metrics
 from chat_gateway.settings import GatewaySettings
 
 
@@ -16,7 +18,14 @@ async def _settings(request: Request) -> GatewaySettings:
 
 
 async def _backend(request: Request) -> Backend:
+    if request.app.state.draining:
+        retry_after = request.app.state.settings.retry_after
+        raise unavailable("the gateway is stopping and takes no new work; try again later", retry_after)
     return cast("Backend", request.app.state.backend)
+
+
+async def _metrics(request: Request) -> Metrics:
+    return cast("Metrics", request.app.state.metrics)
 
 
 async def _request_id(request: Request) -> str:
@@ -24,6 +33,7 @@ async def _request_id(request: Request) -> str:
 
 
 SettingsDep = Annotated[GatewaySettings, Depends(_settings)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
 BackendDep = Annotated[Backend, Depends(_backend)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 """The id in `X-Request-Id`: printable ASCII without spaces, at most 128 characters."""

@@ -5,9 +5,15 @@ Source: OpenAI API reference, "Error codes"; `{"error": {"message", "type", "par
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
 
 from triton_chat import errors
+
+SHOWN = 100
+"""Characters of a caller's text that a message repeats."""
 
 ErrorType = Literal[
     "invalid_request_error", "authentication_error", "rate_limit_error", "server_error", "service_unavailable_error"
@@ -46,10 +52,38 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     def body(self) -> dict[str, object]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def unavailable(message: str, retry_after: int, code: str = "unavailable") -> ApiError:
+    """The gateway or the model server cannot do it now."""
+    return ApiError(503, message, "service_unavailable_error", code=code, retry_after=retry_after)
+
+
+class ErrorObject(BaseModel):
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """What the published schema says of `ApiError.body`."""
+
+    error: ErrorObject
+
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request was refused."},
+    "5XX": {"model": ErrorBody, "description": "The request could not be served."},
+}
 
 
 def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
@@ -67,17 +101,19 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
         case errors.RequestCancelledError():
             return ApiError(499, text, "server_error", code="cancelled")
         case errors.StreamTimeoutError():
-            return ApiError(503, text, "service_unavailable_error", code="timeout", retry_after=retry_after)
+            return unavailable(text, retry_after, "timeout")
         case errors.ServerUnavailableError():
             # The SDK's text names the address of the server, which is nobody's business out here.
-            sentence = "the model server cannot be reached or is stopping; try again later"
-            return ApiError(503, sentence, "service_unavailable_error", code="unavailable", retry_after=retry_after)
+            return unavailable("the model server cannot be reached or is stopping; try again later", retry_after)
         case _:
             sentence = "the model server failed while it worked on this request; try again later"
-            return ApiError(503, sentence, "service_unavailable_error", code="engine_failed", retry_after=retry_after)
+            return unavailable(sentence, retry_after, "engine_failed")
 
 
 def _field(text: str) -> str | None:
-    """The field that a message of the model begins with, as in `temperature: must be ...`."""
+    """The field that a message of the model begins with, `messages.0.content: must be ...`, as OpenAI writes it."""
     name, colon, _ = text.partition(":")
-    return name if colon and all(part.isidentifier() or part.isdigit() for part in name.split(".")) else None
+    parts = name.split(".")
+    if not colon or not all(part.isidentifier() or part.isdecimal() for part in parts):
+        return None
+    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in parts).removeprefix(".")

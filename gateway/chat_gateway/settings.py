@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from triton_chat.channel import parse_url
+
+PREFIX = "TRITON_CHAT_GATEWAY_"
+STANDARD_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+_SERVICE_LINKS = ("SERVICE_", "PORT_")
+"""What Kubernetes adds for a Service of this name; see `enableServiceLinks` of a pod."""
 
 
 class GatewaySettings(BaseSettings):
     """Times are in seconds, sizes in bytes. Lists are separated by commas; `ALIASES` is a JSON object."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TRITON_CHAT_GATEWAY_", frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
-    port: int = Field(9000, ge=0, le=65535)
+    port: int = Field(9000, ge=0, le=65535, description="0 means any free one.")
     triton_url: str = Field("localhost:8001", description="Triton's gRPC endpoint; grpcs:// for TLS.")
     aliases: dict[str, str] = Field({}, description='Other names of models, as {"gpt-4o-mini": "chat"}.')
 
@@ -29,9 +43,9 @@ class GatewaySettings(BaseSettings):
         (), description="Origins a browser may call from; none by default."
     )
 
-    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest body of a request.")
     max_choices: int = Field(16, ge=1, description="Largest `n`, and most prompts times `n`, of one request.")
-    max_embedding_inputs: int = Field(256, ge=1)
+    max_embedding_inputs: int = Field(256, ge=1, description="Most texts of one request.")
 
     request_timeout: float = Field(600.0, gt=0, description="For a whole answer.")
     first_token_timeout: float = Field(120.0, gt=0, description="For the first token, the queue included.")
@@ -40,7 +54,37 @@ class GatewaySettings(BaseSettings):
     retry_after: int = Field(2, ge=1, description="What 429 and 503 advise.")
     drain_timeout: int = Field(30, ge=0, description="How long running answers may take to finish at SIGTERM.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug also shows successful requests of probes and of the metrics."
+    )
     otlp_endpoint: HttpUrl | None = Field(
-        None, description="OTLP over HTTP, such as http://collector:4318; no tracing without it."
+        None,
+        validation_alias=AliasChoices(f"{PREFIX}OTLP_ENDPOINT", STANDARD_OTLP_ENDPOINT),
+        description=f"OTLP over HTTP, as http://collector:4318; {STANDARD_OTLP_ENDPOINT} does too. None: no tracing.",
+    )
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("triton_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parse_url(value)
+        return value
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Which of some environment variables look like settings and are none: somebody's typing error."""
+    known = {variable(field) for field in GatewaySettings.model_fields}
+    return sorted(
+        name
+        for name in names
+        if name.startswith(PREFIX) and name not in known and not name.removeprefix(PREFIX).startswith(_SERVICE_LINKS)
     )

@@ -1,0 +1,93 @@
+"""What Prometheus is told, from a registry of the app's own.
+
+Labels come from closed sets: route templates, known methods, statuses. `other` stands for what is in none of them.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.types import Scope
+
+import triton_chat
+from chat_gateway.exchange import Exchange
+
+OTHER = "other"
+
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_FIRST_CHUNK_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80, 160)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that took the request, such as `/v1/models/{model_id}`."""
+    return str(getattr(scope.get("route"), "path_format", OTHER))
+
+
+def method_of(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else OTHER
+
+
+class Metrics:
+    """The families of one app; `triton_chat_gateway_` begins their names."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Counter(
+            "triton_chat_gateway_requests",
+            "Requests by how they ended; 499: the client left before the answer was complete.",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "triton_chat_gateway_request_duration_seconds",
+            "From the arrival of the headers to the last byte of the answer.",
+            ["route", "method"],
+            buckets=_DURATION_S,
+            registry=self.registry,
+        )
+        self._first_chunk = Histogram(
+            "triton_chat_gateway_time_to_first_chunk_seconds",
+            "From the arrival of the headers to the first chunk of a streamed answer.",
+            ["route"],
+            buckets=_FIRST_CHUNK_S,
+            registry=self.registry,
+        )
+        self._open_requests = Gauge(
+            "triton_chat_gateway_open_requests", "Requests being worked on, streams included.", registry=self.registry
+        )
+        self._open_streams = Gauge(
+            "triton_chat_gateway_open_streams", "Streamed answers on their way.", ["route"], registry=self.registry
+        )
+        self._request_bytes = Counter(
+            "triton_chat_gateway_request_bytes", "Bytes of request bodies.", ["route"], registry=self.registry
+        )
+        self._response_bytes = Counter(
+            "triton_chat_gateway_response_bytes", "Bytes of response bodies.", ["route"], registry=self.registry
+        )
+        build = Gauge("triton_chat_gateway_build_info", "1, with the version.", ["version"], registry=self.registry)
+        build.labels(triton_chat.__version__).set(1)
+
+    def request_began(self) -> None:
+        self._open_requests.inc()
+
+    def stream_opened(self, scope: Scope) -> None:
+        self._open_streams.labels(route_of(scope)).inc()
+
+    def request_ended(self, scope: Scope, exchange: Exchange) -> None:
+        route, method = route_of(scope), method_of(scope)
+        self._open_requests.dec()
+        self._requests.labels(route, method, str(exchange.outcome)).inc()
+        self._duration.labels(route, method).observe(exchange.duration_s)
+        self._request_bytes.labels(route).inc(exchange.request_bytes)
+        self._response_bytes.labels(route).inc(exchange.response_bytes)
+        if exchange.streams:
+            self._open_streams.labels(route).dec()
+        if exchange.first_chunk_s is not None:
+            self._first_chunk.labels(route).observe(exchange.first_chunk_s)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All families in the format that a scraper asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type

@@ -1,0 +1,65 @@
+"""uvicorn with a stop that lets running answers finish."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from chat_gateway.settings import GatewaySettings
+
+_KEEP_ALIVE_S = 75
+"""For an idle connection: longer than the 60 seconds of load balancers, which would else write into a closed one."""
+_CANCEL_S = 1
+"""For what still runs when the drain time is over, to end."""
+
+_log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """At the first SIGTERM or Ctrl-C the app is told that it drains: not ready, and no new work.
+
+    uvicorn's own stop begins when no request runs any more, or when the drain time is over; probes get an answer until
+    then. At a second signal it begins at once. However it stops, the exit code is 0.
+    """
+
+    def __init__(self, app: FastAPI, settings: GatewaySettings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_CANCEL_S,
+            )
+        )
+        self._app = app
+        self._drain_s = settings.drain_timeout
+        self._deadline = math.inf
+
+    @property
+    def draining(self) -> bool:
+        return self._deadline < math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Only sets flags: it interrupts whatever is running."""
+        if self.draining:
+            self.should_exit = self.force_exit = True
+        self._deadline = min(self._deadline, time.monotonic() + self._drain_s)
+        self._app.state.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.draining:
+            running = len(self.server_state.tasks)
+            _log.debug("draining", extra={"requests": running})
+            self.should_exit |= running == 0 or time.monotonic() >= self._deadline
+        return await super().on_tick(counter)

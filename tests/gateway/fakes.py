@@ -1,0 +1,148 @@
+"""A stand-in for the SDK that answers from a script, in the process. test_fakes.py holds it against the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from typing_extensions import Unpack
+
+from triton_chat.client import AsyncChatClient
+from triton_chat.errors import RequestCancelledError, TritonChatError
+from triton_chat.streams import AsyncChatStream
+from triton_chat.types import Call, CallOptions, ChatEvent, Messages, ModelInfo
+
+Script = Callable[[Call], AsyncIterator[ChatEvent]]
+"""Makes the events of an answer; it may raise what the SDK raises, or wait for as long as it likes."""
+
+WAIT_S = 10.0
+"""How long a test may wait for what is sure to come."""
+
+
+def says(*texts: str, finish_reason: str = "stop") -> Script:
+    """One event and one token per text; the last has the finish reason."""
+
+    async def script(_: Call) -> AsyncIterator[ChatEvent]:
+        for count, text in enumerate(texts, start=1):
+            yield event(text, count, finish_reason if count == len(texts) else "")
+
+    return script
+
+
+def fails(error: TritonChatError, *texts: str) -> Script:
+    """Some texts, then an error."""
+
+    async def script(_: Call) -> AsyncIterator[ChatEvent]:
+        for count, text in enumerate(texts, start=1):
+            yield event(text, count)
+        raise error
+
+    return script
+
+
+def hangs(*texts: str) -> Script:
+    """Some texts, then nothing, until the stream is cancelled."""
+
+    async def script(_: Call) -> AsyncIterator[ChatEvent]:
+        for count, text in enumerate(texts, start=1):
+            yield event(text, count)
+        await asyncio.Event().wait()
+
+    return script
+
+
+def event(text: str, num_output_tokens: int = 1, finish_reason: str = "") -> ChatEvent:
+    return ChatEvent(text, finish_reason, num_input_tokens=7, num_output_tokens=num_output_tokens, num_cached_tokens=3)
+
+
+def model(name: str, kind: str = "chat", *, ready: bool = True) -> ModelInfo:
+    return ModelInfo(name, "1", "READY" if ready else "UNAVAILABLE", "", ready, kind)
+
+
+class FakeStream(AsyncChatStream):
+    """The answer to one call. `cancelled` is set when the work was ended before it was complete."""
+
+    def __init__(self, call: Call, script: Script) -> None:
+        self.call = call
+        self.request_id = call.request_id
+        self.cancelled = threading.Event()
+        self._events = script(call)
+        self._reading: asyncio.Task[ChatEvent] | None = None
+        self._over = False
+
+    async def __anext__(self) -> ChatEvent:
+        if self._over:
+            raise StopAsyncIteration
+        self._reading = asyncio.create_task(self._next())
+        try:
+            return await self._reading
+        except asyncio.CancelledError:
+            if self._over:
+                raise RequestCancelledError("the request was cancelled before the answer was complete") from None
+            self.cancel()
+            raise
+        except StopAsyncIteration:
+            self._over = True
+            raise
+        except TritonChatError:
+            self._over = True
+            raise
+
+    async def _next(self) -> ChatEvent:
+        return await self._events.__anext__()
+
+    def cancel(self) -> None:
+        if not self._over:
+            self._over = True
+            self.cancelled.set()
+            if self._reading is not None:
+                self._reading.cancel()
+
+    def __del__(self) -> None:
+        """A stream that is dropped has no connection to close."""
+
+
+class FakeClient(AsyncChatClient):
+    """What is asked stays in `streams`; `script`, `catalogue` and `failure` may be replaced at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script: Script = says("Hello", " there")
+        self.catalogue = [model("chat"), model("chat_unary", "chat_unary"), model("embeddings", "embeddings")]
+        self.failure: TritonChatError | None = None
+        """Of everything but streams."""
+        self.streams: list[FakeStream] = []
+        self.times_asked_for_models = 0
+        self.closed = False
+
+    @property
+    def calls(self) -> list[Call]:
+        return [stream.call for stream in self.streams]
+
+    def stream(self, messages: Messages | None = None, **options: Unpack[CallOptions]) -> FakeStream:
+        call = Call.of(messages, options)
+        self.streams.append(FakeStream(replace(call, request_id=call.request_id or "fake"), self.script))
+        return self.streams[-1]
+
+    async def models(self) -> list[ModelInfo]:
+        self.times_asked_for_models += 1
+        await asyncio.sleep(0)
+        self._raise()
+        return list(self.catalogue)
+
+    async def is_live(self) -> bool:
+        return self.failure is None
+
+    async def is_ready(self, model: str | None = None) -> bool:
+        return self.failure is None and (model is None or any(m.ready for m in self.catalogue if m.name == model))
+
+    async def close(self) -> None:
+        self.closed = True
+        for stream in self.streams:
+            stream.cancel()
+
+    def _raise(self) -> None:
+        if self.failure is not None:
+            raise self.failure
