@@ -121,7 +121,7 @@ def _param(location: Sequence[str | int], body: Any, *, ends_outside: bool) -> s
 def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] in _SENTENCES:
         return _SENTENCES[error["type"]]
-    text = re.sub(r"^(Value error, |Assertion failed, )", "", error["msg"])
+    text = re.sub(r"^Value error, |^Assertion failed, | after validation", "", error["msg"])
     if error["type"] not in _WORDED_BY_PYDANTIC:
         return text
     value = error.get("input")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 from typing_extensions import Unpack
 
 from triton_chat.client import AsyncChatClient
+from triton_chat.embeddings import EmbeddingResult, Inputs
 from triton_chat.errors import RequestCancelledError, TritonChatError
 from triton_chat.streams import AsyncChatStream
-from triton_chat.types import Call, CallOptions, ChatEvent, Messages, ModelInfo
+from triton_chat.types import Call, CallOptions, ChatEvent, Messages, ModelInfo, ModelKind, Tokens
 
 Script = Callable[[Call], AsyncIterator[ChatEvent]]
 """Makes the events of an answer; it may raise what the SDK raises, or wait for as long as it likes."""
+
+MAX_MODEL_LEN = 2048
 
 WAIT_S = 10.0
 """How long a test may wait for what is sure to come."""
@@ -57,7 +62,7 @@ def event(text: str, num_output_tokens: int = 1, finish_reason: str = "") -> Cha
     return ChatEvent(text, finish_reason, num_input_tokens=7, num_output_tokens=num_output_tokens, num_cached_tokens=3)
 
 
-def model(name: str, kind: str = "chat", *, ready: bool = True) -> ModelInfo:
+def model(name: str, kind: ModelKind = "chat", *, ready: bool = True) -> ModelInfo:
     return ModelInfo(name, "1", "READY" if ready else "UNAVAILABLE", "", ready, kind)
 
 
@@ -114,6 +119,8 @@ class FakeClient(AsyncChatClient):
         self.failure: TritonChatError | None = None
         """Of everything but streams."""
         self.streams: list[FakeStream] = []
+        self.others: list[tuple[str, dict[str, Any]]] = []
+        """Calls of `tokenize`, `detokenize` and `embed`: the name and the arguments."""
         self.times_asked_for_models = 0
         self.closed = False
 
@@ -132,6 +139,50 @@ class FakeClient(AsyncChatClient):
         self._raise()
         return list(self.catalogue)
 
+    async def tokenize(
+        self,
+        messages: Messages | None = None,
+        *,
+        text: str | None = None,
+        model: str = "chat",
+        add_generation_prompt: bool | None = None,
+        add_special_tokens: bool | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Tokens:
+        """A token per character; a conversation becomes the texts of its messages."""
+        self._note("tokenize", locals())
+        if messages is not None:
+            text = messages if isinstance(messages, str) else "".join(str(message["content"]) for message in messages)
+        assert text is not None
+        return Tokens(tuple(map(ord, text)), text, MAX_MODEL_LEN)
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str = "chat",
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Tokens:
+        self._note("detokenize", locals())
+        return Tokens(tuple(token_ids), "".join(map(chr, token_ids)), MAX_MODEL_LEN)
+
+    async def embed(
+        self,
+        inputs: Inputs,
+        *,
+        model: str = "embeddings",
+        dimensions: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> EmbeddingResult:
+        """Input `i` points along axis `i`, wrapped around; its tokens are its elements."""
+        self._note("embed", locals())
+        size = dimensions or 4
+        rows = np.eye(size, dtype=np.float32)[[index % size for index in range(len(inputs))]]
+        return EmbeddingResult(rows, [len(text) for text in inputs])
+
     async def is_live(self) -> bool:
         return self.failure is None
 
@@ -142,6 +193,10 @@ class FakeClient(AsyncChatClient):
         self.closed = True
         for stream in self.streams:
             stream.cancel()
+
+    def _note(self, method: str, arguments: dict[str, Any]) -> None:
+        self.others.append((method, {name: value for name, value in arguments.items() if name != "self"}))
+        self._raise()
 
     def _raise(self) -> None:
         if self.failure is not None:
