@@ -10,13 +10,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from chat_engine import metrics, parse
+from chat_engine import metrics, parse, tokenizer
 from chat_engine.request import SamplingParams
 from local.settings import ROOT
+from triton_chat import tokenizer as tokenizer_wire
 from triton_chat import types, wire
+from triton_chat.kinds import kind_of
 
 REPOSITORY = ROOT / "model_repository"
-MODELS = ("chat", "chat_unary")
+TENSORS = {
+    "chat": (wire.INPUTS, wire.OUTPUTS),
+    "chat_unary": (wire.INPUTS, wire.OUTPUTS),
+    "tokenizer": (tokenizer_wire.INPUTS, tokenizer_wire.OUTPUTS),
+}
 DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
 
 FAMILIES = {
@@ -46,24 +52,25 @@ def tensors(found: list) -> list[wire.TensorSpec]:
     return [wire.TensorSpec(t.name, DATATYPES[kinds(t.data_type)], getattr(t, "optional", False)) for t in found]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TENSORS)
 def test_config_and_client_agree_on_the_tensors(model: str) -> None:
     parsed = config(REPOSITORY / model / "config.pbtxt")
     assert parsed.name == model
     assert parsed.backend == "python"
-    assert tensors(parsed.input) == list(wire.INPUTS)
-    assert tensors(parsed.output) == list(wire.OUTPUTS)
+    assert (tensors(parsed.input), tensors(parsed.output)) == tuple(map(list, TENSORS[model]))
     assert {tuple(tensor.dims) for tensor in [*parsed.input, *parsed.output]} == {(1,)}
 
 
 def test_only_chat_streams() -> None:
-    policies = {model: config(REPOSITORY / model / "config.pbtxt").model_transaction_policy for model in MODELS}
-    assert {model: policy.decoupled for model, policy in policies.items()} == {"chat": True, "chat_unary": False}
+    policies = {model: config(REPOSITORY / model / "config.pbtxt").model_transaction_policy for model in TENSORS}
+    assert [model for model, policy in policies.items() if policy.decoupled] == ["chat"]
 
 
 def test_the_model_knows_every_input() -> None:
     known = {field.name for field in fields(parse.WireRequest)} - {"id", "parameters"}
     assert known == {spec.name for spec in wire.INPUTS}
+    assert tuple(spec.name for spec in wire.INPUTS[:3]) == parse.PROMPTS
+    assert wire.ADD_GENERATION_PROMPT == parse.ADD_GENERATION_PROMPT
     assert set(parse.SWITCHES) == {spec.name for spec in wire.INPUTS if spec.datatype == "BOOL"}
 
 
@@ -73,6 +80,29 @@ def test_the_models_name_every_output_in_order(source: str) -> None:
     nodes = ast.walk(ast.parse((REPOSITORY / source).read_text()))
     texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
     assert [text for text in texts if text in names] == names
+
+
+def test_the_tokenizer_knows_every_input_option_and_output() -> None:
+    known = [field.name for field in fields(tokenizer.TokenizerRequest)]
+    assert known == [*(spec.name for spec in tokenizer_wire.INPUTS), "parameters"]
+    assert known == ["model", *parse.PROMPTS[:2], "token_ids", "parameters"]
+    assert tokenizer.OPTIONS == tokenizer_wire.PARAMETERS
+    source = ast.walk(ast.parse((REPOSITORY / "tokenizer" / "1" / "model.py").read_text()))
+    texts = {node.value for node in source if isinstance(node, ast.Constant)}
+    assert {spec.name for spec in tokenizer_wire.OUTPUTS} <= texts
+
+
+def test_the_tokenizer_takes_no_batches_and_no_gpu() -> None:
+    parsed = config(REPOSITORY / "tokenizer" / "config.pbtxt")
+    assert parsed.max_batch_size == 0
+    assert [model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) for group in parsed.instance_group] == [
+        "KIND_CPU"
+    ]
+
+
+@pytest.mark.parametrize("model", TENSORS)
+def test_a_model_is_known_by_its_tensors(model: str) -> None:
+    assert kind_of(config(REPOSITORY / model / "config.pbtxt")) == model
 
 
 def test_chat_unary_forwards_to_chat() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import ContextLengthError, InvalidRequestError, UnsupportedModelError
-from chat_engine.parse import RequestParser, WireRequest
+from chat_engine.parse import PROMPTS, RequestParser, WireRequest
 from chat_engine.prompt import PromptEncoder
 from chat_engine.request import MAX_COUNT, MAX_SEED, ChatRequest, SamplingParams
 from tests.chat_engine.builders import byte_level_tokenizer, examples, make_config
@@ -36,7 +36,7 @@ PARSER = make_parser()
 
 
 def parse(parser: RequestParser = PARSER, **fields: object) -> ChatRequest:
-    if "messages" not in fields and "text_input" not in fields:
+    if not fields.keys() & set(PROMPTS):
         fields["text_input"] = b"hello"
     sampling = fields.get("sampling_parameters")
     if isinstance(sampling, dict):
@@ -80,6 +80,27 @@ def test_messages_go_through_the_chat_template() -> None:
 
 def test_a_text_input_is_taken_as_it_is() -> None:
     assert parse(text_input="hé".encode()).prompt_ids == tuple(byte_level_tokenizer().encode("hé").ids)
+
+
+def test_token_ids_are_taken_as_they_are() -> None:
+    request = parse(prompt_token_ids=b" [0, 2,\n299]", exclude_input_in_output=False)
+    assert request.prompt_ids == (0, 2, 299)
+
+
+def test_the_echo_of_token_ids_is_their_text() -> None:
+    ids = [1, *byte_level_tokenizer().encode("hello 中文").ids]
+    raw = json.dumps(ids).encode()
+    assert parse(prompt_token_ids=raw, exclude_input_in_output=False).echo == "<s>hello 中文"
+    assert parse(prompt_token_ids=raw).echo == ""
+
+
+@pytest.mark.parametrize("where", ["sampling_parameters", "parameters"])
+@pytest.mark.parametrize(("value", "begun"), [(False, False), (True, True), (None, True)])
+def test_the_template_begins_the_answer_unless_told_not_to(where: str, value: bool | None, begun: bool) -> None:
+    request = parse(
+        messages=messages(("user", "hi")), **{where: {"add_generation_prompt": value}}, exclude_input_in_output=False
+    )
+    assert request.echo == "[user]hi</s>" + "[assistant]" * begun
 
 
 def test_what_is_not_given_has_its_default() -> None:
@@ -142,16 +163,63 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
 
 def test_one_of_messages_and_text_input_is_required() -> None:
     message = refused(messages=None, text_input=None)
-    assert "messages" in message
-    assert "text_input" in message
-    assert "neither" in message
+    assert message == "messages, text_input, prompt_token_ids: exactly one is required, none given"
 
 
-def test_messages_and_text_input_together_are_refused() -> None:
-    assert "both" in refused(messages=messages(("user", "x")), text_input=b"x")
+@pytest.mark.parametrize("names", [PROMPTS[:2], PROMPTS[1:], PROMPTS[::2], PROMPTS])
+def test_several_prompts_together_are_refused(names: tuple[str, ...]) -> None:
+    message = refused(**dict.fromkeys(names, b"x"))
+    assert message.endswith(f"exactly one is required, {' and '.join(names)} given")
 
 
-@pytest.mark.parametrize("name", ["messages", "text_input"])
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("name", ["text_input", "prompt_token_ids"])
+def test_only_messages_take_a_generation_prompt(name: str, value: bool) -> None:
+    message = refused(**{name: b"[1]"}, sampling_parameters={"add_generation_prompt": value})
+    assert message == f"add_generation_prompt: only for messages (got {value})"
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", [], {}])
+def test_a_generation_prompt_is_wanted_or_not(value: object) -> None:
+    message = refused(messages=messages(("user", "x")), sampling_parameters={"add_generation_prompt": value})
+    assert message == f"add_generation_prompt: must be true or false (got {value!r})"
+
+
+def test_an_option_given_twice_is_refused() -> None:
+    twice = {"add_generation_prompt": True}
+    message = refused(
+        messages=messages(("user", "x")), sampling_parameters={"add_generation_prompt": True}, parameters=twice
+    )
+    assert message.startswith("add_generation_prompt: given both")
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"hello", "prompt_token_ids: not JSON"),
+        (b"[1", "prompt_token_ids: not JSON"),
+        (b"1", "prompt_token_ids: must be a JSON array of token ids (got 1)"),
+        (b"{}", "prompt_token_ids: must be a JSON array of token ids (got {})"),
+        (b'"1"', "prompt_token_ids: must be a JSON array of token ids (got '1')"),
+        (b"null", "prompt_token_ids: must be a JSON array of token ids (got None)"),
+        (b"[]", "prompt_token_ids: the prompt has no tokens"),
+        (b"[1, true]", "prompt_token_ids.1: must be a token id, an integer (got True)"),
+        (b"[1.0]", "prompt_token_ids.0: must be a token id, an integer (got 1.0)"),
+        (b"[null]", "prompt_token_ids.0: must be a token id, an integer (got None)"),
+        (b'["1"]', "prompt_token_ids.0: must be a token id, an integer (got '1')"),
+        (b"[[1]]", "prompt_token_ids.0: must be a token id, an integer (got [1])"),
+        (b"[NaN]", "prompt_token_ids.0: must be a token id, an integer (got nan)"),
+        (b"[1, -1]", f"prompt_token_ids: token id -1 is not in the vocabulary; allowed are 0 to {VOCAB - 1}"),
+        (b"[300]", f"prompt_token_ids: token id 300 is not in the vocabulary; allowed are 0 to {VOCAB - 1}"),
+        (b"\xff", "prompt_token_ids: not valid UTF-8"),
+        (b"[1]\0", "prompt_token_ids: holds a NUL character"),
+    ],
+)
+def test_bad_token_ids_are_refused_by_their_place(raw: bytes, complaint: str) -> None:
+    assert refused(prompt_token_ids=raw).startswith(complaint)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
 def test_an_empty_prompt_is_refused(name: str) -> None:
     assert refused(**{name: b""}).startswith(f"{name}: empty")
 
@@ -231,7 +299,7 @@ def test_a_surrogate_pair_in_json_is_one_character() -> None:
     assert parse(messages=b'[{"role": "user", "content": "\\ud83d\\ude00"}]').prompt_ids
 
 
-@pytest.mark.parametrize("name", ["messages", "text_input"])
+@pytest.mark.parametrize("name", PROMPTS)
 def test_a_prompt_of_too_many_bytes_is_refused(name: str) -> None:
     assert "101 bytes given; at most 100 are allowed" in refused(
         make_parser(max_prompt_bytes=100), **{name: b" " * 101}
@@ -364,6 +432,12 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
     assert parse(text_input=b"x" * (CONTEXT - 1)).max_tokens == 1
 
 
+def test_token_ids_that_fill_the_context_are_refused() -> None:
+    with pytest.raises(ContextLengthError, match=f"the prompt has {CONTEXT} tokens; the context holds {CONTEXT}"):
+        parse(prompt_token_ids=json.dumps([1] * CONTEXT).encode())
+    assert parse(prompt_token_ids=json.dumps([1] * (CONTEXT - 1)).encode()).max_tokens == 1
+
+
 def test_max_tokens_beyond_the_context_is_refused() -> None:
     with pytest.raises(ContextLengthError, match=r"max_tokens: 51 .* at most 50 are left"):
         parse(text_input=b"x" * 10, sampling_parameters={"max_tokens": 51})
@@ -385,9 +459,11 @@ def test_more_min_tokens_than_max_tokens_are_refused() -> None:
         lambda deep: {"sampling_parameters": b'{"unknown": %s}' % deep},
         lambda deep: {"sampling_parameters": deep},
         lambda deep: {"messages": deep},
+        lambda deep: {"prompt_token_ids": deep},
+        lambda deep: {"prompt_token_ids": b"[1, %s]" % deep},
         lambda deep: {"messages": b'[{"role": "user", "content": %s}]' % deep},
     ],
-    ids=["stop", "unknown", "all", "messages", "content"],
+    ids=["stop", "unknown", "all", "messages", "ids", "id", "content"],
 )
 def test_deep_nesting_is_refused_at_any_depth(around: Callable[[bytes], dict[str, bytes]], depth: int) -> None:
     refused(**around(b"[" * depth + b"]" * depth))
@@ -400,6 +476,7 @@ def test_huge_numbers_are_refused(digits: int) -> None:
     for name in (b"max_tokens", b"seed", b"top_k", b"temperature", b"stop", b"unknown"):
         refused(sampling_parameters=b'{"%s": %s}' % (name, number))
     refused(sampling_parameters=b'{"stop_token_ids": [%s]}' % number)
+    refused(prompt_token_ids=b"[%s]" % number)
     refused(sampling_parameters=b'{"logit_bias": {"1": %s}}' % number)
 
 
@@ -436,13 +513,13 @@ def survives(**fields: object) -> None:
 
 
 @examples(200)
-@given(raw=st.binary(max_size=40), name=st.sampled_from(["messages", "text_input", "sampling_parameters"]))
+@given(raw=st.binary(max_size=40), name=st.sampled_from([*PROMPTS, "sampling_parameters"]))
 def test_any_bytes_are_parsed_or_refused(raw: bytes, name: str) -> None:
     survives(**{name: raw})
 
 
 @examples(300)
-@given(value=JSON_VALUES, name=st.sampled_from(["messages", "sampling_parameters"]))
+@given(value=JSON_VALUES, name=st.sampled_from(["messages", "prompt_token_ids", "sampling_parameters"]))
 def test_any_json_is_parsed_or_refused(value: object, name: str) -> None:
     survives(**{name: json.dumps(value).encode()})
 
@@ -450,7 +527,7 @@ def test_any_json_is_parsed_or_refused(value: object, name: str) -> None:
 @examples(400)
 @given(data=st.data())
 def test_any_parameters_are_parsed_or_refused(data: st.DataObject) -> None:
-    names = st.sampled_from([*SamplingParams.model_fields, "stream", "unknown"])
+    names = st.sampled_from([*SamplingParams.model_fields, "add_generation_prompt", "stream", "unknown"])
     survives(sampling_parameters=data.draw(st.dictionaries(names, JSON_VALUES, max_size=3)))
 
 

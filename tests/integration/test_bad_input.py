@@ -29,8 +29,29 @@ def message(**fields: object) -> dict[str, Any]:
 
 # Name -> inputs, and what the error must say: the field, the value, what is allowed.
 REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "both prompts": ({"messages": HELLO, "text_input": "a"}, ["messages, text_input: exactly one", "both"]),
-    "no prompt": ({"stream": True}, ["messages, text_input: exactly one", "neither"]),
+    "both prompts": (
+        {"messages": HELLO, "text_input": "a"},
+        ["exactly one is required, messages and text_input given"],
+    ),
+    "no prompt": ({"stream": True}, ["messages, text_input, prompt_token_ids: exactly one is required, none given"]),
+    "text and token ids": (
+        {"text_input": "a", "prompt_token_ids": [1]},
+        ["exactly one is required, text_input and prompt_token_ids given"],
+    ),
+    "token ids not json": ({"prompt_token_ids": "1, 2"}, ["prompt_token_ids: not JSON"]),
+    "token ids no list": ({"prompt_token_ids": {"a": 1}}, ["prompt_token_ids: must be a JSON array", "{'a': 1}"]),
+    "no token ids": ({"prompt_token_ids": []}, ["prompt_token_ids: the prompt has no tokens", "at least one"]),
+    "token id of a wrong type": ({"prompt_token_ids": [1, "2"]}, ["prompt_token_ids.1", "'2'", "integer"]),
+    "token id of no token": ({"prompt_token_ids": [3072]}, ["prompt_token_ids: token id 3072", "0 to 3071"]),
+    "token ids over the context": ({"prompt_token_ids": [7] * 2048}, ["the prompt has 2048", "2048"]),
+    "generation prompt without messages": (
+        sampling(add_generation_prompt=False),
+        ["add_generation_prompt: only for messages", "False"],
+    ),
+    "generation prompt of a wrong type": (
+        {"messages": HELLO, "sampling_parameters": {"add_generation_prompt": 1}},
+        ["add_generation_prompt: must be true or false", "1"],
+    ),
     "messages not json": ({"messages": "{"}, ["messages: not JSON"]),
     "messages no list": ({"messages": {"a": 1}}, ["messages: must be a valid list", "{'a': 1}"]),
     "messages nested deeply": ({"messages": "[" * 100_000}, ["messages: nested too deeply"]),
@@ -180,7 +201,15 @@ def test_garbage_does_not_kill_the_model(triton: LocalTriton, stub: GRPCInferenc
     assert (children(triton.pid), triton.poll()) == (stubs, None)
 
 
-NAMES = ["messages", "text_input", "sampling_parameters", "stream", "exclude_input_in_output", "bogus"]
+NAMES = [
+    "messages",
+    "text_input",
+    "prompt_token_ids",
+    "sampling_parameters",
+    "stream",
+    "exclude_input_in_output",
+    "bogus",
+]
 PARAMETERS = ["max_tokens", "temperature", "top_k", "top_p", "stop", "logit_bias", "seed", "logprobs", "priority", "x"]
 
 

@@ -15,6 +15,10 @@ class InvalidRequestError(ChatError):
     """The caller's mistake: a bad, unknown or missing field."""
 
 
+class UnknownModelError(InvalidRequestError):
+    """No model has the name that was asked for."""
+
+
 class ContextLengthError(InvalidRequestError):
     """Prompt, or prompt and requested tokens together, exceed the context."""
 

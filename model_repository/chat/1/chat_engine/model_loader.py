@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from chat_engine.attention import IMPLEMENTATION, LayerProbe, LayerShape
 from chat_engine.config import EngineConfig
@@ -70,7 +71,29 @@ def load_model(config: EngineConfig) -> LoadedModel:
     model = _load(config, device)
     layers, widest_window = _probe(model)
     eos_ids, sampling_defaults = _generation_defaults(model)
-    return LoadedModel(model, layers, _max_positions(model, widest_window), eos_ids, sampling_defaults)
+    max_positions = _max_positions(model.config.get_text_config(), widest_window)
+    return LoadedModel(model, layers, max_positions, eos_ids, sampling_defaults)
+
+
+@dataclass(frozen=True)
+class ContextLimits:
+    """What a request to a chat model is checked against."""
+
+    max_model_len: int
+    vocab_size: int
+
+
+def context_limits(config: EngineConfig) -> ContextLimits:
+    """The limits that the engine will have with these settings, found out without the weights.
+
+    A KV cache that cannot hold one context keeps the engine from loading, so it never lowers `max_model_len`.
+
+    Raises UnsupportedModelError, or OSError for a missing checkpoint.
+    """
+    checkpoint = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
+    text = checkpoint.get_text_config()
+    max_model_len = config.max_model_len or _max_positions(text, _widest_window(checkpoint))
+    return ContextLimits(max_model_len, int(text.vocab_size))
 
 
 def sample_ids(count: int, vocab_size: int) -> list[int]:
@@ -128,8 +151,20 @@ def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], int | None]:
     return [probe.layers[index] for index in range(count)], probe.widest_window
 
 
-def _max_positions(model: PreTrainedModel, widest_window: int | None) -> int:
-    text = model.config.get_text_config()
+def _widest_window(checkpoint: PretrainedConfig) -> int | None:
+    """What `_probe` finds, on tensors that have shapes and no memory; only a model with a window has to be asked."""
+    if not getattr(checkpoint.get_text_config(), "sliding_window", None):
+        return None
+    with FakeTensorMode():
+        model = AutoModelForCausalLM.from_config(
+            checkpoint,
+            attn_implementation=IMPLEMENTATION,
+            dtype=torch.bfloat16,  # in others, layers of experts cannot be computed without data
+        )
+        return _probe(model)[1]
+
+
+def _max_positions(text: PretrainedConfig, widest_window: int | None) -> int:
     limit = int(text.max_position_embeddings)
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:

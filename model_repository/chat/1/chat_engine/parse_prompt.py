@@ -1,0 +1,113 @@
+"""The prompt of a request, which arrives as messages, as text or as token ids, becomes token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from chat_engine.checks import at_most, check_text, check_token_id, decode, explain, read_json, show
+from chat_engine.config import EngineConfig
+from chat_engine.errors import InvalidRequestError
+from chat_engine.prompt import MESSAGES, Message, PromptEncoder
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt for the model; `text` is what its ids were made of, and None where they came as ids."""
+
+    ids: tuple[int, ...]
+    text: str | None
+
+
+class PromptParser:
+    """Parses and checks prompts for one model.
+
+    Args:
+        encoder: the model's tokenizer and chat template.
+        config: limits on prompts.
+        vocab_size: number of token ids.
+        ids_name: what the input for token ids is called.
+    """
+
+    def __init__(self, encoder: PromptEncoder, config: EngineConfig, vocab_size: int, ids_name: str) -> None:
+        self._encoder = encoder
+        self._config = config
+        self._vocab_size = vocab_size
+        self._ids_name = ids_name
+
+    def parse(
+        self,
+        messages: bytes | None,
+        text_input: bytes | None,
+        token_ids: bytes | None,
+        *,
+        add_generation_prompt: bool | None = None,
+        add_special_tokens: bool | None = None,
+    ) -> Prompt:
+        """Exactly one of three, and the options that go with it; None is an option's default.
+
+        Raises InvalidRequestError.
+        """
+        given = {"messages": messages, "text_input": text_input, self._ids_name: token_ids}
+        _exactly_one(given)
+        if messages is None and add_generation_prompt is not None:
+            raise InvalidRequestError(f"add_generation_prompt: only for messages (got {add_generation_prompt})")
+        if token_ids is not None:
+            if add_special_tokens is not None:
+                raise InvalidRequestError(
+                    f"add_special_tokens: only for messages and text_input (got {add_special_tokens})"
+                )
+            return Prompt(self._token_ids(token_ids), None)
+        if messages is not None:
+            text = self._render(messages, add_generation_prompt is not False)
+        else:
+            assert text_input is not None
+            text = self._text("text_input", text_input)
+        special = messages is None if add_special_tokens is None else add_special_tokens
+        return Prompt(self._encoder.encode(text, add_special_tokens=special), text)
+
+    def text_of(self, prompt: Prompt) -> str:
+        """The prompt as text: what it was made of, or what its ids say."""
+        return self._encoder.decode(prompt.ids) if prompt.text is None else prompt.text
+
+    def _render(self, raw: bytes, add_generation_prompt: bool) -> str:
+        return self._encoder.render(self._messages(raw), add_generation_prompt=add_generation_prompt)
+
+    def _messages(self, raw: bytes) -> list[Message]:
+        parsed = read_json("messages", self._text("messages", raw))
+        try:
+            messages = MESSAGES.validate_python(parsed)
+        except ValidationError as error:
+            raise InvalidRequestError(explain(error, "messages")) from error
+        if not messages:
+            raise InvalidRequestError("messages: the list is empty; at least one message is required")
+        at_most("messages", len(messages), self._config.max_messages, "messages")
+        for index, message in enumerate(messages):
+            check_text(f"messages.{index}.content", message.content)
+        return messages
+
+    def _token_ids(self, raw: bytes) -> tuple[int, ...]:
+        name = self._ids_name
+        parsed = read_json(name, self._text(name, raw))
+        if not isinstance(parsed, list):
+            raise InvalidRequestError(f"{name}: must be a JSON array of token ids (got {show(parsed)})")
+        for index, token_id in enumerate(parsed):
+            if type(token_id) is not int:  # True is an int, too
+                raise InvalidRequestError(f"{name}.{index}: must be a token id, an integer (got {show(token_id)})")
+            check_token_id(name, token_id, self._vocab_size)
+        return tuple(parsed)
+
+    def _text(self, name: str, raw: bytes) -> str:
+        at_most(name, len(raw), self._config.max_prompt_bytes, "bytes")
+        text = decode(name, raw)
+        check_text(name, text)
+        return text
+
+
+def _exactly_one(prompts: dict[str, bytes | None]) -> None:
+    given = [name for name, value in prompts.items() if value is not None]
+    if len(given) != 1:
+        raise InvalidRequestError(
+            f"{', '.join(prompts)}: exactly one is required, {' and '.join(given) or 'none'} given"
+        )

@@ -1,0 +1,84 @@
+"""The Triton model `tokenizer`: what a chat model's tokenizer and chat template make of a text, and back.
+
+The code is that of the chat models; this only adapts it. The tokenizer's own code runs without Python's lock, so a few
+threads of one process do what several processes would, and load it once.
+"""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# The stub starts Python under the C locale, in which torch and tokenizers cannot read UTF-8 files.
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+sys.path.append(str(Path(__file__).resolve().parents[2] / "chat" / "1"))
+
+from chat_engine.errors import InvalidRequestError, UnknownModelError  # noqa: E402
+from chat_engine.tokenizer import DEFAULT_MODEL, TokenizerRequest, Tokenizers, Tokens  # noqa: E402
+
+log = logging.getLogger("tokenizer")
+
+_THREADS = 4
+
+
+class TritonPythonModel:
+    """One instance: the tokenizers and the threads that use them."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the tokenizer of `chat` where there is one. Raises ConfigError, or OSError for a missing checkpoint."""
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+        self._tokenizers = Tokenizers(Path(args["model_repository"]).parent)
+        if DEFAULT_MODEL in self._tokenizers.models():
+            self._tokenizers.find(None)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenizer")
+        self._places = threading.BoundedSemaphore(_THREADS)
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        """Starts each request, waiting for a thread, so that what is too much waits in Triton's queue."""
+        for request in requests:
+            text, sender = _read(request), request.get_response_sender()
+            self._places.acquire()
+            self._pool.submit(self._answer, text, sender)
+
+    def finalize(self) -> None:
+        """Waits for the requests that run."""
+        self._pool.shutdown()
+
+    def _answer(self, request: TokenizerRequest, sender: pb_utils.InferenceResponseSender) -> None:
+        try:
+            response = _response(self._tokenizers.find(request.model).tokens(request))
+        except UnknownModelError as error:
+            response = _error(str(error), pb_utils.TritonError.NOT_FOUND)
+        except InvalidRequestError as error:
+            response = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception:
+            log.exception("a request failed")
+            response = _error("the tokenizer failed: internal error", pb_utils.TritonError.INTERNAL)
+        finally:
+            self._places.release()
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _read(request: pb_utils.InferenceRequest) -> TokenizerRequest:
+    """Copies, because the request's memory is Triton's again once `execute` has returned."""
+    inputs = {tensor.name(): bytes(tensor.as_numpy()[0]) for tensor in request.inputs()}
+    return TokenizerRequest(**inputs, parameters=json.loads(request.parameters()))
+
+
+def _response(tokens: Tokens) -> pb_utils.InferenceResponse:
+    texts = {"token_ids": json.dumps(tokens.ids, separators=(",", ":")), "text_output": tokens.text}
+    outputs = [pb_utils.Tensor(name, np.array([text.encode()], np.object_)) for name, text in texts.items()]
+    outputs.append(pb_utils.Tensor("max_model_len", np.array([tokens.max_model_len], np.int32)))
+    return pb_utils.InferenceResponse(outputs)
+
+
+def _error(message: str, code: int) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
