@@ -158,12 +158,12 @@ def through_triton(address: str) -> Contender:
     """The engine behind tritonserver: one gRPC stream a request, all open at once."""
 
     async def ask(client: AsyncChatClient, job: Job) -> int:
-        tokens = 0
-        async for event in client.stream(
+        result = await client.generate(
             prompt=job.prompt, max_tokens=job.max_tokens, temperature=0, ignore_eos=True, idle_timeout=600
-        ):
-            tokens = event.num_output_tokens
-        return tokens
+        )
+        if result.num_input_tokens != len(job.prompt_ids):
+            raise RuntimeError(f"a prompt of {len(job.prompt_ids)} tokens arrived as {result.num_input_tokens}")
+        return result.num_output_tokens
 
     async def ask_all(jobs: list[Job]) -> int:
         async with AsyncChatClient(address) as client:
@@ -291,7 +291,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Also write the rates to this JSON file.")] = None,
 ) -> None:
     """Compare the engine with transformers' ways to generate, on an 82M-parameter bf16 Llama made here."""
-    setting = Setting(make_checkpoint(CACHE / "bench" / "llama-82m"), threads, requests)
+    setting = Setting(make_checkpoint(CACHE / "bench" / "llama-82m-words"), threads, requests)
     results = measure([name for name in SETUPS if only in name], setting, make_jobs(requests), rounds)
     show(results, threads)
     if output:

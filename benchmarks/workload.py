@@ -37,7 +37,7 @@ def make_jobs(count: int, seed: int = 0) -> list[Job]:
 
 def make_checkpoint(folder: Path) -> Path:
     """An 82M-parameter bf16 Llama with random weights (12 heads, 4 KV heads) and a word-level tokenizer."""
-    if (folder / "model.safetensors").exists():
+    if (folder / "tokenizer.json").exists():  # written last
         return folder
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -55,7 +55,10 @@ def make_checkpoint(folder: Path) -> Path:
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
     model.save_pretrained(folder, safe_serialization=True)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB_SIZE)}, unk_token="w3"))  # noqa: S106
+    # Special tokens are found inside words too, so no word may hold one.
+    special = {"<s>": 0, "</s>": 1, "<pad>": 2}
+    vocabulary = special | {f"w{i}": i for i in range(len(special), VOCAB_SIZE)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w2").save_pretrained(folder)  # noqa: S106
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>").save_pretrained(folder)  # noqa: S106
     return folder
