@@ -51,14 +51,14 @@ async def create_embeddings(
     tokens = sum(result.num_tokens)
     answer = CreateEmbeddingResponse(
         object="list",
-        data=[_embedding(index, vector, body.encoding_format) for index, vector in enumerate(result.embeddings)],
+        data=[embedding(index, vector, body.encoding_format) for index, vector in enumerate(result.embeddings)],
         model=body.model,
         usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
     )
     return reply(answer)
 
 
-def _embedding(index: int, vector: npt.NDArray[np.float32], encoding: Encoding | None) -> Embedding:
+def embedding(index: int, vector: npt.NDArray[np.float32], encoding: Encoding | None) -> Embedding:
     if encoding != "base64":
         return Embedding(object="embedding", index=index, embedding=vector.tolist())
     text = base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from chat_gateway.schemas.chat import Message
 from chat_gateway.schemas.common import ModelName, Strict, TokenId
@@ -23,7 +23,10 @@ class TokenizeRequest(Strict):
     @field_validator("prompt")
     @classmethod
     def _exactly_one(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if "messages" in info.data and (value is None) == (info.data["messages"] is None):
+        has_messages = info.data.get("messages", ()) is not None  # which may also have been refused
+        if value is None and not has_messages:
+            raise PydanticKnownError("missing")
+        if value is not None and has_messages:
             raise PydanticCustomError("conflict", "send either prompt or messages, and not both")
         return value
 

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+from openai import OpenAI
+from starlette.testclient import TestClient
+
+from tests.gateway.apps import app_for, served, wait_until
+from tests.gateway.callers import Caller, events_of, openai_over
+from tests.gateway.fakes import WAIT_S, FakeClient, fails, hangs, says
+from triton_chat import errors
+from triton_chat.types import Call, ChatEvent, TokenLogprob, TopLogprob
+
+PATH = "/v1/chat/completions"
+MESSAGES: Any = [{"role": "system", "content": "Sei kurz."}, {"role": "user", "content": "什么是月亮？"}]
+BODY = {"model": "chat", "messages": MESSAGES}
+
+
+@pytest.fixture
+def api(gateway: TestClient) -> OpenAI:
+    return openai_over(gateway)
+
+
+async def with_logprobs(_: Call) -> AsyncIterator[ChatEvent]:
+    top = (TopLogprob("月", -0.5, tuple("月".encode())), TopLogprob("日", -1.5, tuple("日".encode())))
+    for count, part in enumerate("月亮", start=1):
+        entry = TokenLogprob(part, -0.5, tuple(part.encode()), top)
+        yield ChatEvent(part, "stop" if count == 2 else "", 7, count, 3, (entry,))
+
+
+class TestInOnePiece:
+    def test_the_answer(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = says("Der ", "Mond ", "🌙", finish_reason="length")
+        answer = api.chat.completions.create(model="chat", messages=MESSAGES, extra_headers={"X-Request-Id": "mine"})
+        assert (answer.id, answer.object, answer.model) == ("chatcmpl-mine", "chat.completion", "chat")
+        (choice,) = answer.choices
+        assert (choice.message.role, choice.message.content, choice.finish_reason) == (
+            "assistant",
+            "Der Mond 🌙",
+            "length",
+        )
+        assert choice.logprobs is None
+        usage = answer.usage
+        assert usage
+        assert usage.prompt_tokens_details
+        counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+        assert (counts, usage.prompt_tokens_details.cached_tokens) == ((7, 3, 10), 3)
+
+    def test_what_the_engine_is_asked(self, api: OpenAI, fake: FakeClient) -> None:
+        api.chat.completions.create(
+            model="chat",
+            messages=MESSAGES,
+            temperature=0.5,
+            max_completion_tokens=9,
+            seed=3,
+            extra_body={"top_k": 4, "add_generation_prompt": False},
+            extra_headers={"X-Request-Id": "mine"},
+        )
+        (call,) = fake.calls
+        assert (call.model, call.request_id, call.request.messages) == ("chat", "mine-0", MESSAGES)
+        assert call.request.sampling.to_dict() == {"temperature": 0.5, "max_tokens": 9, "seed": 3, "top_k": 4}
+        assert call.request.add_generation_prompt is False
+
+    def test_several_answers(self, api: OpenAI, fake: FakeClient) -> None:
+        numbers = itertools.count()
+        fake.script = lambda call: says(f"answer {next(numbers)}")(call)
+        answer = api.chat.completions.create(model="chat", messages=MESSAGES, n=3)
+        assert [(choice.index, choice.message.content) for choice in answer.choices] == [
+            (index, f"answer {index}") for index in range(3)
+        ]
+        assert answer.usage
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 3)
+
+    def test_logprobs(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = with_logprobs
+        answer = api.chat.completions.create(model="chat", messages=MESSAGES, logprobs=True, top_logprobs=2)
+        assert fake.calls[0].request.sampling.logprobs == 2
+        assert answer.choices[0].logprobs
+        content = answer.choices[0].logprobs.content or []
+        assert [(entry.token, entry.bytes, entry.logprob) for entry in content] == [
+            (part, list(part.encode()), -0.5) for part in "月亮"
+        ]
+        assert [top.token for top in content[0].top_logprobs] == ["月", "日"]
+
+    def test_an_alias_is_answered_by_its_own_name(self, fake: FakeClient) -> None:
+        with TestClient(app_for(fake, aliases={"gpt-4o": "chat"})) as gateway:
+            answer = openai_over(gateway).chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert (answer.model, fake.calls[0].model) == ("gpt-4o", "chat")
+
+    def test_only_what_openai_would_send(self, gateway: TestClient) -> None:
+        answer = gateway.post(PATH, json=BODY).json()
+        assert set(answer) == {"id", "object", "created", "model", "choices", "usage"}
+        assert answer["choices"][0] | {"message": {}} == {
+            "index": 0,
+            "message": {},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+        assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello there", "refusal": None}
+
+
+class TestStream:
+    def test_chunks(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = says("月", "亮")
+        chunks = list(api.chat.completions.create(model="chat", messages=MESSAGES, stream=True))
+        assert len({(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks}) == 1
+        assert [(c.choices[0].delta.role, c.choices[0].delta.content, c.choices[0].finish_reason) for c in chunks] == [
+            ("assistant", "", None),
+            (None, "月", None),
+            (None, "亮", None),
+            (None, None, "stop"),
+        ]
+
+    def test_on_the_wire(self, gateway: TestClient, fake: FakeClient) -> None:
+        fake.script = says("a\u2028\r\nb")
+        response = gateway.post(PATH, json={**BODY, "stream": True})
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *chunks, done = events_of(response.text)
+        assert done == "[DONE]"
+        assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+            {"role": "assistant", "content": "", "refusal": None},
+            {"content": "a\u2028\r\nb"},
+            {},
+        ]
+        assert not any("usage" in chunk for chunk in chunks)
+
+    def test_usage(self, api: OpenAI) -> None:
+        stream = api.chat.completions.create(
+            model="chat", messages=MESSAGES, n=2, stream=True, stream_options={"include_usage": True}
+        )
+        *chunks, last = list(stream)
+        assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+        assert last.choices == []
+        assert last.usage
+        assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.total_tokens) == (7, 4, 11)
+
+    def test_each_choice_is_whole_and_in_order(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = says(*"abcdef")
+        stream = api.chat.completions.create(model="chat", messages=MESSAGES, n=4, stream=True)
+        by_index: dict[int, list[Any]] = {}
+        for chunk in stream:
+            by_index.setdefault(chunk.choices[0].index, []).append(chunk.choices[0])
+        assert sorted(by_index) == [0, 1, 2, 3]
+        for first, *middle, last in by_index.values():
+            assert (first.delta.role, last.delta.content, last.finish_reason) == ("assistant", None, "stop")
+            assert "".join(choice.delta.content for choice in middle) == "abcdef"
+
+    def test_logprobs(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = with_logprobs
+        stream = api.chat.completions.create(
+            model="chat", messages=MESSAGES, stream=True, logprobs=True, top_logprobs=2
+        )
+        found = [chunk.choices[0].logprobs for chunk in stream]
+        assert [[entry.token for entry in logprobs.content or []] for logprobs in found if logprobs] in (
+            [["月"], ["亮"]],
+            [["月", "亮"]],
+        )
+
+
+class TestErrors:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("raised", "expected", "status"),
+        [
+            (errors.ContextLengthError("the prompt has 9 tokens; the context holds 8"), openai.BadRequestError, 400),
+            (errors.OverloadedError("full"), openai.RateLimitError, 429),
+            (errors.EngineError("broken"), openai.InternalServerError, 503),
+            (errors.ServerUnavailableError("away"), openai.InternalServerError, 503),
+            (errors.StreamTimeoutError("no first token"), openai.InternalServerError, 503),
+        ],
+    )
+    def test_an_early_one_is_a_status(
+        self,
+        api: OpenAI,
+        fake: FakeClient,
+        stream: bool,
+        raised: errors.TritonChatError,
+        expected: type[openai.APIStatusError],
+        status: int,
+    ) -> None:
+        fake.script = fails(raised)
+        with pytest.raises(expected) as caught:
+            api.chat.completions.create(model="chat", messages=MESSAGES, stream=stream)
+        assert caught.value.status_code == status
+
+    def test_context_length(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = fails(errors.ContextLengthError("the prompt has 9 tokens; the context holds 8"))
+        with pytest.raises(openai.BadRequestError, match=r"9 tokens.*holds 8") as caught:
+            api.chat.completions.create(model="chat", messages=MESSAGES)
+        assert caught.value.code == "context_length_exceeded"
+
+    def test_a_late_one_is_an_event(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = fails(errors.StreamTimeoutError("no new token for 30 seconds"), "月")
+        stream = api.chat.completions.create(model="chat", messages=MESSAGES, stream=True)
+        assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "月"]
+        with pytest.raises(openai.APIError, match="no new token"):
+            next(stream)
+
+    def test_one_choice_fails_all(self, api: OpenAI, fake: FakeClient) -> None:
+        scripts = iter([hangs("x"), fails(errors.OverloadedError("full")), hangs("x")])
+        fake.script = lambda call: next(scripts)(call)
+        with pytest.raises(openai.RateLimitError):
+            api.chat.completions.create(model="chat", messages=MESSAGES, n=3)
+        assert all(stream.cancelled.wait(WAIT_S) for stream in fake.streams if "-1" not in stream.request_id)
+
+    def test_unknown_model(self, api: OpenAI, fake: FakeClient) -> None:
+        for name in ("nope", "embeddings", "chat_unary"):
+            with pytest.raises(openai.NotFoundError) as caught:
+                api.chat.completions.create(model=name, messages=MESSAGES)
+            assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+        assert fake.calls == []
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"n": 17}, "n"),
+            ({"n": 10**30}, "n"),
+            ({"top_logprobs": 1000, "logprobs": True}, "top_logprobs"),
+            ({"stop": ["x"] * 1000}, "stop"),
+            ({"chat_template": "{{ 1 }}"}, "chat_template"),
+            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+            ({"unheard_of": 1}, "unheard_of"),
+            ({"messages": []}, "messages"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]},
+                "messages[0].content[0].type",
+            ),
+        ],
+    )
+    def test_nothing_bad_reaches_the_engine(
+        self, gateway: TestClient, fake: FakeClient, fields: dict[str, Any], param: str
+    ) -> None:
+        response = gateway.post(PATH, json=BODY | fields)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error")
+        assert error["message"].startswith(f"{param}: ")
+        assert fake.calls == []
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("texts", [(), ("月",)])
+    async def test_cancels_the_work(self, fake: FakeClient, stream: bool, texts: tuple[str, ...]) -> None:
+        fake.script = hangs(*texts)
+        async with Caller(app_for(fake), PATH, {**BODY, "stream": stream, "n": 2}) as caller:
+            if stream and texts:
+                await caller.chunk()
+            else:
+                await caller.reaches(lambda: len(fake.streams) == (2 if texts else 1))
+        assert all(stream.cancelled.is_set() for stream in fake.streams)
+        assert caller.status == (200 if stream and texts else 499)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_on_a_real_connection(self, fake: FakeClient, stream: bool) -> None:
+        fake.script = hangs("月")
+        with served(app_for(fake)) as url:
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=WAIT_S)
+            connection.request(
+                "POST", PATH, json.dumps({**BODY, "stream": stream}), {"Content-Type": "application/json"}
+            )
+            if stream:
+                assert connection.getresponse().status == 200
+            wait_until(lambda: fake.streams)
+            connection.close()
+            assert fake.streams[0].cancelled.wait(2)

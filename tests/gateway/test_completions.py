@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from starlette.testclient import TestClient
+
+from tests.gateway.apps import app_for
+from tests.gateway.callers import Caller, events_of, openai_over
+from tests.gateway.fakes import FakeClient, fails, hangs, says
+from triton_chat import errors
+from triton_chat.types import Call, ChatEvent, TokenLogprob, TopLogprob
+
+PATH = "/v1/completions"
+
+
+@pytest.fixture
+def api(gateway: TestClient) -> OpenAI:
+    return openai_over(gateway)
+
+
+async def repeats(call: Call) -> AsyncIterator[ChatEvent]:
+    """Its prompt, then a word."""
+    prompt = call.request.prompt or str(call.request.prompt_token_ids)
+    yield ChatEvent("" if call.request.exclude_input_in_output else prompt, "", 7, 1, 3)
+    yield ChatEvent(f" after {prompt}", "length", 7, 2, 3)
+
+
+async def with_logprobs(_: Call) -> AsyncIterator[ChatEvent]:
+    """A character in three tokens, then one token; the text comes when the character is whole."""
+    *parts, last = [bytes([byte]) for byte in "月".encode()]
+    entries = [TokenLogprob("\ufffd", -1.0, tuple(part), (TopLogprob("a", -0.5, (97,)),)) for part in (*parts, last)]
+    yield ChatEvent("", "", 7, 2, 3, tuple(entries[:2]))
+    yield ChatEvent("月", "", 7, 3, 3, (entries[2],))
+    yield ChatEvent("!", "stop", 7, 4, 3, (TokenLogprob("!", -0.25, (33,), (TopLogprob("!", -0.25, (33,)),)),))
+
+
+def test_the_answer(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = says("月", "亮", finish_reason="length")
+    answer = api.completions.create(model="chat", prompt="什么", extra_headers={"X-Request-Id": "mine"})
+    assert (answer.id, answer.object, answer.model) == ("cmpl-mine", "text_completion", "chat")
+    (choice,) = answer.choices
+    assert (choice.index, choice.text, choice.finish_reason, choice.logprobs) == (0, "月亮", "length", None)
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (7, 2, 9)
+    assert fake.calls[0].request.sampling.max_tokens == 16
+    assert fake.calls[0].request.messages is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sent"),
+    [
+        ("a", [("a", None)]),
+        (["a", "b"], [("a", None), ("b", None)]),
+        ([1, 2], [(None, [1, 2])]),
+        ([[1], [2, 3]], [(None, [1]), (None, [2, 3])]),
+    ],
+)
+def test_the_forms_of_a_prompt(api: OpenAI, fake: FakeClient, prompt: Any, sent: list[Any]) -> None:
+    fake.script = repeats
+    answer = api.completions.create(model="chat", prompt=prompt)
+    assert [(call.request.prompt, call.request.prompt_token_ids) for call in fake.calls] == sent
+    assert [choice.text for choice in answer.choices] == [f" after {text or ids}" for text, ids in sent]
+
+
+def test_several_prompts_with_several_answers_each(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = repeats
+    answer = api.completions.create(model="chat", prompt=["a", "b"], n=2, seed=5)
+    assert [(choice.index, choice.text) for choice in answer.choices] == [
+        (0, " after a"),
+        (1, " after a"),
+        (2, " after b"),
+        (3, " after b"),
+    ]
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (14, 8)
+    seeds = {(call.request.prompt, call.request.sampling.seed) for call in fake.calls}
+    assert seeds == {("a", 5), ("a", 6), ("b", 5), ("b", 6)}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo(gateway: TestClient, fake: FakeClient, stream: bool) -> None:
+    fake.script = repeats
+    body = {"model": "chat", "prompt": "什么", "echo": True, "stream": stream}
+    response = gateway.post(PATH, json=body)
+    answers = events_of(response.text)[:-1] if stream else [response.json()]
+    assert "".join(answer["choices"][0]["text"] for answer in answers) == "什么 after 什么"
+
+
+def test_stream(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = says("月", "亮")
+    stream = api.completions.create(model="chat", prompt="什么", stream=True, stream_options={"include_usage": True})
+    *chunks, last = list(stream)
+    assert len({(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks}) == 1
+    assert [(chunk.choices[0].text, chunk.choices[0].finish_reason) for chunk in chunks] == [
+        ("月", None),
+        ("亮", "stop"),
+    ]
+    assert all(chunk.usage is None for chunk in chunks)
+    assert last.choices == []
+    assert last.usage
+    assert last.usage.total_tokens == 9
+
+
+def test_logprobs(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = with_logprobs
+    (choice,) = api.completions.create(model="chat", prompt="什么", logprobs=1).choices
+    assert fake.calls[0].request.sampling.logprobs == 1
+    assert choice.text == "月!"
+    assert choice.logprobs
+    assert choice.logprobs.tokens == [r"bytes:\xe6", r"bytes:\x9c", r"bytes:\x88", "!"]
+    assert choice.logprobs.token_logprobs == [-1.0, -1.0, -1.0, -0.25]
+    assert choice.logprobs.text_offset == [0, 0, 0, 1]
+    assert choice.logprobs.top_logprobs
+    assert choice.logprobs.top_logprobs[0] == {"a": -0.5, r"bytes:\xe6": -1.0}
+    assert choice.logprobs.top_logprobs[3] == {"!": -0.25}
+
+
+def test_logprobs_in_a_stream_add_up(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = with_logprobs
+    whole = api.completions.create(model="chat", prompt="什么", logprobs=1).choices[0].logprobs
+    stream = api.completions.create(model="chat", prompt="什么", logprobs=1, stream=True)
+    parts = [logprobs for chunk in stream if (logprobs := chunk.choices[0].logprobs)]
+    assert whole
+    for name, values in whole.model_dump().items():
+        assert [value for part in parts for value in getattr(part, name)] == values
+
+
+def test_a_bad_prompt_is_named_as_the_caller_named_it(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = fails(errors.InvalidRequestError("text_input: the prompt has no tokens; send at least one"))
+    with pytest.raises(openai.BadRequestError, match="prompt: the prompt has no tokens") as caught:
+        api.completions.create(model="chat", prompt="")
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a"] * 17}, "prompt"),
+        ({"prompt": ["a"] * 9, "n": 2}, "prompt"),
+        ({"prompt": [[1], ["a"]]}, "prompt[1][0]"),
+        ({"n": 17}, "n"),
+        ({"logprobs": 1000}, "logprobs"),
+        ({"logprobs": 1, "echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"messages": []}, "messages"),
+    ],
+)
+def test_nothing_bad_reaches_the_engine(
+    gateway: TestClient, fake: FakeClient, fields: dict[str, Any], param: str
+) -> None:
+    response = gateway.post(PATH, json={"model": "chat", "prompt": "a"} | fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_leaving_cancels_all_prompts(fake: FakeClient, stream: bool) -> None:
+    fake.script = hangs("月")
+    body = {"model": "chat", "prompt": ["a", "b", "c"], "stream": stream}
+    async with Caller(app_for(fake), PATH, body) as caller:
+        await caller.reaches(lambda: len(fake.streams) == 3)
+    assert all(stream.cancelled.is_set() for stream in fake.streams)
