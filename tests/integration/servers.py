@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from local.settings import ROOT, TritonSettings
+from local.settings import DEFAULT_MODEL, ROOT, TritonSettings
 from local.triton import LocalTriton
 
 REPOSITORY = ROOT / "model_repository"
+EMBEDDINGS_MODEL = "TRITON_CHAT_EMBEDDINGS_MODEL"
+"""Set for every server: a changed copy of the repository does not lie where embedder.json finds its model."""
 ConfigOverrides = Mapping[str, Mapping[str, str]]
 """model -> text in its config.pbtxt and its variants -> other text."""
 
@@ -44,7 +46,7 @@ class ServerFactory:
                 metrics_port=0,
                 engine_config=engine_file(engine_config, folder / "engine.json"),
                 models=models,
-                extra_env=dict(extra_env or {}),
+                extra_env={EMBEDDINGS_MODEL: str(DEFAULT_MODEL), **(extra_env or {})},
                 extra_args=extra_args,
                 log_path=folder / "tritonserver.log",
                 ready_timeout_s=120.0,

@@ -33,14 +33,18 @@ GAUGES = {
 
 def test_every_family_is_there_with_its_type_and_the_label_model(triton: LocalTriton) -> None:
     metrics = Metrics(triton)
-    ours = {name: kind for name, kind in metrics.types.items() if name.startswith(("triton_chat", "gen_ai"))}
+    ours = {name: kind for name, kind in metrics.types.items() if is_of_chat(name)}
     assert ours == (
         dict.fromkeys(HISTOGRAMS, "histogram") | dict.fromkeys(COUNTERS, "counter") | dict.fromkeys(GAUGES, "gauge")
     )
-    samples = [sample for sample in metrics.samples if sample.name.startswith(("triton_chat", "gen_ai"))]
+    samples = [sample for sample in metrics.samples if is_of_chat(sample.name)]
     assert {sample.labels["model"] for sample in samples} == {"chat"}
     reasons = {s.labels.get("finish_reason") for s in samples if s.name == "triton_chat_requests_total"}
     assert reasons == {"stop", "length", "cancelled", "error"}
+
+
+def is_of_chat(name: str) -> bool:
+    return name.startswith(("triton_chat_", "gen_ai_")) and not name.startswith("triton_chat_embeddings_")
 
 
 def test_a_known_workload_is_counted_exactly(triton: LocalTriton) -> None:

@@ -1,0 +1,83 @@
+"""`EmbedderConfig`: every knob of the embedding model, its default and its check."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from embedder.errors import ConfigError
+
+CONFIG_VARIABLE = "TRITON_CHAT_EMBEDDINGS_CONFIG"
+MODEL_VARIABLE = "TRITON_CHAT_EMBEDDINGS_MODEL"
+
+PoolingName = Literal["mean", "cls", "last"]
+
+
+class EmbedderConfig(BaseModel):
+    """Settings of one embedding model. An unknown key is an error; None means: chosen from the model or the device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
+    revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the weights; auto: as the checkpoint says. Vectors are float32 always."
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA where there is one.")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of the forward pass; otherwise half of the cores."
+    )
+    pooling: PoolingName | Literal["auto"] = Field(
+        "auto", description="auto: as the checkpoint's sentence-transformers files say, and mean where it has none."
+    )
+    max_length: int | None = Field(
+        None, ge=1, description="Longest text in tokens, special ones included; otherwise as the checkpoint says."
+    )
+    max_batch_tokens: int | None = Field(
+        None, ge=1, le=1 << 24, description="Padded tokens of one forward pass; a text longer than that goes alone."
+    )
+    max_text_bytes: int = Field(1 << 18, ge=1, description="Largest text, or list of token ids as JSON, in bytes.")
+
+
+def load_config(
+    version_folder: Path, overrides: Mapping[str, object], env: Mapping[str, str] | None = None
+) -> EmbedderConfig:
+    """The settings in the file that the environment names, else in `embedder.json` beside the code.
+
+    A `model` in the file that is a folder, seen from that file, is that folder. `TRITON_CHAT_EMBEDDINGS_MODEL` replaces
+    it. `overrides` fill in what neither says (the device of the instance group).
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or holds an unknown key or a bad value.
+    """
+    env = os.environ if env is None else env
+    path = Path(env.get(CONFIG_VARIABLE) or version_folder / "embedder.json")
+    settings = _read(path)
+    if isinstance(model := settings.get("model"), str) and (path.parent / model).is_dir():
+        settings["model"] = str((path.parent / model).resolve())
+    if env.get(MODEL_VARIABLE):
+        settings["model"] = env[MODEL_VARIABLE]
+    try:
+        return EmbedderConfig.model_validate({**overrides, **settings})
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        ]
+        raise ConfigError(f"{path}: " + "; ".join(lines)) from error
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the embedding settings {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the embedding settings {path} are not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"the embedding settings {path} must be a JSON object")
+    return settings

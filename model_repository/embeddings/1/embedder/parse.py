@@ -1,0 +1,157 @@
+"""What arrives on the wire becomes token ids, or an `InvalidRequestError` that names the input and the value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from embedder.checkpoint import Checkpoint
+from embedder.errors import InvalidRequestError
+
+From = TypeVar("From")
+To = TypeVar("To")
+
+_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class WireRequest:
+    """A request as it came: the contract of `config.pbtxt`, undecoded, an element a row.
+
+    `parameters` are Triton's scalar request parameters, of which this model has none.
+    """
+
+    text: Sequence[bytes] | None = None
+    token_ids: Sequence[bytes] | None = None
+    dimensions: Sequence[int] | None = None
+    parameters: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """Token ids of each row, and how many components each vector is to have."""
+
+    rows: list[list[int]]
+    dimensions: int
+
+
+class RequestParser:
+    """Parses and checks requests for one model; threads may share it.
+
+    Args:
+        checkpoint: tokenizer, vocabulary, longest text and width.
+        max_text_bytes: largest element of `text` and `token_ids`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, max_text_bytes: int) -> None:
+        self._checkpoint = checkpoint
+        self._max_text_bytes = max_text_bytes
+
+    def parse(self, request: WireRequest) -> ParsedRequest:
+        """Raises InvalidRequestError."""
+        for name, value in (request.parameters or {}).items():
+            raise InvalidRequestError(f"{_name(name)}: unknown parameter (value {_show(value)}); this model takes none")
+        if (request.text is None) == (request.token_ids is None):
+            given = "neither" if request.text is None else "both"
+            raise InvalidRequestError(f"text, token_ids: exactly one is required, {given} given")
+        if request.text is not None:
+            texts = _each_row(self._text, request.text)
+            encoded = self._checkpoint.tokenizer.encode_batch_fast(texts)
+            rows = _each_row(self._checked("text"), [encoding.ids for encoding in encoded])
+        else:
+            rows = _each_row(self._token_ids, request.token_ids or ())
+        return ParsedRequest(rows, self._dimensions(request.dimensions or ()))
+
+    def _text(self, raw: bytes) -> str:
+        text = self._decode("text", raw)
+        if not text:
+            raise InvalidRequestError("text: empty; at least one character is required")
+        if "\0" in text:
+            raise InvalidRequestError(
+                f"text: holds a NUL character at position {text.index(chr(0))}, which is not allowed"
+            )
+        return text.lower() if self._checkpoint.lower_case else text
+
+    def _token_ids(self, raw: bytes) -> list[int]:
+        ids = _json("token_ids", self._decode("token_ids", raw))
+        if not isinstance(ids, list):
+            raise InvalidRequestError(f"token_ids: must be a JSON array of token ids (got {_show(ids)})")
+        for value in ids:
+            if type(value) is not int:  # a truth value is an int, too
+                raise InvalidRequestError(f"token_ids: must hold integers alone (got {_show(value)})")
+        return self._checked("token_ids")(ids)
+
+    def _checked(self, name: str) -> Callable[[list[int]], list[int]]:
+        """The check of one row, which gives it back."""
+        limit, vocab_size = self._checkpoint.max_length, self._checkpoint.vocab_size
+
+        def check(ids: list[int]) -> list[int]:
+            if not ids:
+                raise InvalidRequestError(f"{name}: no tokens; at least one is required")
+            if len(ids) > limit:
+                raise InvalidRequestError(f"{name}: {len(ids)} tokens given; the context holds {limit}")
+            for token in ids:
+                if not 0 <= token < vocab_size:
+                    raise InvalidRequestError(
+                        f"{name}: token id {_show(token)} is not in the vocabulary; allowed are 0 to {vocab_size - 1}"
+                    )
+            return ids
+
+        return check
+
+    def _dimensions(self, given: Sequence[int]) -> int:
+        width = self._checkpoint.width
+        if not len(given):
+            return width
+        if len(set(given)) > 1:
+            raise InvalidRequestError(
+                f"dimensions: {min(given)} and {max(given)} given; the rows of a request all have the same"
+            )
+        if not 1 <= given[0] <= width:
+            raise InvalidRequestError(f"dimensions: {given[0]} given; allowed are 1 to {width}")
+        return given[0]
+
+    def _decode(self, name: str, raw: bytes) -> str:
+        if len(raw) > self._max_text_bytes:
+            raise InvalidRequestError(f"{name}: {len(raw)} bytes given; at most {self._max_text_bytes} are allowed")
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequestError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
+
+
+def _each_row(parse: Callable[[From], To], rows: Sequence[From]) -> list[To]:
+    """Where there are several rows, an error says which one it is about."""
+    if len(rows) == 1:
+        return [parse(rows[0])]
+    return [_row(index, parse, row) for index, row in enumerate(rows)]
+
+
+def _row(index: int, parse: Callable[[From], To], row: From) -> To:
+    try:
+        return parse(row)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"row {index}: {error}") from error
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InvalidRequestError(f"{name}: nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequestError(f"{name}: not JSON: {error}") from error
+
+
+def _name(text: str) -> str:
+    """A name the caller chose, fit to be shown: it may be long, or hold what no text on the wire can."""
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,118 @@
+"""The Triton model `embeddings`: tensors to requests, vectors to responses. The work is done in `embedder`."""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# The stub starts Python under the C locale, in which torch and tokenizers cannot read UTF-8 files.
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
+from embedder.config import load_config  # noqa: E402
+from embedder.errors import EmbeddingError, ForwardError, InvalidRequestError  # noqa: E402
+from embedder.parse import WireRequest  # noqa: E402
+from embedder.service import Answer, EmbeddingService  # noqa: E402
+
+log = logging.getLogger("embeddings")
+
+_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
+
+
+class TritonPythonModel:
+    """One instance of the model. Triton loads and calls it on one thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the model, which also tries it out. Raises ConfigError or UnsupportedModelError."""
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+        config = load_config(Path(__file__).resolve().parent, {"device": _device(args)})
+        self._service = EmbeddingService(config)
+        self._metrics = _Metrics(args["model_name"])
+        self._broken = False
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """One response for each request, in their order."""
+        began = time.monotonic()
+        answers = self._service.answer([_read(request) for request in requests])
+        if any(isinstance(answer, ForwardError) for answer in answers) and not self._service.works():
+            self._stop_server()
+        self._metrics.report([answer for answer in answers if isinstance(answer, Answer)], time.monotonic() - began)
+        return [_response(answer) for answer in answers]
+
+    def is_ready(self) -> bool:
+        """Asked by Triton 25.12 and later."""
+        return not self._broken
+
+    def finalize(self) -> None:
+        """Called once nothing is in flight any more."""
+        self._service.close()
+
+    def _stop_server(self) -> None:
+        """The model computes nothing any more: ends the server, so that whoever watches it starts it anew."""
+        self._broken = True
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+class _Metrics:
+    """What is counted, a few calls a batch: a call into Triton costs as much as some tokens."""
+
+    def __init__(self, model: str) -> None:
+        counter, histogram = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.HISTOGRAM
+        labels = {"model": model}
+        self._families = [
+            pb_utils.MetricFamily(name=f"triton_chat_embeddings_{name}", description=description, kind=kind)
+            for name, description, kind in (
+                ("texts_total", "Texts turned into vectors", counter),
+                ("tokens_total", "Tokens of these texts, special ones included", counter),
+                ("batch_duration_seconds", "From Triton's queue to the vectors, of one batch", histogram),
+            )
+        ]
+        texts, tokens, durations = self._families
+        self._texts, self._tokens = texts.Metric(labels=labels), tokens.Metric(labels=labels)
+        self._durations = durations.Metric(labels=labels, buckets=_BUCKETS)
+
+    def report(self, answers: list[Answer], seconds: float) -> None:
+        """Counts what became vectors; metrics that Triton does not take must not end the batch."""
+        counts = [count for answer in answers for count in answer.num_tokens]
+        if not counts:
+            return
+        try:
+            self._texts.increment(len(counts))
+            self._tokens.increment(sum(counts))
+            self._durations.observe(seconds)
+        except Exception:
+            log.exception("the metrics could not be reported")
+
+
+def _device(args: dict[str, str]) -> str:
+    return f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
+
+
+def _read(request: pb_utils.InferenceRequest) -> WireRequest | EmbeddingError:
+    try:
+        columns = {tensor.name(): tensor.as_numpy().reshape(-1).tolist() for tensor in request.inputs()}
+        return WireRequest(parameters=json.loads(request.parameters()), **columns)
+    except Exception:  # the other requests of the batch must not suffer
+        log.exception("a request could not be read")
+        return EmbeddingError("internal error: the request could not be read")
+
+
+def _response(answer: Answer | EmbeddingError) -> pb_utils.InferenceResponse:
+    if isinstance(answer, EmbeddingError):
+        is_callers = isinstance(answer, InvalidRequestError)
+        code = pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+    return pb_utils.InferenceResponse(
+        output_tensors=[
+            pb_utils.Tensor("embedding", answer.embeddings),
+            pb_utils.Tensor("num_tokens", np.array(answer.num_tokens, dtype=np.int32)[:, None]),
+        ]
+    )
