@@ -20,8 +20,8 @@ class LocalGateway(LocalServer):
     name = "gateway"
     settings: GatewaySettings
 
-    def __init__(self, settings: GatewaySettings, triton_url: str) -> None:
-        super().__init__()
+    def __init__(self, settings: GatewaySettings, triton_url: str, after: LocalServer | None = None) -> None:
+        super().__init__(after)
         (port,) = ports.choose(settings.host, (settings.port,))
         self.settings = replace(settings, port=port)
         self.triton_url = triton_url
@@ -63,6 +63,3 @@ class LocalGateway(LocalServer):
 
     def _answers(self) -> bool:
         return readiness.answers(f"{self.url}/health/ready")
-
-    def _stage(self) -> str:
-        return "waiting for Triton" if readiness.answers(f"{self.url}/health/live") else "starting"

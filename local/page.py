@@ -34,14 +34,10 @@ class LocalPage(LocalServer):
         return preflight.before_door("ui", "UI_PORT", self.settings.host, self.settings.port)
 
     def command(self) -> list[str]:
-        """With an address given, streamlit does not ask the internet for this machine's."""
-        return [
-            *(sys.executable, "-m", "streamlit", "run", str(self.settings.script)),
-            f"--server.address={self.settings.host}",
-            f"--server.port={self.settings.port}",
-            "--server.headless=true",
-            "--browser.gatherUsageStats=false",
-        ]
+        """What else streamlit is told stands in ui/.streamlit/config.toml."""
+        script = ROOT / "ui" / "app.py"
+        address = (f"--server.address={self.settings.host}", f"--server.port={self.settings.port}")
+        return [sys.executable, "-m", "streamlit", "run", str(script), *address]
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         decided = {"TRITON_CHAT_UI_GATEWAY_URL": self.gateway_url, "PYTHONUNBUFFERED": "1"}
@@ -53,7 +49,6 @@ class LocalPage(LocalServer):
             self.environment(os.environ),
             self.settings.log_path,
             self.settings.exit_timeout_s + STOP_MARGIN_S,
-            folder=ROOT,  # where streamlit looks for its configuration
         )
 
     def _answers(self) -> bool:

@@ -27,16 +27,13 @@ class KeptProcess:
         environment: Mapping[str, str],
         log_path: Path,
         exit_timeout_s: float,
-        *,
-        folder: Path | None = None,
         shm_prefix: str | None = None,
     ) -> None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         cleaning = ["--shared-memory", shm_prefix] if shm_prefix else []
         self._keeper = subprocess.Popen(
-            [sys.executable, "-IS", keeper.__file__, *cleaning, str(log_path.resolve()), str(exit_timeout_s), *command],
+            [sys.executable, "-IS", keeper.__file__, *cleaning, str(log_path), str(exit_timeout_s), *command],
             env=environment,
-            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

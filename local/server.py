@@ -28,7 +28,9 @@ class LocalServer(ABC):
     name: ClassVar[str]
     settings: ServerSettings
 
-    def __init__(self) -> None:
+    def __init__(self, after: LocalServer | None = None) -> None:
+        """`after` is another one without which it cannot be ready; it is not asked before."""
+        self._after = after
         self.stage = "starting"
         """What it is doing, in words for a person."""
         self.ready_after_s: float | None = None
@@ -94,12 +96,10 @@ class LocalServer(ABC):
         """True once it answers. Raises ServerError when it has died before, or takes too long."""
         code = self.poll()
         if code is not None:
+            self.stage = f"ended with exit code {code}"
             raise self._error(f"{self.name} stopped while starting (exit code {code})")
-        if self.ready_after_s is None and self._answers():
-            self.ready_after_s = self.seconds
-        if self.ready_after_s is None and self.seconds > self.settings.ready_timeout_s:
-            raise self._error(f"{self.name} was not ready within {self.settings.ready_timeout_s:.0f} s")
-        self.stage = self._stage() if self.ready_after_s is None else "ready"
+        if self.ready_after_s is None:
+            self._look()
         return self.ready_after_s is not None
 
     def __enter__(self) -> Self:
@@ -110,6 +110,17 @@ class LocalServer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stop_together(self.servers)
+
+    def _look(self) -> None:
+        if self._after is not None and self._after.ready_after_s is None:
+            self.stage = f"waiting for {self._after.name}"
+        elif self._answers():
+            self.ready_after_s = self.seconds
+            self.stage = "ready"
+        elif self.seconds > self.settings.ready_timeout_s:
+            raise self._error(f"{self.name} was not ready within {self.settings.ready_timeout_s:.0f} s")
+        else:
+            self.stage = self._stage()
 
     @abstractmethod
     def _spawn(self) -> KeptProcess: ...

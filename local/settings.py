@@ -89,7 +89,6 @@ class GatewaySettings(ServerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PageSettings(ServerSettings):
-    script: Path = ROOT / "ui" / "app.py"
     port: int = 8501
     log_path: Path = LOGS / "page.log"
     exit_timeout_s: int = 5

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import ast
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from local import preflight
 from local.preflight import Problem
+from local.settings import ROOT, StackSettings
+from local.stack import LocalStack
 
 
 def test_every_problem_names_a_cause_and_a_fix() -> None:
@@ -98,6 +102,34 @@ def test_a_taken_port_names_its_variable_and_another_port() -> None:
     assert problem.cause == f"port {port} is taken (TRITON_HTTP_PORT)."
     assert f"TRITON_HTTP_PORT={port + 10} make serve" in problem.fix
     assert preflight.check_port("TRITON_HTTP_PORT", "127.0.0.1", port) is None
+
+
+@pytest.mark.parametrize("variable", preflight.PORT_NAMES)
+def test_each_of_the_five_ports_is_checked(variable: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = StackSettings.from_environment(dict.fromkeys(preflight.PORT_NAMES, "0") | {variable: str(port)})
+        problems = [problem for server in LocalStack(settings).servers for problem in server.problems()]
+    assert [problem.cause for problem in problems] == [f"port {port} is taken ({variable})."]
+
+
+def test_missing_packages_are_named() -> None:
+    assert preflight.check_packages([]) is None
+    problem = preflight.check_packages(["fastapi", "openai"])
+    assert problem is not None
+    assert problem.cause == "fastapi, openai are not installed in this environment."
+    assert "make" in problem.fix
+
+
+@pytest.mark.parametrize("extra", ["gateway", "ui"])
+def test_packages_are_those_of_pyproject(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preflight.missing_packages(extra) == []
+    monkeypatch.setattr(preflight, "_installed", lambda distribution: None)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["project"]["optional-dependencies"][extra]
+    assert preflight.missing_packages(extra) == [re.split(r"[^a-z0-9-]", line)[0] for line in listed]
 
 
 def test_port_0_is_never_taken() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from local import ports
-from local.settings import DEFAULT_MODEL, TritonSettings
+from local.preflight import PORT_NAMES
+from local.settings import DEFAULT_MODEL, GatewaySettings, PageSettings, StackSettings, TritonSettings
 
 
 def test_defaults() -> None:
@@ -55,6 +56,42 @@ def test_engine_settings_alone_name_their_own_model(tmp_path: Path) -> None:
     settings = TritonSettings.from_environment({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path / "engine.json")})
     assert settings.model is None
     assert settings.model_name.endswith("engine.json")
+
+
+def test_the_whole_stack_from_the_environment() -> None:
+    assert StackSettings.from_environment({}).ports == (8000, 8001, 8002, 9000, 8501)
+    settings = StackSettings.from_environment(
+        {
+            "GATEWAY_PORT": "9100",
+            "UI_PORT": "0",
+            "UI_HOST": "0.0.0.0",
+            "TRITON_CHAT_GATEWAY_HOST": "192.168.0.2",
+            "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT": "5",
+        }
+    )
+    assert settings.gateway == GatewaySettings(port=9100, host="192.168.0.2", exit_timeout_s=5)
+    assert settings.page == PageSettings(port=0, host="0.0.0.0")
+
+
+@pytest.mark.parametrize("variable", ["TRITON_CHAT_GATEWAY_API_KEYS", "TRITON_CHAT_GATEWAY_API_KEYS_FILE"])
+def test_keys_are_known_to_be_needed(variable: str) -> None:
+    assert GatewaySettings.from_environment({variable: "something"}).needs_key
+    assert not GatewaySettings.from_environment({variable: ""}).needs_key
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"), [("GATEWAY_PORT", "x"), ("UI_PORT", "99999"), ("TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT", "1.5")]
+)
+def test_a_bad_value_of_the_doors_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{variable} must be .*, not '{text}'$"):
+        StackSettings.from_environment({variable: text})
+
+
+def test_a_port_given_twice_is_named_with_both_variables() -> None:
+    with pytest.raises(ValueError, match=r"^port 9000 is given to GATEWAY_PORT and UI_PORT; each needs one of its own"):
+        StackSettings.from_environment({"UI_PORT": "9000"})
+    anywhere = StackSettings.from_environment(dict.fromkeys(PORT_NAMES, "0"))
+    assert anywhere.ports == (0, 0, 0, 0, 0)
 
 
 def test_free_ports_differ_and_given_ones_stay() -> None:
