@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from chat_engine.config import EngineConfig
-from chat_engine.model_loader import context_limits, load_model
+from chat_engine.model_loader import context_limits, cpu_dtype, load_model
 from tests.chat_engine.architectures import MAIN, OTHERS, VOCAB, WINDOW, unused_window
-from tests.chat_engine.builders import make_config, save_model
+from tests.chat_engine.builders import make_config, reference_model, save_model
 
 MODELS = {**MAIN, **OTHERS, "a window that attention is not told of": unused_window}
 
@@ -34,3 +35,28 @@ def test_the_settings_may_lower_the_context(tmp_path: Path) -> None:
     unused_window().save_pretrained(tmp_path)
     limits = context_limits(settings(tmp_path, max_model_len=3))
     assert (limits.max_model_len, limits.vocab_size) == (3, VOCAB)
+
+
+GIB = 2**30
+
+
+class TestCpuDtype:
+    def test_float32_stays(self) -> None:
+        assert cpu_dtype(torch.float32, GIB, 100 * GIB) == torch.float32
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_16_bits_stay_only_where_the_processor_multiplies_them(self, dtype: torch.dtype) -> None:
+        short = str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
+        natively = getattr(torch.ops.mkldnn, f"_is_mkldnn_{short}_supported")()
+        assert cpu_dtype(dtype, GIB, 4 * GIB) == (dtype if natively else torch.float32)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_16_bits_stay_where_float32_would_take_more_than_half_of_the_memory(self, dtype: torch.dtype) -> None:
+        assert cpu_dtype(dtype, GIB, 4 * GIB - 1) == dtype
+
+    def test_a_checkpoint_is_loaded_so(self, tmp_path: Path) -> None:
+        folder = save_model(next(iter(MAIN.values()))(), tmp_path / "float32")
+        reference_model(folder).bfloat16().save_pretrained(tmp_path)
+        loaded = load_model(make_config(model=str(tmp_path), device="cpu"))
+        assert loaded.dtype == cpu_dtype(torch.bfloat16, 1, GIB)
+        assert load_model(make_config(model=str(tmp_path), device="cpu", dtype="bfloat16")).dtype == torch.bfloat16

@@ -24,7 +24,9 @@ class EngineConfig(BaseModel):
     model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of weights and KV cache; auto: as the checkpoint says."
+        "auto",
+        description="Type of weights and KV cache; auto: as the checkpoint says, but float32 on a CPU without 16-bit "
+        "matrix products, if memory allows.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA where there is one.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the forward pass.")
