@@ -287,12 +287,15 @@ def main(
     rounds: Annotated[int, typer.Option(help="Measured rounds, after one to warm up.")] = 5,
     requests: Annotated[int, typer.Option(help="Requests, all sent at once.")] = 32,
     threads: Annotated[int, typer.Option(help="CPU threads of every contender.")] = 2,
-    only: Annotated[str, typer.Option(help="Run only contenders whose name holds this.")] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only contenders whose name holds this; repeatable.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the rates to this JSON file.")] = None,
 ) -> None:
     """Compare the engine with transformers' ways to generate, on an 82M-parameter bf16 Llama made here."""
+    names = [name for name in SETUPS if not only or any(part in name for part in only)]
     setting = Setting(make_checkpoint(CACHE / "bench" / "llama-82m-words"), threads, requests)
-    results = measure([name for name in SETUPS if only in name], setting, make_jobs(requests), rounds)
+    results = measure(names, setting, make_jobs(requests), rounds)
     show(results, threads)
     if output:
         output.write_text(json.dumps({result.name: result.rates for result in results}, indent=2) + "\n")
