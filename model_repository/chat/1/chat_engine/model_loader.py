@@ -121,7 +121,7 @@ def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
     except KeyError as error:  # a class with a table of its own attention implementations
         raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
     if config.dtype == "auto" and device.type == "cpu":
-        model.to(dtype=cpu_dtype(model.dtype, model.get_memory_footprint(), _memory_available()))
+        model.to(dtype=cpu_dtype(model.dtype, model.get_memory_footprint(), _memory_available()))  # type: ignore[call-arg]
     model.to(device)  # type: ignore[arg-type]
     model.requires_grad_(False)
     return model
