@@ -215,7 +215,8 @@ def _prompt(request: ChatRequest) -> tuple[TensorSpec, Value]:
         return MESSAGES, dump_messages(request.messages)
     if request.prompt is not None:
         return TEXT_INPUT, encode_text(request.prompt, "the prompt")
-    return PROMPT_TOKEN_IDS, dump_json(list(request.prompt_token_ids or ()), "prompt_token_ids")
+    assert request.prompt_token_ids is not None  # ChatRequest has one of the three
+    return PROMPT_TOKEN_IDS, dump_json(list(request.prompt_token_ids), "prompt_token_ids")
 
 
 def _parameters(request: ChatRequest) -> dict[str, Any]:

@@ -7,6 +7,7 @@ tests/integration/test_cli.py holds it against the real one.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+MODELS = sorted(REPOSITORY.glob("*/config.pbtxt"))
 WAIT_S = 10.0
 """How long a test may wait for an event that is sure to come."""
 
@@ -51,24 +53,44 @@ class Received:
 def infer_response(texts: list[str], finish: str = "", tokens: int = 0, logprobs: str = "") -> pb.ModelInferResponse:
     """Outputs of shape [rows, 1], by tritonclient's own codec."""
     rows = len(texts)
-    response = pb.ModelInferResponse(model_name="chat", model_version="1")
-    columns: list[tuple[str, list[str] | list[int]]] = [
-        ("text_output", texts),
-        ("finish_reason", [finish] * rows),
-        ("num_input_tokens", [7] * rows),
-        ("num_output_tokens", [tokens] * rows),
-        ("num_cached_tokens", [3] * rows),
-        ("logprobs", [logprobs] * rows),
-    ]
-    for name, values in columns:
+    columns: dict[str, list[str] | list[int]] = {
+        "text_output": texts,
+        "finish_reason": [finish] * rows,
+        "num_input_tokens": [7] * rows,
+        "num_output_tokens": [tokens] * rows,
+        "num_cached_tokens": [3] * rows,
+        "logprobs": [logprobs] * rows,
+    }
+    return response_of("chat", columns, [rows, 1])
+
+
+def tokens_response(token_ids: str, text: str, max_model_len: int = 100) -> pb.ModelInferResponse:
+    """What the model `tokenizer` answers."""
+    columns: dict[str, list[str] | list[int]] = {
+        "token_ids": [token_ids], "text_output": [text], "max_model_len": [max_model_len],
+    }  # fmt: skip
+    return response_of("tokenizer", columns, [1])
+
+
+def response_of(model: str, columns: dict[str, list[str] | list[int]], shape: list[int]) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name=model, model_version="1")
+    for name, values in columns.items():
         if isinstance(values[0], str):
             raw = serialize_byte_tensor(np.array([value.encode() for value in values], dtype=object)).item()
-            response.outputs.add(name=name, datatype="BYTES", shape=[rows, 1])
+            response.outputs.add(name=name, datatype="BYTES", shape=shape)
         else:
             raw = np.array(values, dtype=np.int32).tobytes()
-            response.outputs.add(name=name, datatype="INT32", shape=[rows, 1])
+            response.outputs.add(name=name, datatype="INT32", shape=shape)
         response.raw_output_contents.append(raw)
     return response
+
+
+def tokenize(received: Received) -> pb.ModelInferResponse:
+    """A tokenizer whose tokens are the bytes of the text."""
+    if given := received.tensor("token_ids"):
+        return tokens_response(given[0], bytes(json.loads(given[0])).decode())
+    text = (received.tensor("messages") or received.tensor("text_input"))[0]
+    return tokens_response(json.dumps(list(text.encode())), text)
 
 
 def say(text: str, finish: str = "", tokens: int = 0, logprobs: str = "") -> pb.ModelStreamInferResponse:
@@ -105,7 +127,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.release = threading.Event()
         self.ready = True
         self.states = {"chat": "READY", "broken": "UNAVAILABLE"}
-        self.configs = {name: repository_config(name) for name in ("chat", "chat_unary")}
+        self.configs = {path.parent.name: repository_config(path.parent.name) for path in MODELS}
         self.configs_asked: list[str] = []
         self._server = grpc.server(ThreadPoolExecutor(16))
         add_GRPCInferenceServiceServicer_to_server(self, self._server)
@@ -150,6 +172,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:  # noqa: N802
         received = self._receive(request, context)
+        if request.model_name == "tokenizer":
+            return tokenize(received)
         rows = received.tensor("messages") or received.tensor("text_input")
         if rows == ["stall"]:
             self.stall(received)
@@ -174,8 +198,12 @@ class FakeTriton(GRPCInferenceServiceServicer):
     def ServerMetadata(self, request: object, context: object) -> pb.ServerMetadataResponse:  # noqa: N802
         return pb.ServerMetadataResponse(name="fake", version="1.0", extensions=["parameters"])
 
-    def ModelConfig(self, request: pb.ModelConfigRequest, context: object) -> pb.ModelConfigResponse:  # noqa: N802
+    def ModelConfig(  # noqa: N802
+        self, request: pb.ModelConfigRequest, context: grpc.ServicerContext
+    ) -> pb.ModelConfigResponse:
         self.configs_asked.append(request.name)
+        if request.name not in self.configs:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return pb.ModelConfigResponse(config=self.configs[request.name])
 
     def RepositoryIndex(self, request: object, context: object) -> pb.RepositoryIndexResponse:  # noqa: N802

@@ -49,6 +49,23 @@ async def test_batch_and_health(aclient: AsyncChatClient) -> None:
     assert [model.ready for model in await aclient.models()] == [True, False]
 
 
+async def test_kinds_and_tokens(fake: FakeTriton, aclient: AsyncChatClient) -> None:
+    for _ in range(2):
+        assert [model.kind for model in await aclient.models()] == ["chat", "other"]
+    assert fake.configs_asked == ["chat"]
+    tokens = await aclient.tokenize("hi", headers={"X-A": "1"})
+    assert fake.next_request().metadata["x-a"] == "1"
+    assert tokens.text == '[{"role":"user","content":"hi"}]'
+    assert await aclient.detokenize(tokens.token_ids) == tokens
+
+
+async def test_options_of_one_call(fake: FakeTriton, aclient: AsyncChatClient) -> None:
+    await aclient.generate("hi", headers={"Traceparent": "00-1"}, add_generation_prompt=False)
+    received = fake.next_request()
+    assert received.metadata["traceparent"] == "00-1"
+    assert received.tensor("sampling_parameters") == ['{"add_generation_prompt":false}']
+
+
 @pytest.mark.parametrize("after", [0, 1])
 async def test_an_error_in_the_stream(fake: FakeTriton, aclient: AsyncChatClient, after: int) -> None:
     fake.reply = lambda _: iter([say("a", tokens=1)] * after + [fail("temperature: must be positive")])

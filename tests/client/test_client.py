@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from tritonclient.grpc import model_config_pb2
 
-from tests.client.fake_server import WAIT_S, FakeTriton, Received, fail, pb, say
-from triton_chat import errors
+from tests.client import fake_server
+from tests.client.fake_server import WAIT_S, FakeTriton, Received, fail, infer_response, pb, say, tokens_response
+from triton_chat import errors, tokenizer
 from triton_chat.client import ChatClient
-from triton_chat.types import Timeouts
+from triton_chat.types import Timeouts, Tokens
 
 QUICK = Timeouts(first_token=0.1, idle=0.1)
 
@@ -47,6 +49,15 @@ def test_what_is_sent(fake: FakeTriton) -> None:
     assert received.tensor("sampling_parameters") == ['{"seed":3}']
     assert received.metadata["authorization"] == "Bearer x"
     assert "triton_grpc_error" not in received.metadata
+
+
+def test_headers_of_a_call_join_those_of_the_client_and_win(fake: FakeTriton) -> None:
+    with ChatClient(fake.url, headers={"X-A": "1", "X-B": "2"}) as client:
+        client.generate("hi", headers={"x-b": "3", "Traceparent": "00-1"})
+        metadata = fake.next_request().metadata
+        client.tokenize("hi", headers={"x-a": "4"})
+    assert (metadata["x-a"], metadata["x-b"], metadata["traceparent"]) == ("1", "3", "00-1")
+    assert fake.requests[-1].metadata["x-a"] == "4"
 
 
 def test_a_request_without_an_id_gets_one(client: ChatClient, fake: FakeTriton) -> None:
@@ -274,3 +285,65 @@ def test_health_and_models(fake: FakeTriton, client: ChatClient) -> None:
     fake.ready = False
     assert not client.is_ready()
     assert not client.models()[0].ready
+
+
+class TestKinds:
+    def test_they_are_told_by_the_tensors(self, fake: FakeTriton, client: ChatClient) -> None:
+        fake.configs["mine"] = fake.configs["chat"]
+        fake.configs["else"] = model_config_pb2.ModelConfig()
+        fake.states = dict.fromkeys(("mine", "chat_unary", "tokenizer", "else", "no-config"), "READY")
+        kinds = {model.name: model.kind for model in client.models()}
+        assert kinds == {
+            "mine": "chat",
+            "chat_unary": "chat_unary",
+            "tokenizer": "tokenizer",
+            "else": "other",
+            "no-config": "other",
+        }
+
+    def test_a_model_is_asked_once_while_it_is_loaded(self, fake: FakeTriton, client: ChatClient) -> None:
+        kinds = [client.models()[0].kind for _ in range(3)]
+        assert (kinds, fake.configs_asked) == (["chat"] * 3, ["chat"])
+
+    def test_a_model_is_asked_again_once_it_was_away(self, fake: FakeTriton, client: ChatClient) -> None:
+        client.models()
+        fake.states["chat"] = "UNAVAILABLE"
+        assert client.models()[0].kind == "chat"
+        fake.states["chat"] = "READY"
+        fake.configs["chat"] = fake.configs["tokenizer"]
+        assert client.models()[0].kind == "tokenizer"
+        assert fake.configs_asked == ["chat", "chat"]
+
+
+class TestTokenizer:
+    def test_text_and_back(self, client: ChatClient) -> None:
+        tokens = client.tokenize(text="hé")
+        assert tokens == Tokens((104, 195, 169), "hé", 100)
+        assert client.detokenize(tokens.token_ids) == tokens
+        assert client.tokenize(text="").token_ids == ()
+
+    def test_what_is_sent(self, fake: FakeTriton, client: ChatClient) -> None:
+        client.tokenize("hi", model="other", add_generation_prompt=False, add_special_tokens=True)
+        sent = fake.next_request()
+        assert (sent.message.model_name, sent.tensor("model")) == ("tokenizer", ["other"])
+        assert sent.tensor("messages") == ['[{"role":"user","content":"hi"}]']
+        flags = {name: value.bool_param for name, value in sent.message.parameters.items()}
+        assert flags == {"add_generation_prompt": False, "add_special_tokens": True}
+        assert {tuple(tensor.shape) for tensor in sent.message.inputs} == {(1,)}
+
+    @pytest.mark.parametrize("given", [{}, {"messages": "a", "text": "b"}, {"text": "\ud800"}])
+    def test_what_cannot_be_sent_is_refused(self, client: ChatClient, given: dict[str, str]) -> None:
+        with pytest.raises(errors.InvalidRequestError):
+            client.tokenize(**given)
+
+    def test_another_models_answer_is_an_error(self) -> None:
+        bad = tokens_response("[1]", "a")
+        del bad.outputs[0], bad.raw_output_contents[0]
+        for response in (infer_response(["x"]), bad, tokens_response("7", "a"), tokens_response("[", "a")):
+            with pytest.raises(errors.EngineError):
+                tokenizer.read(response)
+
+    def test_its_time_limit(self, fake: FakeTriton, client: ChatClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fake_server, "tokenize", fake.stall)
+        with pytest.raises(errors.StreamTimeoutError):
+            client.tokenize(text="x", timeout=0.1)

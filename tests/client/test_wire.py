@@ -76,6 +76,22 @@ def test_only_what_is_set_is_sent() -> None:
     ]
 
 
+def test_token_ids_and_the_template_option() -> None:
+    by_ids = wire.infer_request(Call(request=ChatRequest(prompt_token_ids=(1, 22, 3))))
+    assert inputs_of(by_ids) == {"prompt_token_ids": [b"[1,22,3]"]}
+    for value in (True, False):
+        request = ChatRequest(messages="hi", add_generation_prompt=value, sampling=SamplingParams(seed=1))
+        raw = inputs_of(wire.infer_request(Call(request=request)))["sampling_parameters"]
+        assert [json.loads(text) for text in raw] == [{"seed": 1, "add_generation_prompt": value}]
+
+
+def test_any_sequence_of_token_ids_is_one() -> None:
+    for ids in ([1, 2], (1, 2), range(1, 3), np.array([1, 2]).tolist()):
+        assert inputs_of(wire.infer_request(Call(request=ChatRequest(prompt_token_ids=ids)))) == {
+            "prompt_token_ids": [b"[1,2]"]
+        }
+
+
 def test_a_string_is_one_message_of_the_user() -> None:
     message = wire.infer_request(Call(request=ChatRequest(messages="hi")))
     assert json.loads(inputs_of(message)["messages"][0]) == [{"role": "user", "content": "hi"}]
@@ -107,6 +123,12 @@ def test_the_names_of_sampling_parameters_have_one_list() -> None:
         lambda: ChatRequest(messages="\ud800"),
         lambda: ChatRequest(),
         lambda: ChatRequest(prompt="x", messages="y"),
+        lambda: ChatRequest(prompt="x", prompt_token_ids=[1]),
+        lambda: ChatRequest(messages="x", prompt_token_ids=np.array([1, 2])),  # type: ignore[arg-type]
+        lambda: ChatRequest(prompt_token_ids=np.array([1, 2])),  # type: ignore[arg-type]
+        lambda: ChatRequest(prompt_token_ids=[1, "a\ud800"]),  # type: ignore[list-item]
+        lambda: ChatRequest(prompt="x", add_generation_prompt=True),
+        lambda: ChatRequest(prompt_token_ids=[1], add_generation_prompt=False),
     ],
 )
 def test_what_cannot_be_sent_is_refused(request_of: object) -> None:
@@ -115,7 +137,8 @@ def test_what_cannot_be_sent_is_refused(request_of: object) -> None:
 
 
 def test_batches_that_cannot_be_are_refused() -> None:
-    for rows in ([], [ChatRequest(prompt="x"), ChatRequest(messages="y")]):
+    text, messages, ids = ChatRequest(prompt="x"), ChatRequest(messages="y"), ChatRequest(prompt_token_ids=[1])
+    for rows in ([], [text, messages], [messages, ids], [ids, text]):
         with pytest.raises(InvalidRequestError):
             wire.encode_rows(rows)
 
@@ -128,6 +151,13 @@ def test_unknown_keyword_is_a_type_error() -> None:
 def test_keywords_override_the_base() -> None:
     call = Call.of("hi", {"sampling": SamplingParams(seed=1, top_k=5), "seed": 2, "model": "m"})
     assert (call.request.sampling, call.model) == (SamplingParams(seed=2, top_k=5), "m")
+
+
+def test_options_of_a_call() -> None:
+    call = Call.of(None, {"prompt_token_ids": [1], "headers": {"a": "b"}, "timeout": 1.0})
+    assert (call.request.prompt_token_ids, call.headers, call.timeout) == ([1], {"a": "b"}, 1.0)
+    without = Call.of("hi", {"headers": None, "add_generation_prompt": None, "prompt_token_ids": None})
+    assert (without.headers, without.request) == ({}, ChatRequest(messages="hi"))
 
 
 def test_priority_and_id() -> None:
