@@ -18,8 +18,6 @@ from triton_chat.streams import AsyncChatStream, Collector
 from triton_chat.types import ChatEvent, ChatResult, Messages, SamplingParams
 
 _SEEDS: Final = 2**64
-_PROMPT_INPUTS: Final = ("text_input", "prompt_token_ids")
-"""What the engine calls the field that is `prompt` here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +38,7 @@ class Order:
         request_id: of the HTTP request; the engine's requests are named after it.
         echo: answers begin with their prompt.
         headers: gRPC metadata, for tracing.
+        names: the engine's names of fields, to those by which the caller gave them; for errors.
     """
 
     model: str
@@ -50,6 +49,7 @@ class Order:
     add_generation_prompt: bool | None = None
     echo: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -69,6 +69,13 @@ class Order:
             request_id=f"{self.request_id}-{index}",
             headers=self.headers,
         )
+
+    def renamed(self, error: InvalidRequestError, index: int) -> InvalidRequestError:
+        """An error of the choice `index` in the caller's own words."""
+        field_name, colon, rest = str(error).partition(":")
+        name = self.names.get(field_name, field_name)
+        place = f".{index // self.n}" if name == "prompt" and len(self.prompts) > 1 else ""
+        return type(error)(f"{name}{place}{colon}{rest}")
 
     def _sampling(self, choice: int) -> SamplingParams:
         seed = self.sampling.seed
@@ -169,7 +176,7 @@ class Generation:
                         self._begin(follower)
                     followers.clear()
         except InvalidRequestError as error:
-            raise self._renamed(error, index) from error
+            raise self._order.renamed(error, index) from error
 
     def _add(self, index: int, event: ChatEvent) -> None:
         before = self._pending.get(index)
@@ -185,13 +192,6 @@ class Generation:
             self._failure = self._failure or failure
         if failure is not None or self.complete:
             self._changed.set()
-
-    def _renamed(self, error: InvalidRequestError, index: int) -> InvalidRequestError:
-        name, colon, rest = str(error).partition(":")
-        if name not in _PROMPT_INPUTS:
-            return error
-        place = f"prompt.{index // self._order.n}" if len(self._order.prompts) > 1 else "prompt"
-        return type(error)(f"{place}{colon}{rest}")
 
 
 def check_size(num_prompts: int, n: int, limit: int) -> None:

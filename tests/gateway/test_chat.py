@@ -196,6 +196,11 @@ class TestErrors:
             api.chat.completions.create(model="chat", messages=MESSAGES)
         assert caught.value.code == "context_length_exceeded"
 
+    def test_the_limit_has_the_name_that_was_given(self, gateway: TestClient, fake: FakeClient) -> None:
+        fake.script = fails(errors.ContextLengthError("max_tokens: 9 and a prompt of 7 tokens exceed the context of 8"))
+        for name in ("max_tokens", "max_completion_tokens"):
+            assert gateway.post(PATH, json={**BODY, name: 9}).json()["error"]["param"] == name
+
     def test_a_late_one_is_an_event(self, api: OpenAI, fake: FakeClient) -> None:
         fake.script = fails(errors.StreamTimeoutError("no new token for 30 seconds"), "月")
         stream = api.chat.completions.create(model="chat", messages=MESSAGES, stream=True)

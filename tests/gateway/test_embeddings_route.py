@@ -133,6 +133,8 @@ def test_a_chat_model_is_none_for_this(api: OpenAI) -> None:
     [
         ("row 70: text: 600 tokens; at most 512", "input.70: 600 tokens; at most 512"),
         ("row 0: token_ids: -1 is no token", "input.0: -1 is no token"),
+        ("row 1: 600 tokens given; the context holds 512", "input.1: 600 tokens given; the context holds 512"),
+        ("text: empty", "input: empty"),
         ("dimensions: 900 given; at most 128", "dimensions: 900 given; at most 128"),
     ],
 )

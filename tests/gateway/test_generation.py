@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs,
 from triton_chat import errors
 from triton_chat.types import Call, ChatEvent, SamplingParams, TokenLogprob
 
+NAMES = {"text_input": "prompt", "prompt_token_ids": "prompt", "max_tokens": "max_completion_tokens"}
 MESSAGES = [{"role": "user", "content": "你好"}]
 
 
@@ -184,17 +186,18 @@ class TestFailure:
         [
             (("a",), "text_input: too short", "prompt: too short"),
             (("a", "b"), "prompt_token_ids: 9: not one", "prompt.1: 9: not one"),
+            (("a",), "max_tokens: 9 given", "max_completion_tokens: 9 given"),
             (("a", "b"), "temperature: too hot", "temperature: too hot"),
             (("a", "b"), "the context holds 9", "the context holds 9"),
         ],
     )
-    async def test_a_prompt_is_called_what_the_caller_calls_it(
+    async def test_a_field_is_called_what_the_caller_calls_it(
         self, client: FakeClient, prompts: Sequence[str], message: str, told: str
     ) -> None:
         failing = fails(errors.ContextLengthError(message))
         client.script = by_prompt(**{**dict.fromkeys(prompts, says("x")), prompts[-1]: failing})
         with pytest.raises(errors.ContextLengthError) as caught:
-            await Generation(client, order(*prompts)).results()
+            await Generation(client, replace(order(*prompts), names=NAMES)).results()
         assert str(caught.value) == told
 
     async def test_leaving_cancels_all(self, client: FakeClient) -> None:

@@ -40,6 +40,7 @@ async def create_chat_completion(
         add_generation_prompt=body.add_generation_prompt,
         request_id=request_id,
         headers=trace_headers(),
+        names=body.names,
     )
     generation = Generation(backend.client, order)
     head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from fastapi import APIRouter
 from openai.types import Completion, CompletionChoice, CompletionUsage
@@ -22,6 +23,9 @@ from chat_gateway.sse import EventStream
 from chat_gateway.tracing import trace_headers
 from triton_chat.types import ChatResult
 
+_NAMES: Final = {"text_input": "prompt", "prompt_token_ids": "prompt"}
+"""The engine's names of fields, and those here."""
+
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
 
 
@@ -40,6 +44,7 @@ async def create_completion(
         echo=bool(body.echo),
         request_id=request_id,
         headers=trace_headers(),
+        names=_NAMES,
     )
     generation = Generation(backend.client, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Encoding = Literal["float", "base64"]
 
-_ROW: Final = re.compile(r"^row (\d+): (?:(?:text|token_ids): )?")
+_PLACE: Final = re.compile(r"^(?:row (\d+): )?(?:(text|token_ids): )?")
 
 router = APIRouter(route_class=JsonRoute, tags=["embeddings"])
 
@@ -46,7 +46,7 @@ async def create_embeddings(
         raise ApiError(400, f"input: {len(inputs)} texts given; at most {limit} are allowed", param="input")
     model = await backend.resolve(body.model, "embeddings")
     call = backend.client.embed(inputs, model=model, dimensions=body.dimensions, headers=trace_headers())
-    with _rows_as_inputs():
+    with _places_in_input():
         result = await unless_gone(request.receive, call)
     tokens = sum(result.num_tokens)
     answer = CreateEmbeddingResponse(
@@ -67,9 +67,16 @@ def embedding(index: int, vector: npt.NDArray[np.float32], encoding: Encoding | 
 
 
 @contextmanager
-def _rows_as_inputs() -> Iterator[None]:
-    """The model counts rows; here they are inputs."""
+def _places_in_input() -> Iterator[None]:
+    """The model names rows and tensors; here they are `input`."""
     try:
         yield
     except InvalidRequestError as error:
-        raise type(error)(_ROW.sub(r"input.\1: ", str(error))) from error
+        raise type(error)(_PLACE.sub(_place, str(error), count=1)) from error
+
+
+def _place(found: re.Match[str]) -> str:
+    row, tensor = found.groups()
+    if row is not None:
+        return f"input.{row}: "
+    return "" if tensor is None else "input: "

@@ -147,6 +147,12 @@ class ChatRequest(GenerationRequest):
         """The conversation as the engine takes it."""
         return [message.to_model() for message in self.messages]
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The fields of `sampling` that are called otherwise here."""
+        limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        return {"max_tokens": limit, "logprobs": "top_logprobs"}
+
     def sampling(self) -> SamplingParams:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return self.sampling_params(limit, (self.top_logprobs or 0) if self.logprobs else None)
