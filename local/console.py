@@ -52,7 +52,7 @@ def running(make: FromEnvironment[RunnableT]) -> Iterator[RunnableT]:
     try:
         yield runnable
     finally:
-        with out.status("Stopping ... (Ctrl-C kills)"):
+        with out.status(f"Stopping {', '.join(server.name for server in reversed(servers))} ... (Ctrl-C kills)"):
             stop_together(servers)
 
 

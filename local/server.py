@@ -29,7 +29,7 @@ class LocalServer(ABC):
     settings: ServerSettings
 
     def __init__(self, after: LocalServer | None = None) -> None:
-        """`after` is another one without which it cannot be ready; it is not asked before."""
+        """`after` is another one without which it cannot be ready: it is not asked before, and its time begins then."""
         self._after = after
         self.stage = "starting"
         """What it is doing, in words for a person."""
@@ -117,10 +117,13 @@ class LocalServer(ABC):
         elif self._answers():
             self.ready_after_s = self.seconds
             self.stage = "ready"
-        elif self.seconds > self.settings.ready_timeout_s:
+        elif self.seconds > self._waited_s() + self.settings.ready_timeout_s:
             raise self._error(f"{self.name} was not ready within {self.settings.ready_timeout_s:.0f} s")
         else:
             self.stage = self._stage()
+
+    def _waited_s(self) -> float:
+        return (self._after.ready_after_s or 0.0) if self._after is not None else 0.0
 
     @abstractmethod
     def _spawn(self) -> KeptProcess: ...

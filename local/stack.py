@@ -19,10 +19,8 @@ class LocalStack:
 
     def __init__(self, settings: StackSettings) -> None:
         settings = _with_ports(settings)
-        patience_s = settings.triton.ready_timeout_s + settings.gateway.ready_timeout_s
-        gateway = replace(settings.gateway, ready_timeout_s=patience_s)
         self.triton = LocalTriton(settings.triton)
-        self.gateway = LocalGateway(gateway, self.triton.grpc_address, after=self.triton)
+        self.gateway = LocalGateway(settings.gateway, self.triton.grpc_address, after=self.triton)
         self.page = LocalPage(settings.page, self.gateway.url)
 
     @property

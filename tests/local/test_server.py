@@ -35,9 +35,9 @@ def test_together_they_stop_in_the_reverse_order(tmp_path: Path) -> None:
     assert ended(tmp_path) == ["page", "gateway", "triton"]
 
 
-def test_one_that_depends_on_another_is_not_asked_before(tmp_path: Path) -> None:
+def test_one_that_depends_on_another_is_not_asked_before_and_its_time_begins_then(tmp_path: Path) -> None:
     triton = StandIn("triton", tmp_path, delay_s=0.5)
-    gateway = StandIn("gateway", tmp_path, after=triton)
+    gateway = StandIn("gateway", tmp_path, ready_timeout_s=0.4, after=triton)
     triton.launch()
     gateway.launch()
     try:

@@ -51,11 +51,6 @@ def test_the_stack_is_wired_up_on_ports_of_its_own() -> None:
     assert len(ports) == 6
 
 
-def test_the_gateway_waits_as_long_as_triton_may_take() -> None:
-    stack = LocalStack(StackSettings(triton=TritonSettings(ready_timeout_s=900)))
-    assert stack.gateway.settings.ready_timeout_s > 900
-
-
 def test_the_overview_has_every_door() -> None:
     stack = LocalStack(ANY_PORTS)
     text = overview(stack)
