@@ -28,7 +28,7 @@ class Keys:
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._fixed = frozenset(_digest(key.get_secret_value()) for key in settings.api_keys)
+        self._fixed = frozenset(_digest(key.get_secret_value().encode()) for key in settings.api_keys)
         self._file = settings.api_keys_file
         self._from_file: frozenset[bytes] = frozenset()
         self._version: _Version | None = None
@@ -39,7 +39,7 @@ class Keys:
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{variable('api_keys_file')} cannot be read: {error}") from error
 
-    def accept(self, key: str) -> bool:
+    def accept(self, key: bytes) -> bool:
         """Takes as long for a wrong key as for a right one."""
         self._read_again()
         given = _digest(key)
@@ -64,7 +64,7 @@ class Keys:
     def _read(self, file: Path) -> None:
         version = _version(file)
         lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-        self._from_file = frozenset(_digest(line) for line in lines if line and not line.startswith("#"))
+        self._from_file = frozenset(_digest(line.encode()) for line in lines if line and not line.startswith("#"))
         self._version = version
 
 
@@ -73,9 +73,9 @@ def _version(file: Path) -> _Version:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _digest(key: str) -> bytes:
+def _digest(key: bytes) -> bytes:
     """All digests have one length, so that a comparison does not tell that of a key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(key).digest()
 
 
 class Auth:
@@ -94,5 +94,5 @@ class Auth:
         scheme, _, key = header.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise ApiError(401, "send your key in the header Authorization, as `Bearer <key>`", "authentication_error")
-        if not self._keys.accept(key.strip()):
+        if not self._keys.accept(key.strip().encode("latin-1")):
             raise ApiError(401, "the key is not a valid one", "authentication_error", code="invalid_api_key")

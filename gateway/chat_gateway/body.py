@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_gateway.errors import ApiError
 
-MAX_DEPTH = 200
-"""Levels of nesting at which pydantic's parser stops by itself."""
+MAX_DEPTH = 201
+"""Levels of nesting that pydantic's parser takes."""
 
 
 class BodyLimit:

@@ -37,7 +37,7 @@ class JsonLines(JsonFormatter):
             if error is None:
                 break
             parts.insert(0, "".join([*traceback.format_tb(error.__traceback__), type(error).__qualname__]))
-            error = error.__cause__ or error.__context__
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\n\n".join(parts)
 
 

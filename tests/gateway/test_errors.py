@@ -185,7 +185,7 @@ def test_unknown_routes_and_methods(client: TestClient, method: str, path: str, 
         ({"name": None, "x" * 500: 1}, "x" * 100, "is not a field of this request"),
         ([], None, "must be a JSON object"),
         ("text", None, "must be a JSON object"),
-        (None, None, "is required"),
+        (None, None, "must be a JSON object"),
     ],
 )
 def test_the_field_that_is_wrong_is_named(client: TestClient, body: object, param: str | None, sentence: str) -> None:

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from chat_gateway import backend as module
+from chat_gateway.backend import Backend, Kind, ServedModel
+from chat_gateway.errors import ApiError
+from chat_gateway.settings import GatewaySettings
+from tests.gateway.fakes import FakeClient, model
+from triton_chat.errors import ServerUnavailableError
+
+ALIASES = {"gpt-4o-mini": "chat", "nowhere": "gone", "ada": "embeddings"}
+
+
+@pytest.fixture
+def backend(fake: FakeClient) -> Backend:
+    fake.catalogue = [
+        model("chat"),
+        model("chat_unary", "chat_unary"),
+        model("embeddings", "embeddings"),
+        model("tokenizer", "tokenizer"),
+        model("mixtral", ready=False),
+        model("new", "other", ready=False),
+    ]
+    return Backend(GatewaySettings(aliases=ALIASES), fake)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the backend's clock shows; the test moves them."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("chat", "chat", "chat"),
+        ("gpt-4o-mini", "chat", "chat"),
+        ("embeddings", "embeddings", "embeddings"),
+        ("ada", "embeddings", "embeddings"),
+    ],
+)
+async def test_names(backend: Backend, name: str, kind: Kind, target: str) -> None:
+    assert await backend.resolve(name, kind) == target
+    assert await backend.resolve(name, kind) == target  # now from what is known
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "status"),
+    [
+        ("nope", "chat", 404),
+        ("", "chat", 404),
+        ("nowhere", "chat", 404),
+        ("embeddings", "chat", 404),
+        ("gpt-4o-mini", "embeddings", 404),
+        ("chat_unary", "chat", 404),
+        ("tokenizer", "chat", 404),
+        ("mixtral", "embeddings", 404),
+        ("mixtral", "chat", 503),
+        ("new", "chat", 503),
+        ("new", "embeddings", 503),
+    ],
+)
+async def test_names_that_cannot_be_served(backend: Backend, name: str, kind: Kind, status: int) -> None:
+    for _ in range(2):
+        with pytest.raises(ApiError) as raised:
+            await backend.resolve(name, kind)
+        assert raised.value.status == status
+        assert raised.value.code == {404: "model_not_found", 503: "unavailable"}[status]
+        assert (raised.value.param == "model") == (status == 404)
+        assert (raised.value.retry_after is not None) == (status == 503)
+
+
+async def test_what_is_served(backend: Backend) -> None:
+    assert await backend.models() == [
+        ServedModel("ada", "embeddings", "embeddings"),
+        ServedModel("chat", "chat", "chat"),
+        ServedModel("embeddings", "embeddings", "embeddings"),
+        ServedModel("gpt-4o-mini", "chat", "chat"),
+    ]
+
+
+async def test_many_at_once_ask_once(backend: Backend, fake: FakeClient) -> None:
+    await asyncio.gather(*(backend.models() for _ in range(50)), *(backend.resolve("chat") for _ in range(50)))
+    assert fake.times_asked_for_models == 1
+
+
+async def test_an_answer_holds_for_a_while(backend: Backend, fake: FakeClient, clock: list[float]) -> None:
+    await backend.models()
+    fake.catalogue = [model("other-chat")]
+    assert len(await backend.models()) == 4
+    clock[0] += 2.1
+    assert [served.id for served in await backend.models()] == ["other-chat"]
+    assert fake.times_asked_for_models == 2
+
+
+async def test_a_known_model_does_not_wait_for_news(backend: Backend, fake: FakeClient, clock: list[float]) -> None:
+    await backend.models()
+    clock[0] += 3600
+    fake.catalogue = []
+    assert await backend.resolve("chat") == "chat"  # Triton would refuse
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError, match="no model"):
+        await backend.resolve("chat")
+    assert fake.times_asked_for_models == 2
+
+
+async def test_a_new_model_is_found_when_the_answer_is_old(
+    backend: Backend, fake: FakeClient, clock: list[float]
+) -> None:
+    await backend.models()
+    fake.catalogue.append(model("new-chat"))
+    with pytest.raises(ApiError):
+        await backend.resolve("new-chat")
+    clock[0] += 2.1
+    assert await backend.resolve("new-chat") == "new-chat"
+
+
+async def test_triton_away_and_back(backend: Backend, fake: FakeClient) -> None:
+    fake.failure = ServerUnavailableError("cannot reach tritonserver at 10.1.2.3:8001")
+    for ask in (backend.models(), backend.resolve("chat"), backend.resolve("nope")):
+        with pytest.raises(ApiError, match="cannot be reached") as raised:
+            await ask
+        assert raised.value.status == 503
+        assert "10.1.2.3" not in raised.value.message
+    fake.failure = None
+    assert await backend.resolve("chat") == "chat"
+
+
+async def test_triton_going_away_is_noticed_beside_a_request(
+    backend: Backend, fake: FakeClient, clock: list[float]
+) -> None:
+    assert await backend.resolve("chat") == "chat"
+    clock[0] += 2.1
+    fake.failure = ServerUnavailableError("gone")
+    assert await backend.resolve("chat") == "chat"
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError, match="cannot be reached"):
+        await backend.resolve("chat")
+
+
+async def test_one_who_leaves_takes_the_answer_from_nobody(backend: Backend, fake: FakeClient) -> None:
+    leaving, staying = (asyncio.create_task(backend.models()) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert len(await staying) == 4
+    assert leaving.cancelled()
+    assert fake.times_asked_for_models == 1
+
+
+async def test_closing(backend: Backend, fake: FakeClient) -> None:
+    await backend.close()
+    assert fake.closed
+
+
+def test_the_client_of_the_settings() -> None:
+    settings = GatewaySettings(triton_url="triton:9001", request_timeout=9, first_token_timeout=8, token_timeout=7)
+    client = Backend(settings).client
+    assert client.target.address == "triton:9001"
+    assert (client.timeouts.total, client.timeouts.first_token, client.timeouts.idle) == (9, 8, 7)
