@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from local import preflight
+from local.gateway import LocalGateway
+from local.server import LocalServer
 from local.triton import LocalTriton
-from tests.integration.servers import ServerFactory
+from tests.integration.openai_calls import Asker
+from tests.integration.servers import GatewayFactory, ServerFactory
+from triton_chat import ChatClient
 
 HERE = Path(__file__).parent
+ALIASES = {"gpt-4o-mini": "chat", "text-embedding-3-small": "embeddings"}
 TIMEOUT_S = 300
 """A test may start a server of its own."""
 
@@ -52,17 +59,57 @@ def start_triton(able_to_serve: None, tmp_path: Path) -> Iterator[ServerFactory]
     servers.stop_all()
 
 
+@pytest.fixture(scope="session")
+def gateway(triton: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGateway]:
+    """One gateway in front of `triton`, with its default settings and an alias of each kind, for all tests."""
+    gateways = GatewayFactory(tmp_path_factory.mktemp("gateway"))
+    try:
+        yield gateways(triton, ALIASES=json.dumps(ALIASES))
+    finally:
+        gateways.stop_all()
+
+
+@pytest.fixture(scope="session")
+def ask(gateway: LocalGateway) -> Iterator[Asker]:
+    """Asks `gateway` through the `openai` package."""
+    asker = Asker(gateway)
+    yield asker
+    asker.close()
+
+
+@pytest.fixture
+def client(ask: Asker) -> OpenAI:
+    """Of `gateway`."""
+    return ask.sync
+
+
+@pytest.fixture(scope="session")
+def engine(triton: LocalTriton) -> Iterator[ChatClient]:
+    """Asks `triton` itself, for what the gateway must answer."""
+    with ChatClient(triton.grpc_address) as client:
+        yield client
+
+
+@pytest.fixture
+def start_gateway(able_to_serve: None, tmp_path: Path) -> Iterator[GatewayFactory]:
+    """Starts gateways with settings of their own; see `GatewayFactory`."""
+    gateways = GatewayFactory(tmp_path)
+    yield gateways
+    gateways.stop_all()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds the servers' logs to a failure."""
     report = yield
     if report.failed:
         for server in _servers_of(item):
-            report.sections.append((f"log of tritonserver, port {server.settings.http_port}", server.log_tail(60)))
+            report.sections.append((f"log of {server.name}, {server.settings.log_path}", server.log_tail(60)))
     return report
 
 
-def _servers_of(item: pytest.Item) -> list[LocalTriton]:
+def _servers_of(item: pytest.Item) -> list[LocalServer]:
     arguments = getattr(item, "funcargs", {}).values()
-    started = [server for argument in arguments if isinstance(argument, ServerFactory) for server in argument.started]
-    return started + [argument for argument in arguments if isinstance(argument, LocalTriton)]
+    factories = [argument for argument in arguments if isinstance(argument, ServerFactory | GatewayFactory)]
+    started: list[LocalServer] = [server for factory in factories for server in factory.started]
+    return started + [argument for argument in arguments if isinstance(argument, LocalServer)]

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from local.settings import DEFAULT_MODEL, ROOT, TritonSettings
+from local.gateway import LocalGateway
+from local.settings import DEFAULT_MODEL, ROOT, GatewaySettings, TritonSettings
 from local.triton import LocalTriton
 
 REPOSITORY = ROOT / "model_repository"
@@ -61,6 +62,32 @@ class ServerFactory:
         for server in self.started:
             if server.is_started:
                 server.stop()
+
+
+class GatewayFactory:
+    """Starts gateways on free ports, each in front of some tritonserver, and stops them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[LocalGateway] = []
+
+    def __call__(self, triton: LocalTriton, *, exit_timeout_s: int = 10, **settings: str) -> LocalGateway:
+        """Returns a ready gateway. `settings` are named as in its environment, without TRITON_CHAT_GATEWAY_."""
+        local = GatewaySettings(
+            port=0,
+            extra_env={f"TRITON_CHAT_GATEWAY_{name}": value for name, value in settings.items()},
+            log_path=self._folder / f"gateway{len(self.started)}.log",
+            exit_timeout_s=exit_timeout_s,
+        )
+        gateway = LocalGateway(local, triton.grpc_address)
+        self.started.append(gateway)
+        gateway.start()
+        return gateway
+
+    def stop_all(self) -> None:
+        for gateway in self.started:
+            if gateway.is_started:
+                gateway.stop()
 
 
 def changed_copy(repository: Path, target: Path, overrides: ConfigOverrides | None) -> Path:
