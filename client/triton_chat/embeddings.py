@@ -5,11 +5,13 @@ A row a text: the inputs have the shape [rows, 1], the vectors [rows, components
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,7 +83,7 @@ class Deadline:
 
 
 def batches(inputs: Inputs, model: str, dimensions: int | None) -> list[Batch]:
-    """The inputs as requests of at most `MAX_ROWS` rows.
+    """The inputs as requests of at most `MAX_ROWS` rows, and of about the same size.
 
     Raises:
         InvalidRequestError: no inputs, a single text in place of a list, or something that cannot be sent.
@@ -93,10 +95,9 @@ def batches(inputs: Inputs, model: str, dimensions: int | None) -> list[Batch]:
     if dimensions is not None and not 1 <= dimensions <= _INT32.max:
         raise InvalidRequestError(f"dimensions: must be at least 1 (got {dimensions})")
     spec, rows = _rows(inputs)
-    return [
-        Batch(_request(model, spec, rows[first : first + MAX_ROWS], dimensions), first)
-        for first in range(0, len(rows), MAX_ROWS)
-    ]
+    count = math.ceil(len(rows) / MAX_ROWS)
+    bounds = [len(rows) * index // count for index in range(count + 1)]
+    return [Batch(_request(model, spec, rows[first:end], dimensions), first) for first, end in pairwise(bounds)]
 
 
 def read(response: pb.ModelInferResponse) -> EmbeddingResult:

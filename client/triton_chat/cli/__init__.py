@@ -8,6 +8,7 @@ import typer
 
 import triton_chat
 from triton_chat.cli import answers, helptexts, repl, status, terminal
+from triton_chat.cli import embed as embedding
 from triton_chat.cli.exits import guarded
 from triton_chat.cli.options import Connection, RequestOptions, connection_flags, request_flags, takes
 
@@ -65,6 +66,19 @@ def complete(
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt too.")] = False,
 ) -> None:
     answers.complete(options, prompt, echo)
+
+
+@app.command(help=helptexts.EMBED, epilog=helptexts.EPILOG)
+@guarded
+@takes(connection_flags)
+def embed(
+    connection: Connection,
+    texts: Annotated[list[str] | None, typer.Argument(help="The texts; the lines of piped text are added.")] = None,
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "embeddings",
+    dimensions: Annotated[int | None, typer.Option(help="Keep only the first so many components.", min=1)] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for all texts.", min=0.001)] = None,
+) -> None:
+    embedding.embed(embedding.EmbedOptions(connection, model, dimensions, timeout), texts or [])
 
 
 @app.command(help=helptexts.MODELS, epilog=helptexts.EPILOG)

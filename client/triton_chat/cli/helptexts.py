@@ -8,6 +8,7 @@ Start a server with `make serve`, then:
   git diff | triton-chat ask "Review this change" --max-tokens 300
   triton-chat chat --system "Answer in one sentence."
   triton-chat complete "Once upon a time" --temperature 0
+  triton-chat embed "a cat" "a kitten" "a tax return"
   triton-chat status --watch
 
 The server's address comes from --url or TRITON_CHAT_URL; it is localhost:8001 without them.
@@ -34,6 +35,16 @@ COMPLETE = """Continue a raw prompt; no chat template is applied.
 \b
   triton-chat complete "Once upon a time" --max-tokens 40
   triton-chat complete --stop "###" < prompt.txt
+"""
+
+EMBED = """Turn texts into vectors, and show how similar they are.
+
+\b
+Several texts are compared by cosine similarity; of one the vector is printed.
+\b
+  triton-chat embed "a cat" "a kitten" "a tax return"
+  triton-chat embed "which animal?" < animals.txt
+  triton-chat embed --json --dimensions 64 < lines.txt | jq '.data[].embedding'
 """
 
 MODELS = """List the models of the server.

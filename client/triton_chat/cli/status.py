@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-from rich.table import Table
-
 from triton_chat import metrics
 from triton_chat.channel import parse_url
-from triton_chat.cli import exits, terminal
+from triton_chat.cli import exits, tables, terminal
 from triton_chat.cli.answers import connected
 from triton_chat.cli.options import Connection
 from triton_chat.errors import EngineError, ServerUnavailableError
@@ -39,10 +36,10 @@ def models(connection: Connection) -> None:
     if connection.as_json:
         terminal.write_json([asdict(model) for model in found])
         return
-    table = _table("model", "version", "state", "ready", "reason")
+    table = tables.table("model", "version", "state", "ready", "reason")
     for model in found:
         table.add_row(model.name, model.version, model.state or "NOT LOADED", _yes(model.ready), model.reason)
-    _console().print(table)
+    tables.console().print(table)
 
 
 def status(connection: Connection, metrics_url: str | None, watch: bool, interval: float) -> None:
@@ -98,9 +95,9 @@ def _model_load(page: metrics.MetricsPage, earlier: metrics.MetricsPage, model: 
 
 
 def _print(server: ServerInfo, found: list[ModelInfo], load: dict[str, Load]) -> None:
-    console = _console()
+    console = tables.console()
     console.print(f"{server.name} {server.version}: live {_yes(server.live)}, ready {_yes(server.ready)}")
-    table = _table("model", "version", "ready", "queued", "waiting", "running", "KV cache", "tokens/s")
+    table = tables.table("model", "version", "ready", "queued", "waiting", "running", "KV cache", "tokens/s")
     for model in found:
         values = load.get(model.name, Load(None, None, None, None, None))
         table.add_row(
@@ -114,19 +111,6 @@ def _print(server: ServerInfo, found: list[ModelInfo], load: dict[str, Load]) ->
             _UNKNOWN if values.tokens_per_s is None else f"{values.tokens_per_s:.1f}",
         )
     console.print(table)
-
-
-def _console() -> Console:
-    """For tables; without a terminal, wide enough not to break lines."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def _yes(value: bool) -> str:
