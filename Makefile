@@ -14,7 +14,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration check format lock bench clean
+.PHONY: help demo serve test test-unit test-integration test-browser check format lock bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,17 +22,20 @@ help: ## List these targets
 demo: $(READY) ## Start the server, ask it two questions, stop it
 	@$(BIN)/python -m local demo
 
-serve: $(READY) ## Serve until Ctrl-C; MODEL=<hub id or folder> for another model, TRITON_HTTP_PORT=... for other ports
+serve: $(READY) ## Serve Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
-test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## Run all tests but those in a browser
+	@$(BIN)/python -m pytest -m "not browser"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration"
+	@$(BIN)/python -m pytest -m "not integration and not browser"
 
 test-integration: $(READY) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
+
+test-browser: $(READY) ## Run the tests of the page in a real Chromium
+	@$(BIN)/python -m pytest -m browser
 
 check: $(READY) ## Lint, check the format and the types
 	@$(BIN)/ruff check .
