@@ -1,0 +1,388 @@
+"""Whatever is wrong with a request: the class of the `openai` package, a body that names the field, an idle engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from local.gateway import LocalGateway
+from local.triton import LocalTriton
+from tests.integration.calls import chat, children, settled
+from tests.integration.openai_calls import CALL_S, Asker, options
+from tests.integration.servers import GatewayFactory
+
+HELLO: Any = chat("Hello!")
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+JSON = {"Content-Type": "application/json"}
+DATA_URL = "data:image/png;base64,iVBORw0KGgo="
+NESTED = b"[" * 100_000
+
+
+@pytest.fixture(scope="module")
+def http(gateway: LocalGateway) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=gateway.url, timeout=CALL_S) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A request, and how it is refused. `says` are parts of the message."""
+
+    path: str
+    body: Any
+    param: str | None
+    says: str | tuple[str, ...] = ()
+    status: int = 400
+    code: str | None = None
+    headers: Any = None
+    method: str = "POST"
+
+    def send(self, http: httpx2.Client) -> httpx2.Response:
+        raw = self.body if isinstance(self.body, bytes) or callable(self.body) else json.dumps(self.body).encode()
+        content = raw() if callable(raw) else raw
+        return http.request(self.method, self.path, content=content, headers=self.headers or JSON)
+
+
+def asks(param: str | None, says: str | tuple[str, ...] = (), **changes: Any) -> Bad:
+    """A question to the chat model with one thing wrong."""
+    return Bad(CHAT, {"model": "chat", "messages": HELLO, "max_tokens": 4, **changes}, param, says)
+
+
+def says(param: str, content: Any, part: str | tuple[str, ...] = (), **fields: Any) -> Bad:
+    return asks(param, part, messages=[{"role": "user", "content": content, **fields}])
+
+
+def continues(param: str | None, part: str | tuple[str, ...] = (), **changes: Any) -> Bad:
+    return Bad(COMPLETIONS, {"model": "chat", "prompt": "Hello", "max_tokens": 4, **changes}, param, part)
+
+
+def embeds(param: str | None, part: str | tuple[str, ...] = (), **changes: Any) -> Bad:
+    return Bad(EMBEDDINGS, {"model": "embeddings", "input": "Hello", **changes}, param, part)
+
+
+def without(bad: Bad, field: str) -> Bad:
+    return Bad(bad.path, {key: value for key, value in bad.body.items() if key != field}, field, "is required")
+
+
+def endless() -> Iterator[bytes]:
+    """A chunked body, whose length nobody announces."""
+    yield b'{"model": "chat", "messages": [{"role": "user", "content": "'
+    for _ in range(80):
+        yield b"x" * 2**16
+    yield b'"}]}'
+
+
+def plain(body: bytes, says: str, status: int = 400, **headers: str) -> Bad:
+    return Bad(CHAT, body, None, says, status, headers={**JSON, **headers})
+
+
+VALID = json.dumps({"model": "chat", "messages": HELLO, "max_tokens": 1}).encode()
+
+# What the gateway refuses by itself: nothing at all reaches Triton.
+BY_THE_GATEWAY: dict[str, Bad] = {
+    "no body": plain(b"", "empty"),
+    "no JSON": plain(b'{"model": "chat",', "not JSON"),
+    "a form": plain(b"model=chat", "application/json", 415, **{"Content-Type": "application/x-www-form-urlencoded"}),
+    "text": plain(VALID, "application/json", 415, **{"Content-Type": "text/plain"}),
+    "another character set": plain(VALID, "UTF-8", 415, **{"Content-Type": "application/json; charset=utf-16"}),
+    "compressed": plain(VALID, "compressed", 415, **{"Content-Encoding": "gzip"}),
+    "no UTF-8": plain(b'{"model": "\xff"}', "not JSON"),
+    "NaN": plain(VALID.replace(b"1}", b"NaN}"), "not JSON"),
+    "half a surrogate": plain(VALID.replace(b"Hello", rb"\ud800"), "not JSON"),
+    "a list": plain(b"[]", "JSON object"),
+    "a number": plain(b"1", "JSON object"),
+    "null": plain(b"null", ""),
+    "nested deeply": plain(NESTED, "not JSON"),
+    "nested deeply in a field": plain(VALID.replace(b"1}", NESTED + b"}"), "not JSON"),
+    "too large": plain(b'{"model": "' + b"x" * 5 * 2**20 + b'"}', "larger than", 413),
+    "too large and chunked": Bad(CHAT, endless, None, "larger than", 413),
+    "unknown route": Bad("/v1/images/generations", {}, None, "no such route", 404, "unknown_url"),
+    "another method": Bad(CHAT, b"", None, "method", 405, "method_not_allowed", method="GET"),
+    "unknown field": asks("bogus", "not a field", bogus=1),
+    "unknown field of completions": continues("bogus", "not a field", bogus=1),
+    "unknown field of embeddings": embeds("bogus", "not a field", bogus=1),
+    "unknown field of a message": says("messages[0].bogus", "a", "not a field", bogus=1),
+    "no model": without(asks(None), "model"),
+    "no messages": without(asks(None), "messages"),
+    "no prompt": without(continues(None), "prompt"),
+    "no input": without(embeds(None), "input"),
+    "empty messages": asks("messages", "at least 1", messages=[]),
+    "messages of a wrong type": asks("messages", "list", messages="Hello"),
+    "a message of a wrong type": asks("messages[0]", "object", messages=["Hello"]),
+    "content of a wrong type": says("messages[0].content", 5, "string"),
+    "content missing": asks("messages[0].content", "required", messages=[{"role": "user"}]),
+    "unknown role": asks("messages[0].role", "user or assistant", messages=[{"role": "tool", "content": "a"}]),
+    "a name": says("messages[0].name", "a", "names", name="Bob"),
+    "an image": says(
+        "messages[0].content[0].type", [{"type": "image_url", "image_url": {"url": DATA_URL}}], "neither fetched"
+    ),
+    "audio": says(
+        "messages[0].content[0].type", [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}], "text"
+    ),
+    "a file": says("messages[0].content[0].type", [{"type": "file", "file": {"file_id": "a"}}], "text"),
+    "no parts": says("messages[0].content", [], "at least 1"),
+    "a chat template": asks("chat_template", "never the caller's", chat_template="{{ 7 * 7 }}"),
+    "template arguments": asks("chat_template_kwargs", "never the caller's", chat_template_kwargs={"a": 1}),
+    "tools": asks("tools", "no tools", tools=[{"type": "function", "function": {"name": "f"}}]),
+    "JSON mode": asks("response_format", "free text", response_format={"type": "json_object"}),
+    "audio out": asks("modalities", "only text", modalities=["audio"]),
+    "text for a number": asks("temperature", "number", temperature="1"),
+    "truth for a number": asks("max_tokens", "integer", max_tokens=True),
+    "fraction for an integer": asks("max_tokens", "integer", max_tokens=1.5),
+    "temperature too high": asks("temperature", ("less than or equal to 2", "2.5"), temperature=2.5),
+    "top_p zero": asks("top_p", "greater than 0", top_p=0),
+    "penalty too high": asks("presence_penalty", "2", presence_penalty=3),
+    "no tokens": asks("max_tokens", "greater than or equal to 1", max_tokens=0),
+    "two limits": asks("max_completion_tokens", "max_tokens", max_completion_tokens=5),
+    "huge number": asks("max_tokens", "", max_tokens=10**30),
+    "huge n": asks("n", "at most 16", n=10**6),
+    "more n than any number": asks("n", "", n=10**30),
+    "huge top_logprobs": asks("top_logprobs", "20", logprobs=True, top_logprobs=10**6),
+    "top_logprobs alone": asks("top_logprobs", "logprobs", top_logprobs=2),
+    "many stops": asks("stop", "16", stop=["a"] * 1000),
+    "long stop": asks("stop", "256", stop="a" * 10_000),
+    "empty stop": asks("stop", "at least 1", stop=""),
+    "many biases": asks("logit_bias", "1024", logit_bias={str(key): 1 for key in range(2000)}),
+    "bias of no id": asks("logit_bias.cat", "", logit_bias={"cat": 1}),
+    "bias too strong": asks("logit_bias.5", "100", logit_bias={"5": 101}),
+    "options without a stream": asks("stream_options", "stream: true", stream_options={"include_usage": True}),
+    "a long user": asks("user", "512", user="a" * 1000),
+    "empty prompt list": continues("prompt", "empty", prompt=[]),
+    "empty token list": continues("prompt[0]", "at least 1", prompt=[[]]),
+    "mixed prompts": continues("prompt[1]", "string", prompt=["a", 1]),
+    "negative token id": continues("prompt[0]", "greater than or equal to 0", prompt=[-1]),
+    "many prompts": continues("prompt", "at most 16", prompt=["a"] * 17),
+    "many prompts times n": continues("prompt", "at most 16", prompt=["a"] * 9, n=2),
+    "best_of": continues("best_of", "must be n", best_of=3),
+    "a suffix": continues("suffix", "suffix", suffix="end"),
+    "echo and logprobs": continues("echo", "logprobs", echo=True, logprobs=1),
+    "huge logprobs": continues("logprobs", "20", logprobs=10**6),
+    "embeddings of nothing": embeds("input", "empty", input=[]),
+    "many embeddings": embeds("input", ("300", "256"), input=["a"] * 300),
+    "no dimensions": embeds("dimensions", "greater than or equal to 1", dimensions=0),
+    "unknown encoding": embeds("encoding_format", "", encoding_format="hex"),
+    "nothing to tokenize": Bad(TOKENIZE, {"model": "chat"}, "prompt", "required"),
+    "two things to tokenize": Bad(TOKENIZE, {"model": "chat", "prompt": "a", "messages": HELLO}, "prompt", "not both"),
+    "no tokens to detokenize": Bad(DETOKENIZE, {"model": "chat", "tokens": []}, "tokens", "at least 1"),
+}
+
+# What only the model can know: it comes as far as Triton and not into the engine.
+BY_THE_MODEL: dict[str, Bad] = {
+    "token id of no token": continues("prompt", ("3072", "0 to 3071"), prompt=[3072]),
+    "bias of no token": asks("logit_bias", ("3072", "0 to 3071"), logit_bias={"3072": 1}),
+    "stop token of no token": asks("stop_token_ids", "3072", stop_token_ids=[3072]),
+    "min_tokens over max_tokens": asks("min_tokens", ("5", "max_tokens"), min_tokens=5),
+    "NUL": says("messages[0].content", "a\0b", "NUL"),
+    "NUL in a prompt": continues("prompt", "NUL", prompt="a\0b"),
+    "empty prompt": continues("prompt", "at least one", prompt=""),
+    "more tokens than the context": asks("max_tokens", ("5000", "2048"), max_tokens=5000),
+    "more dimensions than there are": embeds("dimensions", ("5000", "192"), dimensions=5000),
+    "no token to detokenize": Bad(DETOKENIZE, {"model": "chat", "tokens": [3072]}, "tokens", ("3072", "0 to 3071")),
+}
+MODEL_NOT_FOUND = {
+    path: Bad(path, {**body, "model": "gpt-17"}, "model", "gpt-17", 404, "model_not_found")
+    for path, body in {
+        CHAT: {"messages": HELLO},
+        COMPLETIONS: {"prompt": "a"},
+        EMBEDDINGS: {"input": "a"},
+        TOKENIZE: {"prompt": "a"},
+        DETOKENIZE: {"tokens": [1]},
+    }.items()
+} | {
+    "embeddings of a chat model": Bad(EMBEDDINGS, {"model": "chat", "input": "a"}, "model", "", 404, "model_not_found"),
+    "chat with an embedding model": Bad(
+        CHAT, {"model": "embeddings", "messages": HELLO}, "model", "", 404, "model_not_found"
+    ),
+    "a path for a model": Bad(
+        CHAT, {"model": "../../chat", "messages": HELLO}, "model", "there is no", 404, "model_not_found"
+    ),
+    "a model of Triton that is none here": Bad(
+        CHAT, {"model": "chat_unary", "messages": HELLO}, "model", "", 404, "model_not_found"
+    ),
+}
+ALL = {**BY_THE_GATEWAY, **MODEL_NOT_FOUND, **BY_THE_MODEL}
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_a_mistake_is_named(http: httpx2.Client, case: str) -> None:
+    bad = ALL[case]
+    answer = bad.send(http)
+    assert (answer.status_code, answer.headers["content-type"]) == (bad.status, "application/json"), answer.text
+    error = answer.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", bad.param), error
+    assert bad.code in (None, error["code"])
+    for part in (bad.says,) if isinstance(bad.says, str) else bad.says:
+        assert part in error["message"]
+    assert len(error["message"]) < 500
+    assert "/work" not in error["message"]
+    assert "http" not in error["message"]
+
+
+def test_a_mistake_in_a_stream_is_a_status_too(http: httpx2.Client) -> None:
+    for bad in (*BY_THE_MODEL.values(), *MODEL_NOT_FOUND.values()):
+        if bad.path in (CHAT, COMPLETIONS):
+            streamed = Bad(bad.path, {**bad.body, "stream": True}, bad.param).send(http)
+            assert (streamed.status_code, streamed.json()["error"]["param"]) == (bad.status, bad.param)
+
+
+def test_no_mistake_reaches_the_engine(http: httpx2.Client, triton: LocalTriton) -> None:
+    counters = (
+        "nv_inference_request_success",
+        "nv_inference_request_failure",
+        "nv_inference_exec_count",
+        "triton_chat_requests_total",
+        "triton_chat_engine_steps_total",
+        "triton_chat_prompt_tokens_total",
+    )
+    before, stubs = settled(triton), children(triton.pid)
+    for bad in (*BY_THE_GATEWAY.values(), *MODEL_NOT_FOUND.values()):
+        bad.send(http)
+    grown = settled(triton) - before
+    for model in ("chat", "chat_unary", "embeddings", "tokenizer"):
+        assert [name for name in counters if grown(name, model=model)] == []
+    for bad in BY_THE_MODEL.values():
+        bad.send(http)
+    grown = settled(triton) - before
+    assert [name for name in counters if name.startswith("triton_chat") and grown(name)] == []
+    assert (children(triton.pid), triton.poll()) == (stubs, None)
+
+
+def test_nothing_is_fetched(http: httpx2.Client) -> None:
+    with socket.socket() as trap:
+        trap.bind(("127.0.0.1", 0))
+        trap.listen()
+        url = f"http://127.0.0.1:{trap.getsockname()[1]}/cat.png"
+        for part in ({"type": "image_url", "image_url": {"url": url}}, {"type": "file", "file": {"file_url": url}}):
+            assert says("messages[0].content[0].type", [part]).send(http).status_code == 400
+        trap.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
+def test_neither_a_bystander_nor_the_probe_notices(
+    http: httpx2.Client, gateway: LocalGateway, ask: Asker, client: OpenAI
+) -> None:
+    """Mistakes by several callers at once, for as long as the bystander's stream runs."""
+    fields: dict[str, Any] = {"model": "chat", "messages": HELLO, "max_tokens": 400, "temperature": 1, "seed": 1}
+    fields["extra_body"] = {"ignore_eos": True}
+    alone = ask("chat", "sync stream", **fields).only.text
+    over = threading.Event()
+
+    def bother(number: int) -> None:
+        with httpx2.Client(base_url=gateway.url, timeout=CALL_S) as caller:
+            while not over.is_set():
+                refused.extend(bad.send(caller).status_code for bad in list(ALL.values())[number::3])
+
+    refused: list[int] = []
+    callers = [threading.Thread(target=bother, args=(number,)) for number in range(3)]
+    text, latencies = "", []
+    with client.chat.completions.create(**fields, stream=True) as stream:
+        for caller in callers:
+            caller.start()
+        for number, chunk in enumerate(stream):
+            text += chunk.choices[0].delta.content or ""
+            if number % 20 == 0:
+                latencies.append(seconds_of(lambda: http.get("/health/live").raise_for_status()))
+        over.set()
+    for caller in callers:
+        caller.join()
+    assert text == alone
+    assert len(refused) > len(ALL) / 3
+    assert {status for status in refused if not 400 <= status < 500} == set()
+    assert statistics.median(latencies) < 0.25  # three callers and the engine share two cores with it
+    assert max(latencies) < 1.5
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def test_half_a_body_holds_nobody_up(http: httpx2.Client, gateway: LocalGateway) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.settings.port)))
+            one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            one.sendall(b"Content-Length: 1000\r\n\r\n{")
+        assert seconds_of(lambda: http.get("/health/live").raise_for_status()) < 1
+
+
+# As the classes of the package.
+
+
+def test_over_the_context_has_both_numbers(client: OpenAI, engine: Any) -> None:
+    long: Any = chat("word " * 3000)
+    count = len(engine.tokenize(long).token_ids)
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model="chat", messages=long, stream=stream)
+        assert (refused.value.code, refused.value.type) == ("context_length_exceeded", "invalid_request_error")
+        assert str(count) in refused.value.message
+        assert "2048" in refused.value.message
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="chat", prompt=[7] * 3000)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", None)
+    assert "3000" in refused.value.message
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.embeddings.create(model="embeddings", input=["a", "word " * 3000])
+    assert refused.value.code == "context_length_exceeded"
+    assert "2048" in refused.value.message
+
+
+async def test_classes_and_fields(client: OpenAI, gateway: LocalGateway) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="chat", messages=HELLO, temperature=3)
+    assert (refused.value.param, refused.value.type) == ("temperature", "invalid_request_error")
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-17", messages=HELLO)
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-17")
+    async with AsyncOpenAI(**options(gateway)) as caller:
+        with pytest.raises(openai.BadRequestError):
+            await caller.chat.completions.create(model="chat", messages=[], stream=True)
+        with pytest.raises(openai.NotFoundError):
+            await caller.embeddings.create(model="chat", input="a")
+
+
+def test_keys(triton: LocalTriton, start_gateway: GatewayFactory, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# ours\nfrom-the-file\n")
+    guarded = start_gateway(triton, API_KEYS="first,second", API_KEYS_FILE=str(file))
+    before = settled(triton)
+    for key in ("wrong", "firs", "first,second", "FIRST", "x" * 5000):
+        with OpenAI(**{**options(guarded), "api_key": key}) as stranger:
+            with pytest.raises(openai.AuthenticationError) as refused:
+                stranger.chat.completions.create(model="chat", messages=HELLO)
+            assert (refused.value.code, refused.value.type) == ("invalid_api_key", "authentication_error")
+            assert key not in refused.value.message
+            with pytest.raises(openai.AuthenticationError):
+                stranger.models.list()
+    with httpx2.Client(base_url=guarded.url) as http:
+        for path in ("/v1/models", "/metrics", "/version", "/docs", "/openapi.json", "/nothing"):
+            assert (http.get(path).status_code, path) == (401, path)
+        for headers in ({}, {"Authorization": "Basic first"}, {"Authorization": "Bearer"}, {"X-Api-Key": "first"}):
+            assert http.post(CHAT, json={}, headers=headers).status_code == 401
+        assert http.post(CHAT, content=b"x" * 5 * 2**20).status_code == 401
+        assert [http.get(path).status_code for path in ("/health/live", "/health/ready")] == [200, 200]
+    assert (settled(triton) - before)("nv_inference_exec_count") == 0
+    for key in ("first", "second", "from-the-file"):
+        with OpenAI(**{**options(guarded), "api_key": key}) as friend:
+            assert friend.chat.completions.create(model="chat", messages=HELLO, max_tokens=1).choices
+    log = guarded.settings.log_path.read_text()
+    assert not any(secret in log for secret in ("from-the-file", "firs", "wrong", "Hello"))
