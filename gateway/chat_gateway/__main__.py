@@ -20,7 +20,7 @@ _USAGE_ERROR = 2
 
 
 def main() -> None:
-    """Serves until SIGTERM or Ctrl-C. Exits with 2 if a setting is wrong, with 1 if it cannot listen."""
+    """Serves until SIGTERM or Ctrl-C. Exits with 2 if a setting is wrong, with uvicorn's 3 if it cannot listen."""
     _parser().parse_args()
     try:
         settings = read_settings()

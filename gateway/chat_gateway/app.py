@@ -20,11 +20,11 @@ from chat_gateway.body import BodyLimit
 from chat_gateway.errors import ERROR_RESPONSES
 from chat_gateway.exceptions import Errors, Guard
 from chat_gateway.metrics import Metrics
-from chat_gateway.routes import chat, completions, embeddings, health, models, tokenize
+from chat_gateway.routes import chat, completions, embeddings, health, models, operations, tokenize
 from chat_gateway.settings import GatewaySettings
 from chat_gateway.tracing import Tracing, otlp_exporter, tracer_provider
 
-ROUTERS = tuple(module.router for module in (models, chat, completions, embeddings, tokenize))
+ROUTERS = tuple(module.router for module in (models, chat, completions, embeddings, tokenize, operations))
 
 
 def create_app(

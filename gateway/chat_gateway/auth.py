@@ -93,6 +93,10 @@ class Auth:
     def _check(self, header: str) -> None:
         scheme, _, key = header.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise ApiError(401, "send your key in the header Authorization, as `Bearer <key>`", "authentication_error")
+            raise _refused("send your key in the header Authorization, as `Bearer <key>`", None)
         if not self._keys.accept(key.strip().encode("latin-1")):
-            raise ApiError(401, "the key is not a valid one", "authentication_error", code="invalid_api_key")
+            raise _refused("the key is not a valid one", "invalid_api_key")
+
+
+def _refused(sentence: str, code: str | None) -> ApiError:
+    return ApiError(401, sentence, "authentication_error", code=code, headers={"WWW-Authenticate": "Bearer"})

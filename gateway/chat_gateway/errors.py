@@ -5,6 +5,7 @@ Source: OpenAI API reference, "Error codes"; `{"error": {"message", "type", "par
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -30,6 +31,7 @@ class ApiError(Exception):
         param: the field that is wrong, if it is one.
         code: OpenAI's `code`, such as `model_not_found`.
         retry_after: seconds after which to try again; becomes the header.
+        headers: others, such as the `Allow` of a 405.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -49,11 +52,9 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
 
     def body(self) -> dict[str, object]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}

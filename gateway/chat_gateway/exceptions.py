@@ -90,7 +90,8 @@ def _http(error: HTTPException, scope: Scope) -> ApiError:
         case 404:
             return ApiError(404, f"there is no such route: {target}", code="unknown_url")
         case 405:
-            return ApiError(405, f"the route does not have this method: {target}", code="method_not_allowed")
+            sentence = f"the route does not have this method: {target}"
+            return ApiError(405, sentence, code="method_not_allowed", headers=error.headers)
         case status:
             return ApiError(status, str(error.detail), "server_error" if status >= 500 else "invalid_request_error")
 

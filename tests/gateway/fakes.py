@@ -36,7 +36,7 @@ def says(*texts: str, finish_reason: str = "stop") -> Script:
     return script
 
 
-def fails(error: TritonChatError, *texts: str) -> Script:
+def fails(error: Exception, *texts: str) -> Script:
     """Some texts, then an error."""
 
     async def script(_: Call) -> AsyncIterator[ChatEvent]:

@@ -1,18 +1,16 @@
-"""For probes and scrapers."""
+"""For probes. The only routes that need no key."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.responses import PlainTextResponse, Response
 
-import triton_chat
-from chat_gateway.dependencies import BackendDep, MetricsDep, SettingsDep
+from chat_gateway.dependencies import BackendDep, SettingsDep
 from chat_gateway.errors import unavailable
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["health"])
 
 
 class Live(BaseModel):
@@ -22,10 +20,6 @@ class Live(BaseModel):
 class Ready(BaseModel):
     status: Literal["ready"] = "ready"
     models: list[str]
-
-
-class Version(BaseModel):
-    version: str
 
 
 @router.get("/health/live")
@@ -41,15 +35,3 @@ async def ready(backend: BackendDep, settings: SettingsDep) -> Ready:
     if not models:
         raise unavailable("Triton has no chat model that is ready", settings.retry_after)
     return Ready(models=models)
-
-
-@router.get("/version")
-async def version() -> Version:
-    return Version(version=triton_chat.__version__)
-
-
-@router.get("/metrics", response_class=PlainTextResponse)
-async def scrape(metrics: MetricsDep, accept: Annotated[str, Header()] = "") -> Response:
-    """Prometheus' families, in the format that the scraper asks for."""
-    content, content_type = metrics.exposition(accept)
-    return Response(content, headers={"Content-Type": content_type})

@@ -1,0 +1,206 @@
+"""The command as a process, in front of a fake Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from chat_gateway.__main__ import main
+from chat_gateway.settings import GatewaySettings, variable
+from tests.client.fake_server import FakeTriton, Received, Reply, say
+from tests.gateway.fakes import WAIT_S
+
+ROOT = Path(__file__).parents[2]
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = CHAT | {"stream": True}
+
+
+class Gateway:
+    """The process. `lines` is what it has written, read as JSON."""
+
+    def __init__(self, triton_url: str, **settings: str) -> None:
+        given = {"port": "0", "triton_url": triton_url, **settings}
+        self.process = run_command(**given)
+        self.lines: list[dict[str, Any]] = []
+        self.url = self._wait_for("Uvicorn running on").split()[3]
+
+    def _wait_for(self, message: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+            if message in self.lines[-1]["message"]:
+                return str(self.lines[-1]["message"])
+        raise AssertionError("the gateway ended")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def exit_code(self) -> int:
+        rest, _ = self.process.communicate(timeout=WAIT_S)
+        self.lines += [json.loads(line) for line in rest.splitlines()]
+        return self.process.returncode
+
+
+def run_command(**settings: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(variable(""))}
+    environment |= {variable(name): value for name, value in settings.items()}
+    environment["PYTHONPATH"] = f"{ROOT / 'client'}:{ROOT / 'gateway'}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "chat_gateway"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def triton() -> Iterator[FakeTriton]:
+    server = FakeTriton()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start(triton: FakeTriton) -> Iterator[Any]:
+    started: list[Gateway] = []
+
+    def starter(**settings: str) -> Gateway:
+        started.append(Gateway(triton.url, **settings))
+        return started[-1]
+
+    yield starter
+    for gateway in started:
+        gateway.process.kill()
+        gateway.process.communicate()
+
+
+def until_released(triton: FakeTriton) -> Reply:
+    """A text, then a pause until the test ends it, then the rest."""
+
+    def reply(received: Received) -> Iterator[Any]:
+        yield say("one", tokens=1)
+        triton.stall(received)
+        yield say("two", "stop", tokens=2)
+
+    return reply
+
+
+def test_idle_it_stops_at_once(start: Any) -> None:
+    gateway = start()
+    assert httpx2.get(f"{gateway.url}/health/ready").status_code == 200
+    gateway.stop()
+    assert gateway.exit_code() == 0
+
+
+def test_running_streams_finish(start: Any, triton: FakeTriton) -> None:
+    triton.reply = until_released(triton)
+    gateway = start(drain_timeout="20")
+    with (
+        httpx2.Client(base_url=gateway.url) as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as response,
+    ):
+        chunks = response.iter_text()
+        next(chunks)
+        gateway.stop()
+        wait_for_status(client, "/health/ready", 503)
+        assert client.get("/health/live").status_code == 200
+        refused = client.post("/v1/chat/completions", json=CHAT)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        triton.release.set()
+        assert "".join(chunks).endswith("data: [DONE]\n\n")
+    assert gateway.exit_code() == 0
+
+
+def test_what_takes_too_long_is_ended(start: Any, triton: FakeTriton) -> None:
+    triton.reply = triton.stalls_after("one")
+    gateway = start(drain_timeout="1")
+    with httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=STREAM) as response:
+        chunks = response.iter_text()
+        next(chunks)
+        gateway.stop()
+        with pytest.raises(httpx2.RemoteProtocolError):
+            list(chunks)
+    assert gateway.exit_code() == 0
+    assert triton.requests[-1].cancelled.wait(WAIT_S)
+
+
+def test_a_second_signal_does_not_wait(start: Any, triton: FakeTriton) -> None:
+    triton.reply = triton.stalls_after("one")
+    gateway = start(drain_timeout="600")
+    with (
+        httpx2.Client(base_url=gateway.url) as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as response,
+    ):
+        next(response.iter_text())
+        gateway.stop()
+        wait_for_status(client, "/health/ready", 503)
+        gateway.stop()
+        assert gateway.exit_code() == 0
+
+
+def test_every_line_is_json_and_none_has_a_key(start: Any) -> None:
+    gateway = start(api_keys="sesame-key")
+    headers = {"Authorization": "Bearer sesame-key"}
+    httpx2.post(f"{gateway.url}/v1/chat/completions", json=CHAT, headers=headers)
+    gateway.stop()
+    assert gateway.exit_code() == 0
+    assert "sesame-key" not in json.dumps(gateway.lines)
+    (line,) = [line for line in gateway.lines if line["logger"] == "chat_gateway.access"]
+    assert line["path"] == "/v1/chat/completions"
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in gateway.lines))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"port": "tcp://10.0.0.1:9000"}, "enableServiceLinks"),
+        ({"port": "x"}, "TRITON_CHAT_GATEWAY_PORT: "),
+        ({"prot": "9000"}, "TRITON_CHAT_GATEWAY_PROT is no setting"),
+        ({"aliases": "{"}, "aliases"),
+        ({"api_keys_file": "/nope/nope"}, "TRITON_CHAT_GATEWAY_API_KEYS_FILE"),
+        ({"otlp_endpoint": "collector"}, "TRITON_CHAT_GATEWAY_OTLP_ENDPOINT: "),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: dict[str, str], words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["triton-chat-gateway"])
+    for name, value in settings.items():
+        monkeypatch.setenv(variable(name), value)
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_port_in_use(start: Any) -> None:
+    process = run_command(port=start().url.rpartition(":")[2])
+    out, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 3
+    assert "address already in use" in out
+
+
+def test_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["triton-chat-gateway", "--help"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 0
+    shown = capsys.readouterr().out
+    assert not [name for name in GatewaySettings.model_fields if variable(name) not in shown]
+
+
+def wait_for_status(client: httpx2.Client, path: str, status: int) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while client.get(path).status_code != status:
+        assert time.monotonic() < deadline
