@@ -89,7 +89,8 @@ class TestOrder:
         assert call.request.exclude_input_in_output
 
     @pytest.mark.parametrize(
-        ("seed", "sent"), [(None, [None] * 4), (7, [7, 8, 7, 8]), (-1, [2**64 - 1, 0, 2**64 - 1, 0])]
+        ("seed", "sent"),
+        [(None, [None] * 4), (7, [7, 8, 7, 8]), (-1, [2**64 - 1, 0, 2**64 - 1, 0]), (2**64, [0, 1, 0, 1])],
     )
     async def test_seeds_count_up_within_a_prompt(
         self, client: FakeClient, seed: int | None, sent: list[int | None]

@@ -15,6 +15,7 @@ from chat_gateway.schemas.common import (
     MAX_LOGPROBS,
     GenerationRequest,
     Nothing,
+    Off,
     Strict,
     User,
     only,
@@ -118,7 +119,7 @@ class ChatRequest(GenerationRequest):
     service_tier: Annotated[
         Literal["auto", "default"] | None, only("there is one service tier here; leave it out or send auto or default")
     ] = None
-    store: Annotated[Literal[False] | None, only("answers are not stored here; leave it out or send false")] = None
+    store: Annotated[Off | None, only("answers are not stored here; leave it out or send false")] = None
     tool_choice: Annotated[Literal["none"] | None, only(_NO_TOOLS)] = None
     tools: Annotated[Nothing | None, only(_NO_TOOLS)] = None
     verbosity: Annotated[

@@ -7,9 +7,10 @@ Sources: OpenAI API reference; vLLM's "extra parameters" of its OpenAI-compatibl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -72,6 +73,14 @@ def text_or_list(text: Any, items: Any, expected: str) -> WrapValidator:
     return by_form(lambda value: forms.get(type(value)), expected)
 
 
+def _is_off(value: bool) -> bool:
+    if value:
+        raise ValueError("must be false")
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_is_off), Field(json_schema_extra={"const": False})]
+"""`Literal[False]` would take 0, even where types are strict."""
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256, description="A name from `/v1/models`.")]
@@ -92,7 +101,7 @@ class StreamOptions(Strict):
         None, description="Send the usage in a last chunk of its own; all other chunks then have `usage: null`."
     )
     include_obfuscation: Annotated[
-        Literal[False] | None, only("no padding is added to chunks here; leave it out or send false")
+        Off | None, only("no padding is added to chunks here; leave it out or send false")
     ] = None
 
 
@@ -108,9 +117,7 @@ class GenerationRequest(Strict):
     frequency_penalty: _Penalty | None = None
     logit_bias: LogitBias | None = Field(None, description="Token ids, as text, to what is added to their logits.")
     stop: Stop | None = Field(None, description="The answer ends before any of these.")
-    seed: int | None = Field(
-        None, ge=-(2**63), le=2**63 - 1, description="Choice `i` of a prompt is drawn with `seed + i`."
-    )
+    seed: int | None = Field(None, description="Choice `i` of a prompt is drawn with `seed + i`, modulo 2**64.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: User | None = None
