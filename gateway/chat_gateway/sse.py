@@ -1,7 +1,7 @@
 """A generation as server-sent events, as OpenAI sends them.
 
-sse-starlette is not used: importing it patches uvicorn so that SIGTERM cuts running streams, which here are to finish
-within the drain time, and it spends a lock and a cancel scope on each chunk. What is needed are the lines below.
+sse-starlette is not used: it patches uvicorn's signal handler when it is imported, cuts streams at SIGTERM, which here
+are to finish within the drain time, and spends a lock and a cancel scope on each chunk. What is needed is below.
 Source: WHATWG HTML, "Server-sent events".
 """
 

@@ -6,10 +6,9 @@ import base64
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal
 
 from fastapi import APIRouter
-from openai.types import CreateEmbeddingResponse, Embedding
 from openai.types.create_embedding_response import Usage
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +18,7 @@ from chat_gateway.dependencies import BackendDep, SettingsDep
 from chat_gateway.disconnect import unless_gone
 from chat_gateway.errors import ApiError
 from chat_gateway.replies import described, reply
-from chat_gateway.schemas.embeddings import EmbeddingRequest
+from chat_gateway.schemas.embeddings import EmbeddingRequest, EmbeddingResponse, Vector
 from chat_gateway.schemas.inputs import each
 from chat_gateway.tracing import trace_headers
 from triton_chat.errors import InvalidRequestError
@@ -35,7 +34,7 @@ _PLACE: Final = re.compile(r"^(?:row (\d+): )?(?:(text|token_ids): )?")
 router = APIRouter(route_class=JsonRoute, tags=["embeddings"])
 
 
-@router.post("/v1/embeddings", responses=described(CreateEmbeddingResponse))
+@router.post("/v1/embeddings", responses=described(EmbeddingResponse))
 async def create_embeddings(
     body: EmbeddingRequest, request: Request, backend: BackendDep, settings: SettingsDep
 ) -> Response:
@@ -49,7 +48,7 @@ async def create_embeddings(
     with _places_in_input():
         result = await unless_gone(request.receive, call)
     tokens = sum(result.num_tokens)
-    answer = CreateEmbeddingResponse(
+    answer = EmbeddingResponse(
         object="list",
         data=[embedding(index, vector, body.encoding_format) for index, vector in enumerate(result.embeddings)],
         model=body.model,
@@ -58,12 +57,11 @@ async def create_embeddings(
     return reply(answer)
 
 
-def embedding(index: int, vector: npt.NDArray[np.float32], encoding: Encoding | None) -> Embedding:
+def embedding(index: int, vector: npt.NDArray[np.float32], encoding: Encoding | None) -> Vector:
     if encoding != "base64":
-        return Embedding(object="embedding", index=index, embedding=vector.tolist())
+        return Vector(object="embedding", index=index, embedding=vector.tolist())
     text = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    # The type knows only lists.
-    return Embedding.model_construct(object="embedding", index=index, embedding=cast("list[float]", text))
+    return Vector(object="embedding", index=index, embedding=text)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""The body of `POST /v1/embeddings`. Source: `openai.types.embedding_create_params`."""
+"""The body of `POST /v1/embeddings`, and its answer. Source: `openai.types.embedding_create_params`."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from openai.types import CreateEmbeddingResponse, Embedding
 from pydantic import Field
 
 from chat_gateway.schemas.common import ModelName, Strict, User
@@ -20,3 +21,15 @@ class EmbeddingRequest(Strict):
     )
     encoding_format: Literal["float", "base64"] | None = Field(None, description="base64: little-endian float32.")
     user: User | None = None
+
+
+class Vector(Embedding):
+    """OpenAI's type, which does not know base64."""
+
+    embedding: list[float] | str  # type: ignore[assignment]
+
+
+class EmbeddingResponse(CreateEmbeddingResponse):
+    """OpenAI's type with such vectors."""
+
+    data: list[Vector]  # type: ignore[assignment]
