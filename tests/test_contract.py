@@ -100,7 +100,7 @@ def test_the_tokenizer_takes_no_batches_and_no_gpu() -> None:
     ]
 
 
-@pytest.mark.parametrize("model", TENSORS)
+@pytest.mark.parametrize("model", [*TENSORS, "embeddings"])
 def test_a_model_is_known_by_its_tensors(model: str) -> None:
     assert kind_of(config(REPOSITORY / model / "config.pbtxt")) == model
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from triton_chat import tokenizer, wire
+from triton_chat import embeddings, tokenizer, wire
 from triton_chat.types import ModelKind
 
 READY = "READY"
-_EMBEDDING = "embedding"
 
 
 def kind_of(config: Any) -> ModelKind:
@@ -19,7 +18,7 @@ def kind_of(config: Any) -> ModelKind:
         return "chat" if config.model_transaction_policy.decoupled else "chat_unary"
     if outputs >= _names(tokenizer.OUTPUTS):
         return "tokenizer"
-    return "embeddings" if _EMBEDDING in outputs else "other"
+    return "embeddings" if outputs >= _names(embeddings.OUTPUTS) else "other"
 
 
 class Kinds:

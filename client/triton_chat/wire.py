@@ -286,18 +286,3 @@ def _logprob_fields(entry: dict[str, Any]) -> dict[str, Any]:
         "logprob": float(entry["logprob"]),
         "bytes": None if token_bytes is None else tuple(token_bytes),
     }
-
-
-__all__ = [
-    "INPUTS",
-    "OUTPUTS",
-    "SAMPLING_PARAMETERS",
-    "STATUS_METADATA",
-    "TensorSpec",
-    "decode",
-    "decode_rows",
-    "encode",
-    "encode_rows",
-    "infer_request",
-    "read_stream_response",
-]
