@@ -10,9 +10,6 @@ from starlette.responses import Response
 _EVENT: Final = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 """One event of a stream; `itemSchema` is OpenAPI 3.2's word, which FastAPI uses for its own streams too."""
 
-_EVENT: Final = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
-"""One event of a stream; `itemSchema` is OpenAPI 3.2's word, which FastAPI uses for its own streams too."""
-
 
 def reply(answer: BaseModel) -> Response:
     """What was set of it, as JSON."""
