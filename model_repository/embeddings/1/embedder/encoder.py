@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Vector = npt.NDArray[np.float32]
 TokenIds = Sequence[int]
 
-_CPU_BATCH_TOKENS = 2048
+_CPU_BATCH_TOKENS = 1024
 _CUDA_BATCH_TOKENS = 16384
 # How far the vector of a text may move when the text is padded, relative to its length.
 _TOLERANCE = {torch.float32: 1e-3}
