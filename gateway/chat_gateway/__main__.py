@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import logging.config
 import os
 import sys
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 import triton_chat
@@ -17,6 +19,9 @@ from chat_gateway.server import Server
 from chat_gateway.settings import GatewaySettings, unknown_variables, variable
 
 _USAGE_ERROR = 2
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+_log = logging.getLogger("chat_gateway")
 
 
 def main() -> None:
@@ -29,6 +34,8 @@ def main() -> None:
         print(error, file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(_USAGE_ERROR)
     logging.config.dictConfig(logging_config(settings))
+    if not settings.api_keys and settings.api_keys_file is None and settings.host not in _LOOPBACK:
+        _log.warning("no keys are set: whoever reaches this port is served")
     server.run()
 
 
@@ -44,14 +51,15 @@ def read_settings() -> GatewaySettings:
     try:
         return GatewaySettings()
     except ValidationError as error:
-        raise ValueError("\n".join(_sentence(*found["loc"], found["msg"]) for found in error.errors())) from None
+        raise ValueError("\n".join(_sentence(found) for found in error.errors())) from None
     except SettingsError as error:
         raise ValueError(str(error)) from None
 
 
-def _sentence(field: object, *rest: object) -> str:
-    name = str(field) if str(field).isupper() else variable(str(field))
-    sentence = f"{name}: {rest[-1]}"
+def _sentence(error: ErrorDetails) -> str:
+    field = str(error["loc"][0])
+    name = field if field.isupper() else variable(field)
+    sentence = f"{name}: {error['msg']}"
     if os.environ.get(name, "").startswith("tcp://"):
         sentence += "; Kubernetes has set it for a Service of this name: set enableServiceLinks: false in the pod"
     return sentence

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat_gateway.exchange import Exchange
 from chat_gateway.metrics import Metrics, route_of
 
-_USABLE_ID = re.compile(r"[!-~]{1,128}")
+_USABLE_ID = re.compile(r"[!-Z^-~]{1,128}")
+"""Printable ASCII without brackets, because Triton's messages begin with `[request id: ...]`."""
 _SHOWN = 256
 """Characters of a caller's text in a log line."""
 
@@ -61,7 +62,7 @@ class Access:
 
 
 def request_id_of(headers: Headers) -> str:
-    """The caller's `X-Request-Id` if it is printable ASCII of bounded length, else a fresh one."""
+    """The caller's `X-Request-Id` if it can be used, else a fresh one."""
     given = headers.get("x-request-id", "")
     return given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
 

@@ -88,6 +88,7 @@ class Backend:
                 idle=settings.token_timeout,
                 total=settings.request_timeout,
                 control=_CONTROL_S,
+                batch=settings.request_timeout,
             ),
         )
         self._aliases = settings.aliases

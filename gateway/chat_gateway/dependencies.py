@@ -36,4 +36,4 @@ SettingsDep = Annotated[GatewaySettings, Depends(_settings)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 BackendDep = Annotated[Backend, Depends(_backend)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
-"""The id in `X-Request-Id`: printable ASCII without spaces, at most 128 characters."""
+"""The id in `X-Request-Id`: printable ASCII without spaces and brackets, at most 128 characters."""

@@ -88,7 +88,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
-    """Maps the SDK's errors, see the table in docs/architecture.md. 499 is for the log alone: that caller has gone."""
+    """Maps the SDK's errors, see the table in docs/gateway.md. 499 is for the log alone: that caller has gone."""
     text = str(error)
     match error:
         case errors.ContextLengthError():

@@ -10,12 +10,14 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from chat_gateway.protocol import BoundedHead
 from chat_gateway.settings import GatewaySettings
 
 _KEEP_ALIVE_S = 75
 """For an idle connection: longer than the 60 seconds of load balancers, which would else write into a closed one."""
 _CANCEL_S = 1
 """For what still runs when the drain time is over, to end."""
+_TICKS_PER_S = 10
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
+                http=BoundedHead,
                 ws="none",
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CANCEL_S,
@@ -60,6 +63,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self.draining:
             running = len(self.server_state.tasks)
-            _log.debug("draining", extra={"requests": running})
+            if running and counter % _TICKS_PER_S == 0:
+                _log.info("requests still run", extra={"requests": running})
             self.should_exit |= running == 0 or time.monotonic() >= self._deadline
         return await super().on_tick(counter)

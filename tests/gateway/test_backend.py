@@ -164,4 +164,5 @@ def test_the_client_of_the_settings() -> None:
     settings = GatewaySettings(triton_url="triton:9001", request_timeout=9, first_token_timeout=8, token_timeout=7)
     client = Backend(settings).client
     assert client.target.address == "triton:9001"
-    assert (client.timeouts.total, client.timeouts.first_token, client.timeouts.idle) == (9, 8, 7)
+    limits = client.timeouts
+    assert (limits.total, limits.batch, limits.first_token, limits.idle) == (9, 9, 8, 7)
