@@ -95,7 +95,7 @@ def test_dimensions(client: ChatClient) -> None:
 
 
 async def embed_each(server: LocalTriton, texts: list[str]) -> list[EmbeddingResult | Exception]:
-    """Each text as a request of its own, all at the same time, and with the same inputs, so that Triton batches them."""
+    """Each text as a request of its own, all at the same time, with the same inputs, so that Triton batches them."""
     async with AsyncChatClient(server.grpc_address) as client:
         calls = (client.embed([text], dimensions=8 if index % 3 else WIDTH) for index, text in enumerate(texts))
         return await asyncio.gather(*calls, return_exceptions=True)
