@@ -18,6 +18,8 @@ from typing import Any
 
 WAIT_S = 10.0
 """How long a test may wait for what is sure to come."""
+HOLD_S = 60.0
+"""How long an answer is held at most: longer than the page's patience."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Received:
     def question(self) -> str:
         return str(self.body["messages"][-1]["content"])
 
-    def hold(self, until: threading.Event | None = None, seconds: float = WAIT_S) -> None:
+    def hold(self, until: threading.Event | None = None, seconds: float = HOLD_S) -> None:
         """Says nothing until the test lets go, the client hangs up (BrokenPipeError) or the time is over."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not (until is not None and until.is_set()):
@@ -129,7 +131,7 @@ class FakeGateway:
     """Listens on a free port of the loopback from its creation to `stop`."""
 
     def __init__(self, port: int = 0) -> None:
-        self.models: list[dict[str, Any]] = [_model("chat"), _model("embeddings", kind="embeddings")]
+        self.models: list[dict[str, Any]] = [_model("chat"), _model("embeddings")]
         self.reply: Reply = say("Hello", " world", "!")
         self.key: str | None = None
         """The one it accepts; None for any."""
@@ -164,8 +166,8 @@ class FakeGateway:
             self._arrived.notify_all()
 
 
-def _model(name: str, kind: str = "chat") -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "triton-chat", "kind": kind}
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "triton-chat"}
 
 
 class _Server(ThreadingHTTPServer):

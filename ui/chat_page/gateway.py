@@ -12,6 +12,8 @@ _CONNECT_S = 5.0
 _CONTROL_S = 5.0
 _SILENCE_S = 600.0
 """The gateway has limits of its own, and ends a silence with a comment long before this one."""
+_EMBEDS = "embed"
+"""In the name of a model that does not chat; the API has no better way to tell them apart."""
 _NO_KEY = "none"
 """Sent where the page has none, lest the package takes OPENAI_API_KEY, which is for somebody else."""
 
@@ -50,7 +52,7 @@ async def list_chat_models(client: AsyncOpenAI) -> tuple[str, ...]:
         page = await client.models.list(timeout=_CONTROL_S)
     except (AttributeError, ValueError) as error:  # so the package stumbles over HTML, and over what is not JSON
         raise NotAGatewayError from error
-    models = tuple(model.id for model in page.data if getattr(model, "kind", "chat") == "chat")
+    models = tuple(model.id for model in page.data if _EMBEDS not in model.id.lower())
     if not models:
         raise NoModelError
     return models

@@ -23,7 +23,7 @@ def show(chat: Chat) -> Options:
 
 
 def _model(models: Sequence[str]) -> str | None:
-    return st.selectbox("Model", models, key="model", disabled=not models, placeholder="none to be seen")
+    return st.selectbox("Model", models, key="model", disabled=not models, placeholder="none available")
 
 
 def _system() -> str:

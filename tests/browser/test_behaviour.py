@@ -1,0 +1,240 @@
+"""The page over the fake gateway, for what only a browser can show and a real model does not do on command."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from local.page import LocalPage
+from local.settings import PageSettings
+from tests.browser.conftest import Visit
+from tests.browser.visitor import LAPTOP, PHONE
+from tests.ui.fake_gateway import FakeGateway, refuse, say, say_and_hold
+
+KEY = "sk-not-for-the-browser"
+CLOSED_TAB_S = 30.0
+"""The page's own patience with a lost connection, and some."""
+WILD = """# Heading <b>not bold</b>
+
+<img src=x onerror=alert(1)><script>alert(1)</script> ![x](http://127.0.0.2/x.png) [link](javascript:alert(1))
+
+| a | b |
+|---|---|
+| 1 | a cell with so many words in it that it is a good deal wider than the screen of any phone |
+
+```python
+a_line_of_code = "that is a good deal wider than the screen of any phone, and not to be broken"
+```
+
+averyveryveryveryveryveryveryveryveryveryveryveryveryverylongword
+"""
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeGateway]:
+    gateway = FakeGateway()
+    gateway.key = KEY
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="module")
+def url(fake: FakeGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = PageSettings(
+        port=0,
+        extra_env={"TRITON_CHAT_UI_API_KEY": KEY},
+        log_path=tmp_path_factory.mktemp("page") / "page.log",
+    )
+    with LocalPage(settings, fake.url) as page:
+        yield page.url
+
+
+@pytest.fixture(autouse=True)
+def forgetful(fake: FakeGateway) -> None:
+    """Each test counts its requests from one and says what is answered."""
+    fake.received.clear()
+    fake.reply = say("Hello", " world", "!")
+
+
+def test_stop_hangs_up_and_keeps_what_has_come(fake: FakeGateway, url: str, visit: Visit) -> None:
+    fake.reply = say_and_hold("The first half")
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.running).to_contain_text("The first half")
+    visitor.button("stop").click()
+    assert fake.wait_for(1).gone.wait(2)
+    expect(visitor.answer(0)).to_contain_text("The first half")
+    expect(visitor.answer(0)).to_contain_text("stopped")
+    fake.reply = say("And on")
+    visitor.ask("two")
+    expect(visitor.answer(1)).to_contain_text("And on")
+
+
+def test_stop_works_before_the_first_token(fake: FakeGateway, url: str, visit: Visit) -> None:
+    fake.reply = say_and_hold("")
+    visitor = visit(url)
+    visitor.ask("one")
+    request = fake.wait_for(1)
+    expect(visitor.running).to_contain_text("Waiting for the first token")
+    visitor.button("stop").click()
+    assert request.gone.wait(2)
+    expect(visitor.answer(0)).to_contain_text("stopped")
+
+
+def test_a_closed_tab_hangs_up(fake: FakeGateway, url: str, visit: Visit) -> None:
+    fake.reply = say_and_hold("half")
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.running).to_contain_text("half")
+    visitor.leave()
+    assert fake.wait_for(1).gone.wait(CLOSED_TAB_S)
+
+
+def test_a_new_chat_hangs_up(fake: FakeGateway, url: str, visit: Visit) -> None:
+    fake.reply = say_and_hold("half")
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.running).to_contain_text("half")
+    visitor.button("new-chat").click()
+    assert fake.wait_for(1).gone.wait(2)
+    expect(visitor.key("welcome")).to_be_visible()
+    expect(visitor.running).to_have_count(0)
+
+
+def test_a_setting_and_a_draft_while_an_answer_grows_disturb_nothing(fake: FakeGateway, url: str, visit: Visit) -> None:
+    end = threading.Event()
+    fake.reply = say_and_hold("half", end)
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.running).to_contain_text("half")
+    visitor.set("temperature", "0.5")
+    visitor.input.fill("what I want to ask next")
+    expect(visitor.running).to_contain_text("half")
+    assert not fake.wait_for(1).gone.is_set()
+    end.set()
+    expect(visitor.answer(0)).to_contain_text("half")
+    expect(visitor.input).to_have_value("what I want to ask next")
+    fake.reply = say("done")
+    visitor.input.press("Enter")
+    expect(visitor.answer(1)).to_contain_text("done")
+    assert fake.wait_for(2).body["temperature"] == 0.5
+
+
+def test_a_question_in_the_middle_of_an_answer_stops_it(fake: FakeGateway, url: str, visit: Visit) -> None:
+    fake.reply = say_and_hold("half")
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.running).to_contain_text("half")
+    fake.reply = say("the second")
+    visitor.ask("two")
+    assert fake.wait_for(1).gone.wait(2)
+    expect(visitor.answer(1)).to_contain_text("the second")
+    assert [message["content"] for message in fake.wait_for(2).body["messages"]] == ["one", "half", "two"]
+
+
+def test_enter_that_chooses_a_character_sends_nothing(fake: FakeGateway, url: str, visit: Visit) -> None:
+    """What an input method does: the text is composed, Enter takes it over, and only the next Enter is meant."""
+    visitor = visit(url)
+    visitor.input.focus()
+    keyboard = visitor.context.new_cdp_session(visitor.page)
+    keyboard.send("Input.imeSetComposition", {"text": "你好", "selectionStart": 2, "selectionEnd": 2})
+    keyboard.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", "key": "Enter", "windowsVirtualKeyCode": 229})
+    keyboard.send("Input.insertText", {"text": "你好"})
+    expect(visitor.input).to_have_value("你好")
+    assert fake.received == []
+    visitor.input.press("Enter")
+    assert fake.wait_for(1).question == "你好"
+    expect(visitor.answer(0)).to_contain_text("Hello world!")
+    assert len(fake.received) == 1
+
+
+def test_several_lines_are_one_question(fake: FakeGateway, url: str, visit: Visit) -> None:
+    visitor = visit(url)
+    visitor.input.fill("one")
+    visitor.input.press("Shift+Enter")
+    visitor.input.press_sequentially("  two")
+    visitor.input.press("Enter")
+    assert fake.wait_for(1).question == "one\n  two"
+
+
+def test_an_error_keeps_the_question_which_can_be_sent_again_or_changed(
+    fake: FakeGateway, url: str, visit: Visit
+) -> None:
+    fake.reply = refuse(429, code="overloaded", retry_after=2)
+    visitor = visit(url)
+    visitor.ask("a question that took time to write")
+    expect(visitor.problem).to_contain_text("The server is busy")
+    expect(visitor.question(0)).to_contain_text("a question that took time to write")
+    fake.reply = refuse(503, code="unavailable")
+    visitor.button("again").click()
+    expect(visitor.problem).to_contain_text("not available right now")
+    visitor.button("edit").click()
+    expect(visitor.input).to_have_value("a question that took time to write")
+    expect(visitor.problem).to_have_count(0)
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE])
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_a_model_writes_stays_text_and_inside_the_screen(
+    fake: FakeGateway, url: str, visit: Visit, size: tuple[int, int], dark: bool
+) -> None:
+    fake.reply = say(*WILD.splitlines(keepends=True))
+    visitor = visit(url, size, dark=dark)
+    visitor.ask("<b>bold?</b> " + "very" * 40)
+    expect(visitor.answer(0)).to_contain_text("tokens/s")
+    expect(visitor.question(0)).to_contain_text("<b>bold?</b>")
+    expect(visitor.answer(0)).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(visitor.answer(0).locator("img, script, b, a[href^='javascript']")).to_have_count(0)
+    expect(visitor.answer(0).locator("table, pre code")).to_have_count(2)
+    assert visitor.overflow() <= 0
+
+
+def test_the_theme_is_that_of_the_reader(url: str, visit: Visit) -> None:
+    colours = [
+        visit(url, dark=dark).page.locator(".stApp").evaluate("page => getComputedStyle(page).backgroundColor")
+        for dark in (False, True)
+    ]
+    assert colours == ["rgb(255, 255, 255)", "rgb(20, 25, 26)"]
+
+
+def test_a_phone_has_the_settings_behind_a_button(fake: FakeGateway, url: str, visit: Visit) -> None:
+    visitor = visit(url, PHONE)
+    expect(visitor.key("model")).not_to_be_in_viewport()
+    visitor.page.get_by_test_id("stExpandSidebarButton").click()
+    expect(visitor.key("model")).to_be_in_viewport()
+    visitor.set("system", "请简短地回答。")
+    visitor.page.get_by_test_id("stSidebarCollapseButton").locator("button").click()
+    visitor.button("example-1").click()
+    expect(visitor.answer(0)).to_contain_text("Hello world!")
+    assert fake.wait_for(1).body["messages"][0]["content"] == "请简短地回答。"
+
+
+def test_the_conversation_can_be_taken_home(url: str, visit: Visit, tmp_path: Path) -> None:
+    visitor = visit(url)
+    visitor.ask("你好")
+    expect(visitor.answer(0)).to_contain_text("Hello world!")
+    expect(visitor.button("download-json")).to_be_enabled()
+    texts = {}
+    for name in ("download-json", "download-markdown"):
+        with visitor.page.expect_download() as download:
+            visitor.button(name).click()
+        download.value.save_as(tmp_path / name)
+        texts[download.value.suggested_filename] = (tmp_path / name).read_text(encoding="utf-8")
+    messages = json.loads(texts["conversation.json"])["messages"]
+    assert [message["content"] for message in messages] == ["你好", "Hello world!"]
+    assert "## You\n\n你好" in texts["conversation.md"]
+
+
+def test_the_key_never_reaches_the_browser(fake: FakeGateway, url: str, visit: Visit) -> None:
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.answer(0)).to_contain_text("Hello world!")
+    assert fake.wait_for(1).headers["authorization"] == f"Bearer {KEY}"
+    seen = [visitor.page.content(), *visitor.observed.received]
+    assert len(seen) > 1
+    assert all(KEY not in text if isinstance(text, str) else KEY.encode() not in text for text in seen)

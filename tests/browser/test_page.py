@@ -1,0 +1,113 @@
+"""The page over the whole stack: a real tritonserver with models/tiny-chat, the gateway, Chromium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from local.settings import ROOT, GatewaySettings, PageSettings, StackSettings, TritonSettings
+from local.stack import LocalStack
+from tests.browser.conftest import Visit
+from tests.browser.visitor import LAPTOP, PATIENCE_MS, PHONE, Visitor
+from tests.integration.calls import Metrics, eventually
+
+IMAGES = ROOT / "docs" / "images"
+FIGURES = re.compile(r"\d+\.\d tokens/s · first token [\d.]+ m?s · \d+ tokens · chat")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    logs = tmp_path_factory.mktemp("stack")
+    settings = StackSettings(
+        triton=TritonSettings(
+            http_port=0, grpc_port=0, metrics_port=0, log_path=logs / "tritonserver.log", exit_timeout_s=10
+        ),
+        gateway=GatewaySettings(port=0, log_path=logs / "gateway.log", exit_timeout_s=5),
+        page=PageSettings(port=0, log_path=logs / "page.log"),
+    )
+    with LocalStack(settings) as started:
+        yield started
+
+
+def ask_and_wait(visitor: Visitor, number: int, question: str) -> None:
+    """Asks the `number`-th question from 0; returns when its answer is complete."""
+    visitor.ask(question)
+    expect(visitor.answer(number)).to_contain_text(FIGURES, timeout=PATIENCE_MS)
+
+
+def test_an_answer_streams_in_and_a_second_turn_follows(stack: LocalStack, visit: Visit) -> None:
+    visitor = visit(stack.page.url)
+    expect(visitor.key("model").locator("input")).to_have_value("chat")
+    visitor.watch_growth()
+    ask_and_wait(visitor, 0, "Give me a long answer.")
+    expect(visitor.answer(0)).to_contain_text("At the end its cache blocks are freed")
+    growth = visitor.growth()
+    assert len(growth) >= 3, "it came in one piece"
+    assert growth[0] < growth[-1] / 2
+    ask_and_wait(visitor, 1, "What is a KV cache?")
+    expect(visitor.question(0)).to_be_visible()
+
+
+def test_an_example_in_chinese_is_answered_in_chinese(stack: LocalStack, visit: Visit) -> None:
+    visitor = visit(stack.page.url, locale="zh-CN")
+    visitor.button("example-0").click()
+    expect(visitor.answer(0)).to_contain_text("连续批处理", timeout=PATIENCE_MS)
+    expect(visitor.answer(0)).to_contain_text(FIGURES)
+
+
+def test_stop_ends_the_work_in_the_engine(stack: LocalStack, visit: Visit) -> None:
+    visitor = visit(stack.page.url)
+    before = Metrics(stack.triton)
+    visitor.set("temperature", "2")  # tiny-chat talks nonsense then, and finds no end
+    visitor.ask("Tell me a story.")
+    expect(visitor.growing_text).to_be_visible(timeout=PATIENCE_MS)
+    visitor.button("stop").click()
+    expect(visitor.answer(0)).to_contain_text("stopped · first token")
+    expect(visitor.button("stop")).to_have_count(0)
+
+    def cancelled() -> bool:
+        now = Metrics(stack.triton)
+        grown = (now - before)("triton_chat_requests_total", finish_reason="cancelled")
+        return grown == 1 and now("triton_chat_requests_running") == 0
+
+    eventually(cancelled, within=10)
+
+
+def test_a_conversation_that_is_too_long_is_a_sentence_and_no_dead_end(stack: LocalStack, visit: Visit) -> None:
+    visitor = visit(stack.page.url)
+    visitor.ask("batch " * 3000)
+    expect(visitor.problem).to_contain_text("too long for the model", timeout=PATIENCE_MS)
+    expect(visitor.problem).to_contain_text("2048")
+    visitor.button("new-chat").click()
+    ask_and_wait(visitor, 0, "Who are you?")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "dark"), [("page", LAPTOP, False), ("page-dark", LAPTOP, True), ("page-phone", PHONE, False)]
+)
+def test_screenshots_for_the_docs(
+    stack: LocalStack, visit: Visit, name: str, size: tuple[int, int], dark: bool
+) -> None:
+    visitor = visit(stack.page.url, size, dark=dark, pixels=2 if size == PHONE else 1)
+    ask_and_wait(visitor, 0, "What is a token?")
+    ask_and_wait(visitor, 1, "Write a Python hello world.")
+    expect(visitor.answer(1)).to_contain_text("def greet")
+    expect(visitor.button("again")).to_be_in_viewport()
+    IMAGES.mkdir(exist_ok=True)
+    image: Path = IMAGES / f"{name}.png"
+    visitor.page.screenshot(path=image, animations="disabled", caret="hide")
+    assert image.stat().st_size > 10_000
+
+
+def test_a_gateway_that_died_is_a_sentence(stack: LocalStack, visit: Visit) -> None:
+    """The last one: after it there is no gateway."""
+    visitor = visit(stack.page.url)
+    stack.gateway.stop()
+    visitor.ask("Is anybody there?")
+    expect(visitor.problem).to_contain_text("The gateway cannot be reached", timeout=PATIENCE_MS)
+    expect(visitor.question(0)).to_contain_text("Is anybody there?")
+    expect(visitor.button("again")).to_contain_text("Try again")
