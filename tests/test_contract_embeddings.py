@@ -40,10 +40,13 @@ def test_the_model_knows_every_input() -> None:
     assert [field.name for field in fields(WireRequest)] == [spec.name for spec in embeddings.INPUTS] + ["parameters"]
 
 
-def test_triton_forms_batches_of_preferred_sizes() -> None:
+def test_triton_forms_batches_of_preferred_sizes_and_is_never_late() -> None:
     parsed = config(MODEL / "config.pbtxt")
     assert not parsed.model_transaction_policy.decoupled
     assert list(parsed.dynamic_batching.preferred_batch_size) == [16, 32, 64]
+    # A priority, time or length limit would cost some requests half a second: see docs/decisions.
+    assert not parsed.dynamic_batching.priority_levels
+    assert not parsed.dynamic_batching.HasField("default_queue_policy")
 
 
 def test_the_configs_for_gpu_and_cpu_differ_in_one_line() -> None:
