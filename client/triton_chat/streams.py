@@ -67,17 +67,38 @@ class _Stream:
         self._address = address
         self._complete = False
         self._over = False
+        self._error: TritonChatError | None = None
 
     def _event(self, response: service_pb2.ModelStreamInferResponse) -> ChatEvent | None:
+        """The event in a response, if it has one.
+
+        An error that the server reports is kept until the server has ended the stream, which it does next: tritonserver
+        2.51 may never let go of a request whose stream is cancelled in between, and then of its model.
+        """
         self._limit.end()
-        event, final = wire.read_stream_response(response)
+        try:
+            event, final = wire.read_stream_response(response)
+        except TritonChatError as error:
+            if not response.error_message:
+                raise
+            self._error = self._error or error
+            return None
         self._complete = self._complete or final
         return event
 
     def _failure(self, error: grpc.RpcError) -> TritonChatError:
+        if self._error is not None:
+            return self._error
         if self._limit.expired:
             return self._limit.error()
         return from_status(error.code().name, error.details() or "", self._address)
+
+    def _check_end(self) -> None:
+        """Raises TritonChatError unless the stream has ended well."""
+        if self._error is not None:
+            raise self._error
+        if not self._complete:
+            raise EngineError(_CUT_SHORT)
 
 
 class ChatStream(_Stream, Iterator[ChatEvent]):
@@ -98,6 +119,7 @@ class ChatStream(_Stream, Iterator[ChatEvent]):
         Raises:
             TritonChatError: how the request failed; the stream is over then.
         """
+        ended = False
         try:
             while not self._over:
                 self._watchdog.begin(self._limit)
@@ -106,14 +128,15 @@ class ChatStream(_Stream, Iterator[ChatEvent]):
                     return event
         except StopIteration:
             self.close()
-            if not self._complete:
-                raise EngineError(_CUT_SHORT) from None
+            ended = True
         except grpc.RpcError as error:
             self.close()
             raise self._failure(error) from error
         except BaseException:
             self.close()
             raise
+        if ended:
+            self._check_end()
         raise StopIteration
 
     def close(self) -> None:
@@ -171,17 +194,17 @@ class AsyncChatStream(_Stream, AsyncIterator[ChatEvent]):
         except BaseException:
             self.cancel()
             raise
-        if not self._over and not self._complete:
-            self.cancel()
-            raise EngineError(_CUT_SHORT)
+        was_over = self._over
         self.cancel()
+        if not was_over:
+            self._check_end()
         raise StopAsyncIteration
 
     def _raise_if_ours(self) -> None:
         """grpc.aio raises CancelledError for an RPC that this side cancelled, which is not the task's cancellation."""
         if self._limit.expired:
             self.cancel()
-            raise self._limit.error() from None
+            raise (self._error or self._limit.error()) from None
         if self._over:
             raise RequestCancelledError(_CANCELLED) from None
 

@@ -9,10 +9,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from local.readiness import models_in
 from local.triton import LocalTriton
 from tests.integration.calls import LONG, Stream, ask, children, connect, eventually, infer, request
 from tests.integration.servers import ServerFactory
+from triton_chat import ChatClient, InvalidRequestError
 
 DRAIN_S = 2.0
 EXIT_S = 9
@@ -76,3 +79,12 @@ def test_an_idle_server_is_gone_within_seconds(start_triton: ServerFactory) -> N
     eventually(lambda: server.poll() is not None, within=5)
     assert server.poll() == 0
     assert_nothing_left(server, stubs)
+
+
+def test_requests_that_were_refused_do_not_keep_the_model(start_triton: ServerFactory) -> None:
+    server = start_triton({"threads": 1}, models=("chat",), exit_timeout_s=EXIT_S)
+    with ChatClient(server.grpc_address) as client:
+        for _ in range(300):
+            with pytest.raises(InvalidRequestError, match="NUL"):
+                client.generate(prompt="\0")
+    assert server.stop() == 0  # and not by the end of tritonserver's patience
