@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, T5Config
+from transformers import AutoModel, LlamaConfig, T5Config
 
 from embedder.checkpoint import Checkpoint, load_checkpoint
 from embedder.config import EmbedderConfig
@@ -75,6 +76,12 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, T5Config(vocab_size=len(VOCABULARY), d_model=32, d_kv=8, d_ff=48, num_layers=1))
     with pytest.raises(UnsupportedModelError, match="t5: models with an encoder and a decoder"):
         load(tmp_path)
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise(folder: Path) -> None:
+    AutoModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    assert load(folder).model.dtype == torch.float32
+    assert load(folder, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 def test_missing_weights_are_refused_and_not_made_up(folder: Path) -> None:

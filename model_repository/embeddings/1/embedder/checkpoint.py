@@ -84,10 +84,14 @@ def _folder(config: EmbedderConfig) -> Path:
 
 
 def _load_model(folder: Path, config: EmbedderConfig) -> PreTrainedModel:
-    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    device = _device(config.device)
     model: PreTrainedModel
     model, info = AutoModel.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        folder,
+        dtype=_dtype(config.dtype, device),
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     if model.config.is_encoder_decoder:
         raise UnsupportedModelError(
@@ -99,8 +103,16 @@ def _load_model(folder: Path, config: EmbedderConfig) -> PreTrainedModel:
     model.config.use_cache = False
     model.requires_grad_(False)
     model.eval()
-    model.to(_device(config.device))  # type: ignore[arg-type]
+    model.to(device)  # type: ignore[arg-type]
     return model
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | str:
+    """Few CPUs multiply 16-bit numbers fast, and those that do not are many times slower with them."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _device(name: str) -> torch.device:

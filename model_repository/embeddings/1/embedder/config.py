@@ -26,7 +26,8 @@ class EmbedderConfig(BaseModel):
     model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the weights; auto: as the checkpoint says. Vectors are float32 always."
+        "auto",
+        description="Type of the weights; auto: as the checkpoint says, and float32 on a CPU. Vectors are float32.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA where there is one.")
     threads: int | None = Field(
