@@ -211,6 +211,10 @@ def test_a_phone_has_the_settings_behind_a_button(fake: FakeGateway, url: str, v
     visitor.page.get_by_test_id("stSidebarCollapseButton").locator("button").click()
     visitor.button("example-1").click()
     expect(visitor.answer(0)).to_contain_text("Hello world!")
+    header, question = visitor.page.get_by_test_id("stHeader").bounding_box(), visitor.question(0).bounding_box()
+    assert header is not None
+    assert question is not None
+    assert question["y"] >= header["y"] + header["height"], "the header hides the question"
     assert fake.wait_for(1).body["messages"][0]["content"] == "请简短地回答。"
 
 
