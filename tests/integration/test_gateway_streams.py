@@ -148,7 +148,10 @@ def test_a_caller_out_of_patience_frees_the_engine(client: OpenAI, triton: Local
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.5).completions.create(**LONG, prompt=["Once", "Twice"])
     eventually(lambda: running(triton) == 0, within=FREED_WITHIN_S)
-    assert cancelled(triton, before) == (2, 2)
+    ended, of_them_cancelled = cancelled(triton, before)
+    assert (
+        1 <= ended == of_them_cancelled <= 2
+    )  # one may still have been in Triton's queue, where the engine sees nothing
 
 
 def test_who_leaves_is_counted_as_499(client: OpenAI, gateway: LocalGateway, triton: LocalTriton) -> None:
