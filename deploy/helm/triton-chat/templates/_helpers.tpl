@@ -1,0 +1,170 @@
+{{/* Names, labels and the parts that several objects share. */}}
+
+{{- define "triton-chat.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* At most 40 characters, so that what is made of it stays below the 63 of a name. */}}
+{{- define "triton-chat.fullname" -}}
+{{- $name := include "triton-chat.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Of the selectors, which can never change: (dict "root" $ "component" "gateway"), and "track" where there are two. */}}
+{{- define "triton-chat.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "triton-chat.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- with .track }}
+triton-chat/track: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Of pods: nothing that a new version of the chart changes, lest pods on scarce GPUs are replaced for it. */}}
+{{- define "triton-chat.podLabels" -}}
+{{ include "triton-chat.selectorLabels" . }}
+app.kubernetes.io/part-of: triton-chat
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Of every object; takes what selectorLabels takes. */}}
+{{- define "triton-chat.labels" -}}
+{{ include "triton-chat.podLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Name, namespace, labels: (dict "root" $ "component" "gateway" "name" "..."). */}}
+{{- define "triton-chat.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "triton-chat.labels" . | nindent 2 }}
+{{- end -}}
+
+{{/* An image: (dict "root" $ "image" .Values.image.gateway). */}}
+{{- define "triton-chat.image" -}}
+{{- $path := list (trimSuffix "/" .root.Values.image.registry) .image.repository | compact | join "/" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $path .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $path (.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "triton-chat.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What all pods have in common: the restricted Pod Security Standard, and no way to the Kubernetes API. */}}
+{{- define "triton-chat.podSecurity" -}}
+serviceAccountName: {{ include "triton-chat.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "triton-chat.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  runAsNonRoot: true
+  capabilities: {drop: [ALL]}
+  seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Where pods may run, as the values of a component say. */}}
+{{- define "triton-chat.scheduling" -}}
+{{- range $field := list "runtimeClassName" "priorityClassName" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+{{- with get $ $field }}
+{{ $field }}: {{- if kindIs "string" . }} {{ . }}{{ else }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Times of a stop, in seconds. Each is longer than the one before: endpoints forget the pod while preStop sleeps, the
+     engine then lets answers finish, Triton waits for that, and the kubelet for Triton. */}}
+{{- define "triton-chat.preStopSeconds" -}}5{{- end -}}
+
+{{- define "triton-chat.exitTimeoutSeconds" -}}
+{{- add .Values.drainSeconds 5 -}}
+{{- end -}}
+
+{{- define "triton-chat.shortestGraceSeconds" -}}
+{{- add (include "triton-chat.preStopSeconds" . | int) (include "triton-chat.exitTimeoutSeconds" . | int) 10 -}}
+{{- end -}}
+
+{{- define "triton-chat.graceSeconds" -}}
+{{- .Values.terminationGracePeriodSeconds | int | default (include "triton-chat.shortestGraceSeconds" . | int) -}}
+{{- end -}}
+
+{{- define "triton-chat.preStop" -}}
+lifecycle:
+  preStop:
+    exec:
+      command: [sleep, {{ include "triton-chat.preStopSeconds" . | quote }}]
+{{- end -}}
+
+{{/* The tracks with what differs between them, as JSON: [{name, suffix, replicas, image, model, engine}]. */}}
+{{- define "triton-chat.tracks" -}}
+{{- $values := .Values -}}
+{{- $tracks := list (dict
+  "name" "stable" "suffix" "" "replicas" $values.triton.replicas "image" $values.image.triton
+  "model" $values.model "engine" $values.engine
+) -}}
+{{- if $values.canary.enabled -}}
+{{- $tracks = append $tracks (dict
+  "name" "canary" "suffix" "-canary" "replicas" $values.canary.replicas
+  "image" (mustMergeOverwrite (deepCopy $values.image.triton) $values.canary.image)
+  "model" (mustMergeOverwrite (deepCopy $values.model) $values.canary.model)
+  "engine" (mustMergeOverwrite (deepCopy $values.engine) $values.canary.engine)
+) -}}
+{{- end -}}
+{{- toJson $tracks -}}
+{{- end -}}
+
+{{/* Whether more than one pod may use the storage at a time; "true" or nothing. */}}
+{{- define "triton-chat.sharesStorage" -}}
+{{- $triton := .Values.triton -}}
+{{- if or .Values.canary.enabled (gt (int $triton.replicas) 1) (and (ne $triton.autoscaling.type "none") (gt (int $triton.autoscaling.maxReplicas) 1)) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Host of Triton's gRPC for a gateway: (dict "root" $ "suffix" ""). */}}
+{{- define "triton-chat.tritonUrl" -}}
+{{- $values := .root.Values -}}
+{{- $service := printf "%s-triton%s%s" (include "triton-chat.fullname" .root) .suffix (ternary "-headless" "" $values.triton.service.headless) -}}
+{{- printf "%s://%s.%s.svc:8001" (ternary "grpcs" "grpc" (not (empty $values.triton.tls.existingSecret))) $service .root.Release.Namespace -}}
+{{- end -}}
+
+{{- define "triton-chat.gatewayUrl" -}}
+{{- printf "http://%s-gateway.%s.svc:%v" (include "triton-chat.fullname" .) .Release.Namespace .Values.gateway.service.port -}}
+{{- end -}}

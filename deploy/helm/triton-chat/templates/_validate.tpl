@@ -1,0 +1,140 @@
+{{/* What the schema cannot say: values that contradict each other. All that is wrong is said at once. */}}
+{{- define "triton-chat.validate" -}}
+{{- $problems := list -}}
+{{- range $check := list "sources" "storage" "names" "engine" "drain" "replicas" "doors" "gatewaySettings" "monitoring" -}}
+{{- $problems = concat $problems (include (printf "triton-chat.validate.%s" $check) $ | fromYamlArray) -}}
+{{- end -}}
+{{- if $problems -}}
+{{- fail (printf "\n\nThese values cannot be used:\n- %s\n" (join "\n- " $problems)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Each check gives a YAML list of sentences. */}}
+{{- define "triton-chat.validate.sources" -}}
+{{- $sources := list (dict "path" "model" "model" .Values.model) -}}
+{{- if .Values.canary.enabled -}}
+{{- $sources = append $sources (dict "path" "canary.model" "model" (mustMergeOverwrite (deepCopy .Values.model) .Values.canary.model)) -}}
+{{- end -}}
+{{- range $index, $extra := .Values.extraModels -}}
+{{- $sources = append $sources (dict "path" (printf "extraModels[%d].model" $index) "model" $extra.model) -}}
+{{- end -}}
+{{- with .Values.embeddings.model -}}
+{{- $sources = append $sources (dict "path" "embeddings.model" "model" .) -}}
+{{- end -}}
+{{- $needed := dict "hub" "id" "s3" "uri" "pvc" "claimName" "hostPath" "path" "image" "reference" -}}
+{{- range $sources -}}
+{{- $source := .model.source | default "" -}}
+{{- $field := get $needed $source -}}
+{{- if not $source }}
+- {{ printf "%s.source is missing: one of hub, s3, pvc, hostPath, image, embedded" .path | quote }}
+{{- else if and $field (not (dig $source $field "" .model)) }}
+- {{ printf "%s.%s.%s is empty, and %s.source is %q: it says where the checkpoint is" .path $source $field .path $source | quote }}
+{{- end }}
+{{- if and (eq $source "image") (semverCompare "<1.31.0-0" $.Capabilities.KubeVersion.Version) }}
+- {{ printf "%s.source is \"image\", which needs Kubernetes 1.31 or later; this is %s" .path $.Capabilities.KubeVersion.Version | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.validate.storage" -}}
+{{- with .Values.storage -}}
+{{- if and (eq .type "pvc") (not .existingClaim) (ne .accessMode "ReadWriteMany") (include "triton-chat.sharesStorage" $) (include "triton-chat.downloadsAny" $) }}
+- {{ printf "storage.accessMode is %q, but several pods would use the claim (triton.replicas, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.validate.names" -}}
+{{- $taken := list "chat" "chat_unary" "embeddings" "embedder" "tokenizer" -}}
+{{- range $index, $extra := .Values.extraModels -}}
+{{- if has $extra.name $taken }}
+- {{ printf "extraModels[%d].name is %q, which is taken: every model needs a name of its own" $index $extra.name | quote }}
+{{- end -}}
+{{- $taken = append $taken $extra.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.validate.engine" -}}
+{{- $engines := dict "engine" .Values.engine "canary.engine" .Values.canary.engine -}}
+{{- range $index, $extra := .Values.extraModels -}}
+{{- $_ := set $engines (printf "extraModels[%d].engine" $index) ($extra.engine | default dict) -}}
+{{- end -}}
+{{- $homes := dict "model" "model.source" "revision" "model.hub.revision" "device" "triton.gpu.count" "drain_seconds" "drainSeconds" -}}
+{{- range $path, $engine := $engines -}}
+{{- range $key, $home := $homes -}}
+{{- if hasKey $engine $key }}
+- {{ printf "%s.%s has its home elsewhere: set %s" $path $key $home | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $key := list "model" "device" -}}
+{{- if hasKey $.Values.embeddings.config $key }}
+- {{ printf "embeddings.config.%s has its home elsewhere: set %s" $key (get (dict "model" "embeddings.model" "device" "triton.gpu.count") $key) | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.validate.drain" -}}
+{{- $shortest := include "triton-chat.shortestGraceSeconds" . | int -}}
+{{- $given := .Values.terminationGracePeriodSeconds | int -}}
+{{- if and $given (lt $given $shortest) }}
+- {{ printf "terminationGracePeriodSeconds is %d, but drainSeconds=%v needs at least %d: make it longer, or 0 to have it follow" $given .Values.drainSeconds $shortest | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.validate.replicas" -}}
+{{- with .Values.triton.autoscaling -}}
+{{- if and (ne .type "none") (not .waitingRequests) (not .kvCachePercent) }}
+- {{ printf "triton.autoscaling.type is %q without a metric: set triton.autoscaling.waitingRequests or triton.autoscaling.kvCachePercent" .type | quote }}
+{{- end }}
+{{- if and (eq .type "keda") (not .prometheusAddress) }}
+- "triton.autoscaling.prometheusAddress is empty, and triton.autoscaling.type is \"keda\", which asks Prometheus"
+{{- end }}
+{{- if and (ne .type "none") (gt (int .minReplicas) (int .maxReplicas)) }}
+- {{ printf "triton.autoscaling.minReplicas is %v, more than triton.autoscaling.maxReplicas, %v" .minReplicas .maxReplicas | quote }}
+{{- end }}
+{{- end -}}
+{{- with .Values.gateway.autoscaling -}}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+- {{ printf "gateway.autoscaling.minReplicas is %v, more than gateway.autoscaling.maxReplicas, %v" .minReplicas .maxReplicas | quote }}
+{{- end }}
+{{- end -}}
+{{- $strategy := .Values.triton.strategy -}}
+{{- if and (eq (toString $strategy.maxSurge | trimSuffix "%") "0") (eq (toString $strategy.maxUnavailable | trimSuffix "%") "0") }}
+- "triton.strategy.maxSurge and triton.strategy.maxUnavailable are both 0: no rollout could take a step"
+{{- end }}
+{{- end -}}
+
+{{- define "triton-chat.validate.doors" -}}
+{{- $values := .Values -}}
+{{- range $door := list "ingress" "httpRoute" "ui" -}}
+{{- if and (get $values $door).enabled (not $values.gateway.enabled) }}
+- {{ printf "%s.enabled is true, but gateway.enabled is false: it has nothing to lead to" $door | quote }}
+{{- end -}}
+{{- end -}}
+{{- range $door := list "httpRoute" "grpcRoute" -}}
+{{- with get $values $door -}}
+{{- if and .enabled (not .parentRefs) }}
+- {{ printf "%s.parentRefs is empty: name the Gateway that the route belongs to" $door | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or $values.ingress.uiHost $values.httpRoute.uiHostnames) (not $values.ui.enabled) }}
+- "ingress.uiHost or httpRoute.uiHostnames is set, but ui.enabled is false: there is no page"
+{{- end }}
+{{- if and $values.canary.enabled $values.canary.weight (not $values.httpRoute.enabled) (not $values.grpcRoute.enabled) }}
+- {{ printf "canary.weight is %v, but no route can share the traffic: enable httpRoute or grpcRoute, or set canary.weight=0" $values.canary.weight | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "triton-chat.validate.gatewaySettings" -}}
+{{- $homes := dict "HOST" "" "PORT" "" "TRITON_URL" "" "DRAIN_TIMEOUT" "drainSeconds" "API_KEYS" "gateway.apiKeys.existingSecret" "API_KEYS_FILE" "gateway.apiKeys.existingSecret" -}}
+{{- $known := list "ALIASES" "CORS_ORIGINS" "MAX_BODY_BYTES" "MAX_CHOICES" "MAX_EMBEDDING_INPUTS" "REQUEST_TIMEOUT" "FIRST_TOKEN_TIMEOUT" "TOKEN_TIMEOUT" "KEEP_ALIVE" "RETRY_AFTER" "LOG_LEVEL" "OTLP_ENDPOINT" -}}
+{{- range $name, $_ := .Values.gateway.settings -}}
+{{- if hasKey $homes $name }}
+- {{ printf "gateway.settings.%s is decided by the chart%s" $name (ternary (printf ": set %s" (get $homes $name)) "" (ne (get $homes $name) "")) | quote }}
+{{- else if not (has $name $known) }}
+- {{ printf "gateway.settings.%s is no setting of the gateway; there are %s" $name (join ", " $known) | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}

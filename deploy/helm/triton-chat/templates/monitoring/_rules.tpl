@@ -1,0 +1,53 @@
+{{/* The rule files are rules of Prometheus, with its own braces in them, and so no templates of Helm. What depends on
+the values stands there as words in capitals. */}}
+
+{{/* A rule file with the words filled in. Context: dict "root" $ "text" <file> */}}
+{{- define "triton-chat.monitoring.filled" -}}
+{{- $rules := .root.Values.monitoring.rules -}}
+{{- $name := include "triton-chat.fullname" .root -}}
+{{- $words := dict
+  "SELECTOR" (printf "namespace=%q, release=%q" .root.Release.Namespace .root.Release.Name)
+  "NAMESPACE" .root.Release.Namespace
+  "RELEASE" .root.Release.Name
+  "FULLNAME" $name
+  "PATIENCE" (printf "%dm" (div (add (int .root.Values.triton.loadSeconds) 659) 60))
+  "ERROR_BUDGET" (divf $rules.errorPercent 100)
+  "FIRST_TOKEN_SECONDS" $rules.timeToFirstToken.seconds
+  "FIRST_TOKEN_BUDGET" (divf (subf 100 $rules.timeToFirstToken.percent) 100)
+  "FIRST_TOKEN_LE" (include "triton-chat.monitoring.boundary" $rules.timeToFirstToken.seconds)
+  "OUTPUT_TOKEN_SECONDS" $rules.timePerOutputToken.seconds
+  "OUTPUT_TOKEN_BUDGET" (divf (subf 100 $rules.timePerOutputToken.percent) 100)
+  "OUTPUT_TOKEN_LE" (include "triton-chat.monitoring.boundary" $rules.timePerOutputToken.seconds)
+-}}
+{{- $text := .text -}}
+{{- range $word, $value := $words -}}
+{{- $text = regexReplaceAllLiteral (printf "\\b%s\\b" $word) $text (toString $value) -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}
+
+{{/* What the label `le` is like for a boundary: Prometheus 3 has 5.0 where Prometheus 2 has 5. */}}
+{{- define "triton-chat.monitoring.boundary" -}}
+{{ toString . | replace "." "[.]" }}([.]0)?
+{{- end -}}
+
+{{/* Sentences for triton-chat.validate. Seconds that are no boundary of their histogram (chat_engine/metrics.py) are refused:
+nothing could be counted. */}}
+{{- define "triton-chat.validate.monitoring" -}}
+{{- $monitoring := .Values.monitoring -}}
+{{- if $monitoring.rules.enabled -}}
+{{- $boundaries := dict
+  "timeToFirstToken" (list 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 30.0 60.0)
+  "timePerOutputToken" (list 0.001 0.0025 0.005 0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5)
+-}}
+{{- range $name, $allowed := $boundaries -}}
+{{- $seconds := get (get $monitoring.rules $name) "seconds" -}}
+{{- if not (has (float64 $seconds) $allowed) }}
+- {{ printf "monitoring.rules.%s.seconds is %v, which the metric does not count by; allowed are %s" $name $seconds (join ", " $allowed) | quote }}
+{{- end -}}
+{{- end -}}
+{{- if eq $monitoring.scrape "none" }}
+- "monitoring.rules.enabled is true, but monitoring.scrape is \"none\": serviceMonitor and podMonitor put the labels on the metrics that the rules select by"
+{{- end -}}
+{{- end -}}
+{{- end -}}
