@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from triton_chat.errors import InvalidRequestError
@@ -9,6 +10,35 @@ from triton_chat.errors import InvalidRequestError
 DEFAULT_URL = "localhost:8001"
 GRPC_PORT = 8001
 MAX_MESSAGE_BYTES = 2**31 - 1
+
+ChannelOptions = list[tuple[str, int | str]]
+
+_QUESTIONS = (
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelConfig",
+    "RepositoryIndex",
+)
+"""Change nothing and wait in no queue, so a server that cannot answer them is followed by the next one."""
+
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService", "method": method} for method in _QUESTIONS],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.01s",
+                "maxBackoff": "0.1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+"""Source: grpc/grpc-proto, service_config.proto."""
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -59,15 +89,18 @@ def _is_port(text: str) -> bool:
     return not text or (text.isascii() and text.isdigit() and 0 < int(text) < 65536)
 
 
-def channel_options(target: Target, connect_s: float) -> list[tuple[str, int]]:
+def channel_options(target: Target, connect_s: float) -> ChannelOptions:
     """Channel arguments of gRPC core.
+
+    Calls take turns over all addresses of the host that can be reached. It is looked up again, at most once a second,
+    when a connection ends or cannot be made; gRPC's own minimum of 30 seconds would hide a new server for as long.
 
     A connection attempt is given up after `grpc.min_reconnect_backoff_ms`, and tried again at most
     `grpc.max_reconnect_backoff_ms` later, so that a long-lived client finds a restarted server quickly. Keepalive pings
     stay at the five minutes which servers accept by default: more often, and they close the connection with
     `too_many_pings`.
     """
-    options = [
+    options: ChannelOptions = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 300_000),
@@ -75,6 +108,8 @@ def channel_options(target: Target, connect_s: float) -> list[tuple[str, int]]:
         ("grpc.min_reconnect_backoff_ms", int(connect_s * 1000)),
         ("grpc.initial_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ]
     if target.host in _LOCAL_HOSTS:
         options.append(("grpc.enable_http_proxy", 0))

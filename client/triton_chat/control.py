@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from triton_chat import tokenizer, wire
-from triton_chat.channel import DEFAULT_URL, Target, channel_options, parse_url
+from triton_chat.channel import DEFAULT_URL, ChannelOptions, Target, channel_options, parse_url
 from triton_chat.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -50,7 +50,7 @@ class Connection:
 
         Args:
             url: `host:port`, `grpc://host:port`, or `grpcs://host:port` for TLS (roots: gRPC's
-                `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`).
+                `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`). Calls are spread over all addresses that the host has.
             timeouts: limits in seconds; single calls may override some.
             headers: gRPC metadata of every call, such as what a proxy asks for.
             grpc_status: ask the server to end failed streams with a gRPC status, see `wire.STATUS_METADATA`.
@@ -71,7 +71,7 @@ class Connection:
     def _stream_metadata(self, call: Call) -> tuple[tuple[str, str], ...]:
         return self._metadata(call.headers) + self._stream_headers
 
-    def _channel_arguments(self) -> list[tuple[str, int]]:
+    def _channel_arguments(self) -> ChannelOptions:
         return channel_options(self.target, self.timeouts.connect)
 
     def _limit(self, call: Call, cancel: Any) -> WaitLimit:

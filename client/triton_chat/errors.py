@@ -35,6 +35,10 @@ class ServerUnavailableError(TritonChatError):
     """Nobody answers at the address, or the server is starting or stopping."""
 
 
+class ServerStoppingError(ServerUnavailableError):
+    """The server answers, but takes nothing new, because it is starting or stopping."""
+
+
 class RequestCancelledError(TritonChatError):
     """The request was cancelled, here or on the server, before the answer was complete."""
 
@@ -59,13 +63,13 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(
         (r"the context holds|exceed the context", ContextLengthError),
         (rf"^(?:row \d+: )?{_FIELD}(?:, {_FIELD})*: |: unknown parameter", InvalidRequestError),
         (r"exceeds maximum queue size|request timeout expired|as many as allowed", OverloadedError),
-        (r"no available versions", ServerUnavailableError),  # of a server that stops, or a model that failed to load
+        (r"no available versions", ServerStoppingError),  # of a server that stops, or a model that failed to load
         (r"unknown model", ModelNotFoundError),
         (r"engine (?:has )?failed|internal error|failed to process the request|stub process", EngineError),
-        (r"not ready|stopped accepting new|server is stopping|shutting down|draining", ServerUnavailableError),
+        (r"not ready|stopped accepting new|server is stopping|shutting down|draining", ServerStoppingError),
         (r"unexpected shape|unexpected inference input|data-type is|expected \d+ inputs", InvalidRequestError),
         (r"batch dimension|larger than max|models with decoupled", InvalidRequestError),
-        (r"^(?:row \d+: )?the request was cancelled|locally cancelled", RequestCancelledError),
+        (r"^(?:row \d+: )?the request was cancelled|locally cancelled|channel closed", RequestCancelledError),
     )
 )
 
@@ -75,8 +79,9 @@ _BY_CODE: dict[str, tuple[type[TritonChatError], ...]] = {
     "UNIMPLEMENTED": (InvalidRequestError,),
     "UNAUTHENTICATED": (InvalidRequestError,),
     "PERMISSION_DENIED": (InvalidRequestError,),
-    "NOT_FOUND": (ModelNotFoundError,),
-    "CANCELLED": (RequestCancelledError,),
+    "NOT_FOUND": (ModelNotFoundError, ServerUnavailableError),
+    # A server that stops refuses with it; source: Triton's client README, "GRPC Status Codes During Server Shutdown".
+    "CANCELLED": (ServerUnavailableError, RequestCancelledError),
     "UNAVAILABLE": (ServerUnavailableError, OverloadedError),
     "RESOURCE_EXHAUSTED": (OverloadedError, InvalidRequestError),
     "INTERNAL": (EngineError, TritonChatError),  # BLS on tritonserver 2.51 makes every code INTERNAL

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from chat_gateway.errors import SHOWN, ApiError, from_client, unavailable
 from chat_gateway.settings import GatewaySettings
@@ -19,6 +19,8 @@ Kind = Literal["chat", "embeddings"]
 _FRESH_S = 2.0
 """How long an answer about the models holds."""
 _CONTROL_S = 5.0
+
+NO_CHAT_MODEL = "Triton has no chat model that is ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Backend:
         )
         self._aliases = settings.aliases
         self._retry_after = settings.retry_after
-        self._catalogue = Catalogue(self.client.models)
+        self._catalogue = Catalogue(self._ask)
 
     async def resolve(self, name: str, kind: Kind = "chat") -> str:
         """Triton's name of a model.
@@ -117,6 +119,23 @@ class Backend:
             raise unavailable(f"the model {name[:SHOWN]!r} is not ready; try again later", self._retry_after)
         return target
 
+    async def resolve_chat(self, name: str | None) -> str:
+        """`resolve` for a chat model that need not be named where there is only one.
+
+        Raises:
+            ApiError: as `resolve` does; 400 no name, and several models.
+        """
+        if name is not None:
+            return await self.resolve(name)
+        targets = sorted({served.target for served in await self.models() if served.kind == "chat"})
+        if not targets:
+            raise unavailable(NO_CHAT_MODEL, self._retry_after)
+        if len(targets) > 1:
+            shown = ", ".join(targets)[:SHOWN]
+            sentence = f"model: is required, because there are {len(targets)} chat models: {shown}"
+            raise ApiError(400, sentence, param="model")
+        return targets[0]
+
     async def models(self) -> list[ServedModel]:
         """The models that are ready, aliases included, by name.
 
@@ -134,6 +153,16 @@ class Backend:
     async def close(self) -> None:
         """Close the connection; what is still running is cancelled."""
         await self.client.close()
+
+    async def _ask(self) -> list[ModelInfo]:
+        return [await self._second_opinion(model) for model in await self.client.models()]
+
+    async def _second_opinion(self, model: ModelInfo) -> ModelInfo:
+        """One server that starts or stops must not speak for all. Calls take turns, so the next ask others."""
+        if model.ready or model.kind not in get_args(Kind):
+            return model
+        ready = await self.client.is_ready(model.name) or await self.client.is_ready(model.name)
+        return replace(model, ready=ready)
 
     async def _fresh(self) -> Mapping[str, ModelInfo]:
         try:

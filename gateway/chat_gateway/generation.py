@@ -12,11 +12,13 @@ from openai.types import CompletionUsage
 from openai.types.completion_usage import PromptTokensDetails
 
 from chat_gateway.errors import ApiError
+from chat_gateway.retries import retried
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
 from triton_chat.streams import AsyncChatStream, Collector
 from triton_chat.types import ChatEvent, ChatResult, Messages, SamplingParams
 
+_NOTHING: Final = ChatEvent("")
 _SEEDS: Final = 2**64
 
 
@@ -86,13 +88,13 @@ class Generation:
     """The choices of an order as they come in, while its `async with` block lasts; leaving that cancels the rest.
 
     The first choice of each prompt goes ahead. The others begin with its first event, when the prompt is in the prefix
-    cache.
+    cache. A choice whose server goes away before its first event is begun anew.
     """
 
     def __init__(self, client: AsyncChatClient, order: Order) -> None:
         self._client = client
         self._order = order
-        self._latest = [ChatEvent("")] * order.size
+        self._latest = [_NOTHING] * order.size
         self._pending: dict[int, ChatEvent] = {}
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -167,16 +169,23 @@ class Generation:
         self._tasks.append(task)
 
     async def _read(self, index: int) -> None:
-        followers = [] if index % self._order.n else list(range(index + 1, index + self._order.n))
         try:
-            async with self._order.open(self._client, index) as stream:
-                async for event in stream:
-                    self._add(index, event)
-                    for follower in followers:
-                        self._begin(follower)
-                    followers.clear()
+            await retried(
+                lambda: self._receive(index),
+                self._order.request_id,
+                unless=lambda: self._latest[index] is not _NOTHING,
+            )
         except InvalidRequestError as error:
             raise self._order.renamed(error, index) from error
+
+    async def _receive(self, index: int) -> None:
+        followers = [] if index % self._order.n else list(range(index + 1, index + self._order.n))
+        async with self._order.open(self._client, index) as stream:
+            async for event in stream:
+                self._add(index, event)
+                for follower in followers:
+                    self._begin(follower)
+                followers.clear()
 
     def _add(self, index: int, event: ChatEvent) -> None:
         before = self._pending.get(index)

@@ -345,7 +345,7 @@ def test_an_unknown_parameter_is_refused_by_name(where: str, value: object) -> N
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", True), ("max_tokens", "5"), ("max_tokens", 5.0),
+        ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", True), ("max_tokens", "5"), ("max_tokens", 5.5),
         ("max_tokens", [5]),
         ("min_tokens", -1), ("min_tokens", False),
         ("temperature", -0.1), ("temperature", 2.1), ("temperature", "1"), ("temperature", True), ("temperature", []),
@@ -359,14 +359,23 @@ def test_an_unknown_parameter_is_refused_by_name(where: str, value: object) -> N
         ("stop", 3), ("stop", ""), ("stop", [""]), ("stop", ["x", 3]), ("stop", {"a": 1}), ("stop", True),
         ("stop_token_ids", 3), ("stop_token_ids", ["3"]), ("stop_token_ids", [True]), ("stop_token_ids", [1.0]),
         ("ignore_eos", 1), ("ignore_eos", "true"),
-        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.0), ("seed", True), ("seed", "1"),
-        ("logprobs", -1), ("logprobs", True), ("logprobs", 5.0),
+        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.5), ("seed", True), ("seed", "1"),
+        ("logprobs", -1), ("logprobs", True), ("logprobs", 5.5),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name_and_value(name: str, value: object) -> None:
     message = refused(sampling_parameters={name: value})
     assert message.split(":")[0].split(".")[0] == name
     assert repr(value) in message or repr(value[-1]) in message
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "min_tokens", "top_k", "seed", "logprobs"])
+def test_a_whole_number_may_be_written_as_a_fraction(name: str) -> None:
+    for where in ({"sampling_parameters": b'{"%s": 3e0}' % name.encode()}, {"parameters": {name: 3.0}}):
+        value = getattr(parse(**where).sampling, name)
+        assert (value, type(value)) == (3, int)
+    for number in (-3.0, 1e300):
+        assert refused(sampling_parameters={name: number}).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])

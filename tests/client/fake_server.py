@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,26 +118,35 @@ def echo(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
 
 
 class FakeTriton(GRPCInferenceServiceServicer):
-    """The server. `reply` may be replaced at any time; `requests` is what has arrived, `arrived` counts it."""
+    """The server. `reply` may be replaced at any time; `requests` is what has arrived, `arrived` counts it.
 
-    def __init__(self) -> None:
+    Args:
+        address: where it listens; port 0 means any free one.
+        options: of the gRPC server.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:0", options: Sequence[tuple[str, int]] = ()) -> None:
         self.reply: Reply = echo
         self.requests: list[Received] = []
         self.arrived = threading.Semaphore(0)
         self.release = threading.Event()
         self.ready = True
+        self.stopping = False
+        """Refuses to tell of its models, as a real one does while it waits for its last answers."""
         self.states = {"chat": "READY", "broken": "UNAVAILABLE"}
         self.configs = {path.parent.name: repository_config(path.parent.name) for path in MODELS}
         self.configs_asked: list[str] = []
-        self._server = grpc.server(ThreadPoolExecutor(16))
+        self._server = grpc.server(ThreadPoolExecutor(16), options=options)
         add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-        self.url = f"127.0.0.1:{self.port}"
+        self.port = self._server.add_insecure_port(address)
+        self.url = f"{address.rpartition(':')[0]}:{self.port}"
         self._server.start()
 
     def stop(self) -> None:
+        """Breaks all calls off."""
+        stopped = self._server.stop(None)
         self.release.set()
-        self._server.stop(None).wait()
+        stopped.wait()
 
     def next_request(self) -> Received:
         assert self.arrived.acquire(timeout=WAIT_S), "no request has arrived"
@@ -186,13 +195,20 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.arrived.release()
         return received
 
+    def _refuse_if_stopping(self, context: grpc.ServicerContext) -> None:
+        if self.stopping:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Server not ready")
+
     def ServerLive(self, request: object, context: object) -> pb.ServerLiveResponse:  # noqa: N802
         return pb.ServerLiveResponse(live=True)
 
     def ServerReady(self, request: object, context: object) -> pb.ServerReadyResponse:  # noqa: N802
         return pb.ServerReadyResponse(ready=self.ready)
 
-    def ModelReady(self, request: pb.ModelReadyRequest, context: object) -> pb.ModelReadyResponse:  # noqa: N802
+    def ModelReady(  # noqa: N802
+        self, request: pb.ModelReadyRequest, context: grpc.ServicerContext
+    ) -> pb.ModelReadyResponse:
+        self._refuse_if_stopping(context)
         return pb.ModelReadyResponse(ready=self.ready and request.name == "chat")
 
     def ServerMetadata(self, request: object, context: object) -> pb.ServerMetadataResponse:  # noqa: N802
@@ -206,7 +222,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return pb.ModelConfigResponse(config=self.configs[request.name])
 
-    def RepositoryIndex(self, request: object, context: object) -> pb.RepositoryIndexResponse:  # noqa: N802
+    def RepositoryIndex(self, request: object, context: grpc.ServicerContext) -> pb.RepositoryIndexResponse:  # noqa: N802
+        self._refuse_if_stopping(context)
         response = pb.RepositoryIndexResponse()
         for name, state in self.states.items():
             response.models.add(name=name, version="1", state=state, reason="no weights" if name == "broken" else "")

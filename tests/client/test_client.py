@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -114,11 +115,21 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
 
 
 def test_a_restarted_server_is_found_again(fake: FakeTriton) -> None:
+    fake.reply = fake.stalls_after("one")
     with ChatClient(fake.url) as client:
-        client.generate("hi")
+        running = client.stream("hi")
+        next(running)
         fake.stop()
-        with pytest.raises(errors.ServerUnavailableError):
-            client.generate("hi")
+        for call in (lambda: next(running), lambda: client.generate("hi")):
+            with pytest.raises(errors.ServerUnavailableError):
+                call()
+        again = FakeTriton(fake.url)
+        deadline = time.monotonic() + WAIT_S
+        while not again.requests:
+            assert time.monotonic() < deadline
+            with suppress(errors.ServerUnavailableError):
+                client.generate("hi")
+        again.stop()
 
 
 class TestCancel:

@@ -56,7 +56,7 @@ def test_keys_are_published_as_needed() -> None:
 @published.parametrize()
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_app_does_what_it_publishes(case: schemathesis.Case) -> None:
-    """All but what no schema can say: that fields exclude each other, or that 1.0 is not a whole number here."""
+    """All but what no schema can say: that fields exclude each other, or that 1.0 is no token id here."""
     case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from chat_gateway.errors import ApiError
 from chat_gateway.settings import GatewaySettings
 from tests.gateway.fakes import FakeClient, model
 from triton_chat.errors import ServerUnavailableError
+from triton_chat.types import ModelInfo
 
 ALIASES = {"gpt-4o-mini": "chat", "nowhere": "gone", "ada": "embeddings"}
 
@@ -144,6 +146,61 @@ async def test_triton_going_away_is_noticed_beside_a_request(
     await asyncio.sleep(0)
     with pytest.raises(ApiError, match="cannot be reached"):
         await backend.resolve("chat")
+
+
+class Servers(FakeClient):
+    """Two of them, asked in turn. The second one's models are not ready; neither are those named in `nowhere`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.nowhere: set[str] = set()
+
+    async def models(self) -> list[ModelInfo]:
+        return [replace(found, ready=await self.is_ready(found.name)) for found in await super().models()]
+
+    async def is_ready(self, model: str | None = None) -> bool:
+        self.turn += 1
+        return self.turn % 2 == 1 and model not in self.nowhere
+
+
+async def test_one_server_that_stops_does_not_speak_for_the_others() -> None:
+    servers = Servers()
+    backend = Backend(GatewaySettings(), servers)
+    for first in (0, 1):  # whoever is asked first
+        servers.turn = first
+        assert [served.id for served in await backend.models()] == ["chat", "embeddings"]
+        assert await backend.resolve("chat") == "chat"
+        backend = Backend(GatewaySettings(), servers)
+
+
+async def test_a_model_that_no_server_has_ready_is_not_served() -> None:
+    servers = Servers()
+    servers.nowhere = {"embeddings"}
+    assert [served.id for served in await Backend(GatewaySettings(), servers).models()] == ["chat"]
+
+
+async def test_a_chat_model_need_not_be_named_where_there_is_one(backend: Backend, fake: FakeClient) -> None:
+    assert await backend.resolve_chat(None) == "chat"  # which has an alias, too
+    assert await backend.resolve_chat("gpt-4o-mini") == "chat"
+    with pytest.raises(ApiError, match="no model"):
+        await backend.resolve_chat("nope")
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "status", "told"),
+    [
+        ([model("b"), model("a"), model("embeddings", "embeddings")], 400, "there are 2 chat models: a, b"),
+        ([model("a", ready=False), model("embeddings", "embeddings")], 503, "no chat model that is ready"),
+    ],
+)
+async def test_a_name_is_asked_for_where_there_is_a_choice(
+    fake: FakeClient, catalogue: list[ModelInfo], status: int, told: str
+) -> None:
+    fake.catalogue = catalogue
+    with pytest.raises(ApiError, match=told) as raised:
+        await Backend(GatewaySettings(), fake).resolve_chat(None)
+    assert (raised.value.status, raised.value.param) == (status, "model" if status == 400 else None)
 
 
 async def test_one_who_leaves_takes_the_answer_from_nobody(backend: Backend, fake: FakeClient) -> None:

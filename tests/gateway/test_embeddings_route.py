@@ -31,6 +31,8 @@ class Embedder(FakeClient):
         self.asked: list[tuple[Inputs, str, int | None]] = []
         self.cancelled = False
         self.hangs = False
+        self.goes_away = 0
+        """So many times, before it answers."""
 
     async def embed(
         self,
@@ -43,6 +45,9 @@ class Embedder(FakeClient):
     ) -> EmbeddingResult:
         self.asked.append((inputs, model, dimensions))
         self._raise()
+        if self.goes_away:
+            self.goes_away -= 1
+            raise errors.ServerUnavailableError("gone")
         if self.hangs:
             await self._hang()
         vectors = np.full((len(inputs), dimensions or 3), 0.1, dtype=np.float32)
@@ -144,6 +149,13 @@ def test_the_models_rows_are_inputs(api: OpenAI, fake: Embedder, told: str, tell
     with pytest.raises(openai.BadRequestError) as caught:
         api.embeddings.create(model="embeddings", input="a")
     assert caught.value.body["message"] == tells  # type: ignore[index]
+
+
+def test_a_server_that_goes_is_followed_by_another(gateway: TestClient, fake: Embedder) -> None:
+    for times, status in ((1, 200), (2, 503)):
+        fake.goes_away = times
+        assert gateway.post(PATH, json={"model": "embeddings", "input": "a"}).status_code == status
+    assert len(fake.asked) == 4
 
 
 async def test_leaving_cancels_the_work(fake: Embedder) -> None:

@@ -36,6 +36,12 @@ def by_prompt(**scripts: Script) -> Script:
     return lambda call: scripts[call.request.prompt or ""](call)
 
 
+def one_after_another(*scripts: Script) -> Script:
+    """A script for each call, in their order."""
+    left = iter(scripts)
+    return lambda call: next(left)(call)
+
+
 async def drained(generation: Generation) -> list[tuple[int, ChatEvent]]:
     """Everything that comes, in order."""
     seen: list[tuple[int, ChatEvent]] = []
@@ -225,6 +231,46 @@ class TestFailure:
             asyncio.get_running_loop().call_soon(client.streams[0].cancel)
             with pytest.raises(errors.RequestCancelledError):
                 await generation.pending()
+
+
+class TestAnotherServer:
+    @pytest.mark.parametrize("gone", [errors.ServerUnavailableError("gone"), errors.ServerStoppingError("stopping")])
+    async def test_what_has_not_begun_is_begun_anew(self, client: FakeClient, gone: Exception) -> None:
+        client.script = one_after_another(fails(gone), says("a", "b"))
+        (result,) = await Generation(client, order()).results()
+        assert (result.text, result.num_output_tokens) == ("ab", 2)
+        assert [call.request_id for call in client.calls] == ["r-0", "r-0"]
+
+    async def test_what_has_begun_is_not(self, client: FakeClient) -> None:
+        for gone in (errors.ServerUnavailableError("gone"), errors.ServerStoppingError("stopping")):
+            client.script = one_after_another(fails(gone, "a"), says("never"))
+            with pytest.raises(errors.ServerUnavailableError):
+                await Generation(client, order()).results()
+        assert len(client.calls) == 2
+
+    async def test_each_choice_for_itself(self, client: FakeClient) -> None:
+        gone = errors.ServerUnavailableError("gone")
+        client.script = one_after_another(fails(gone), says("a"), fails(gone), says("b"))
+        results = await Generation(client, order(n=2)).results()
+        assert [result.text for result in results] == ["a", "b"]
+        assert [call.request_id for call in client.calls] == ["r-0", "r-0", "r-1", "r-1"]
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            errors.OverloadedError("full"),
+            errors.EngineError("failed"),
+            errors.StreamTimeoutError("slow"),
+            errors.InvalidRequestError("wrong"),
+            errors.ModelNotFoundError("which"),
+            errors.RequestCancelledError("left"),
+        ],
+    )
+    async def test_no_other_failure_is_repeated(self, client: FakeClient, failure: errors.TritonChatError) -> None:
+        client.script = fails(failure)
+        with pytest.raises(type(failure)):
+            await Generation(client, order()).results()
+        assert len(client.calls) == 1
 
 
 class TestSize:

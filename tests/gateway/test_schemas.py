@@ -225,6 +225,24 @@ class TestSampling:
         assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 21})) == [("logprobs",)]
         assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 0, "echo": True})) == [("echo",)]
 
+    @pytest.mark.parametrize(
+        ("request_type", "body", "names"),
+        [
+            (ChatRequest, CHAT, ["n", "max_tokens", "max_completion_tokens", "seed", "top_k", "min_tokens"]),
+            (ChatRequest, {**CHAT, "logprobs": True}, ["top_logprobs"]),
+            (CompletionRequest, COMPLETION, ["n", "max_tokens", "seed", "top_k", "min_tokens", "logprobs"]),
+            (CompletionRequest, {**COMPLETION, "n": 3}, ["best_of"]),
+            (EmbeddingRequest, {"model": "e", "input": "a"}, ["dimensions"]),
+        ],
+    )
+    def test_a_whole_number_may_be_written_as_a_fraction(
+        self, request_type: Any, body: dict[str, Any], names: list[str]
+    ) -> None:
+        for name in names:
+            value = getattr(request_type.model_validate({**body, name: 3.0}), name)
+            assert (value, type(value)) == (3, int)
+            assert list(mistakes(request_type, {**body, name: 3.5})) == [(name,)]
+
     def test_padding_is_not_added(self) -> None:
         body = {**CHAT, "stream": True}
         ChatRequest.model_validate({**body, "stream_options": {"include_obfuscation": False}})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.gateway.fakes import FakeClient
+from tests.gateway.fakes import FakeClient, model
 from triton_chat import errors
 from triton_chat.types import Messages, Tokens
 
@@ -19,6 +19,8 @@ class Tokenizer(FakeClient):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[dict[str, Any]] = []
+        self.failures: list[errors.TritonChatError] = []
+        """Of the next calls."""
 
     async def tokenize(
         self,
@@ -33,7 +35,7 @@ class Tokenizer(FakeClient):
     ) -> Tokens:
         asked = {"generation_prompt": add_generation_prompt, "special_tokens": add_special_tokens, "model": model}
         self.asked.append({"messages": messages, "text": text, **asked})
-        self._raise()
+        self._fail()
         return Tokens(tuple(map(ord, text or "")), text or "", 2048)
 
     async def detokenize(
@@ -44,8 +46,13 @@ class Tokenizer(FakeClient):
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Tokens:
-        self._raise()
+        self._fail()
         return Tokens(tuple(token_ids), "".join(map(chr, token_ids)), 2048)
+
+    def _fail(self) -> None:
+        self._raise()
+        if self.failures:
+            raise self.failures.pop(0)
 
 
 @pytest.fixture
@@ -103,6 +110,31 @@ def test_fields_have_their_names_here(gateway: TestClient, fake: Tokenizer) -> N
         fake.failure = errors.InvalidRequestError(told)
         error = gateway.post(path, json={"model": "chat", **fields}).json()["error"]
         assert (error["param"], error["message"]) == (param, f"{param}:{told.partition(':')[2]}")
+
+
+def test_the_only_model_need_not_be_named(gateway: TestClient, fake: Tokenizer) -> None:
+    assert gateway.post("/tokenize", json={"prompt": "a"}).json()["tokens"] == [97]
+    assert fake.asked[0]["model"] == "chat"
+    assert gateway.post("/detokenize", json={"tokens": [97]}).json() == {"prompt": "a"}
+
+
+def test_one_of_several_must_be_named(gateway: TestClient, fake: Tokenizer) -> None:
+    fake.catalogue = [model("chat"), model("other")]
+    for path, fields in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
+        response = gateway.post(path, json=fields)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "model")
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize(("path", "fields"), [("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [97]})])
+def test_a_server_that_goes_is_followed_by_another(
+    gateway: TestClient, fake: Tokenizer, path: str, fields: dict[str, Any]
+) -> None:
+    gateway.get("/v1/models")
+    fake.failures = [errors.ServerUnavailableError("gone")]
+    assert gateway.post(path, json={"model": "chat", **fields}).status_code == 200
+    fake.failures = [errors.ServerUnavailableError("gone")] * 2
+    assert gateway.post(path, json={"model": "chat", **fields}).status_code == 503
 
 
 def test_unknown_model(gateway: TestClient) -> None:

@@ -35,6 +35,8 @@ class ServerFactory:
         models: tuple[str, ...] = (),
         extra_args: tuple[str, ...] = (),
         exit_timeout_s: int = 10,
+        host: str = "127.0.0.1",
+        grpc_port: int = 0,
     ) -> LocalTriton:
         """Returns a ready server. `engine_config` is laid over the repository's engine.json."""
         folder = self._folder / f"server{len(self.started)}"
@@ -42,8 +44,9 @@ class ServerFactory:
         server = LocalTriton(
             TritonSettings(
                 repository=changed_copy(repository, folder / "repository", config_overrides),
+                host=host,
                 http_port=0,
-                grpc_port=0,
+                grpc_port=grpc_port,
                 metrics_port=0,
                 engine_config=engine_file(engine_config, folder / "engine.json"),
                 models=models,

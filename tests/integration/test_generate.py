@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from local.triton import LocalTriton
 from tests.integration.calls import ask, connect, post, request
 
@@ -31,6 +33,24 @@ def test_generate_gives_one_answer_when_not_streaming(triton: LocalTriton) -> No
     body = {"text_input": PROMPT, "stream": False, "parameters": PARAMETERS}
     status, text = post(triton.http_url + "/v2/models/chat/generate", body)
     assert (status, json.loads(text)["text_output"]) == (200, expected(triton))
+
+
+@pytest.mark.parametrize("model", ["chat", "chat_unary"])
+@pytest.mark.parametrize("parameters", [{"max_tokens": 8.0}, {"temperature": 0.0}, {"temperature": 1.5, "top_p": 1e-9}])
+def test_scalar_parameters_may_be_fractions(triton: LocalTriton, model: str, parameters: dict[str, float]) -> None:
+    body = {"text_input": PROMPT, "stream": False, "parameters": {**PARAMETERS, **parameters}}
+    status, text = post(f"{triton.http_url}/v2/models/{model}/generate", body)
+    assert status == 200, text
+    assert json.loads(text)["text_output"] == expected(triton)
+
+
+@pytest.mark.parametrize("model", ["chat", "chat_unary"])
+def test_a_bad_fraction_is_a_400_that_names_it(triton: LocalTriton, model: str) -> None:
+    for parameters in ({"temperature": 2.5}, {"fractions": "[1]"} if model == "chat" else {"max_tokens": 2.5}):
+        body = {"text_input": PROMPT, "stream": False, "parameters": parameters}
+        status, text = post(f"{triton.http_url}/v2/models/{model}/generate", body)
+        assert status == 400
+        assert f"{next(iter(parameters))}: " in text
 
 
 def test_generate_of_chat_unary_takes_messages_as_json_text(triton: LocalTriton) -> None:

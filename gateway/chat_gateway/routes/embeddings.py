@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chat_gateway.body import JsonRoute
-from chat_gateway.dependencies import BackendDep, SettingsDep
+from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
 from chat_gateway.disconnect import unless_gone
 from chat_gateway.errors import ApiError
 from chat_gateway.replies import described, reply
+from chat_gateway.retries import retried
 from chat_gateway.schemas.embeddings import EmbeddingRequest, EmbeddingResponse, Vector
 from chat_gateway.schemas.inputs import each
 from chat_gateway.tracing import trace_headers
@@ -26,6 +27,8 @@ from triton_chat.errors import InvalidRequestError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from triton_chat.embeddings import EmbeddingResult
 
 Encoding = Literal["float", "base64"]
 
@@ -36,7 +39,7 @@ router = APIRouter(route_class=JsonRoute, tags=["embeddings"])
 
 @router.post("/v1/embeddings", responses=described(EmbeddingResponse))
 async def create_embeddings(
-    body: EmbeddingRequest, request: Request, backend: BackendDep, settings: SettingsDep
+    body: EmbeddingRequest, request: Request, backend: BackendDep, settings: SettingsDep, request_id: RequestIdDep
 ) -> Response:
     """Turns texts into vectors."""
     inputs = each(body.input)
@@ -44,9 +47,13 @@ async def create_embeddings(
     if len(inputs) > limit:
         raise ApiError(400, f"input: {len(inputs)} texts given; at most {limit} are allowed", param="input")
     model = await backend.resolve(body.model, "embeddings")
-    call = backend.client.embed(inputs, model=model, dimensions=body.dimensions, headers=trace_headers())
+    headers = trace_headers()
+
+    def embed() -> Awaitable[EmbeddingResult]:
+        return backend.client.embed(inputs, model=model, dimensions=body.dimensions, headers=headers)
+
     with _places_in_input():
-        result = await unless_gone(request.receive, call)
+        result = await unless_gone(request.receive, retried(embed, request_id))
     tokens = sum(result.num_tokens)
     answer = EmbeddingResponse(
         object="list",

@@ -7,6 +7,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from chat_gateway.backend import NO_CHAT_MODEL
 from chat_gateway.dependencies import BackendDep, SettingsDep
 from chat_gateway.errors import unavailable
 
@@ -33,5 +34,5 @@ async def ready(backend: BackendDep, settings: SettingsDep) -> Ready:
     """Requests can be served: Triton answers, has a chat model that is ready, and the gateway is not stopping."""
     models = [model.id for model in await backend.models() if model.kind == "chat"]
     if not models:
-        raise unavailable("Triton has no chat model that is ready", settings.retry_after)
+        raise unavailable(NO_CHAT_MODEL, settings.retry_after)
     return Ready(models=models)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chat_gateway.body import JsonRoute
-from chat_gateway.dependencies import BackendDep
+from chat_gateway.dependencies import BackendDep, RequestIdDep
 from chat_gateway.disconnect import unless_gone
 from chat_gateway.replies import described, reply
+from chat_gateway.retries import retried
 from chat_gateway.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 from chat_gateway.tracing import trace_headers
 from triton_chat.errors import InvalidRequestError
+from triton_chat.types import Tokens
 
 _NAMES: Final = {"text_input": "prompt", "token_ids": "tokens"}
 """The model's names of fields, and those here."""
@@ -25,30 +27,40 @@ router = APIRouter(route_class=JsonRoute, tags=["tokens"])
 
 
 @router.post("/tokenize", responses=described(TokenizeResponse))
-async def tokenize(body: TokenizeRequest, request: Request, backend: BackendDep) -> Response:
+async def tokenize(body: TokenizeRequest, request: Request, backend: BackendDep, request_id: RequestIdDep) -> Response:
     """The token ids of a text, or of a conversation as the model would see it."""
-    call = backend.client.tokenize(
-        None if body.messages is None else [message.to_model() for message in body.messages],
-        text=body.prompt,
-        model=await backend.resolve(body.model),
-        add_generation_prompt=body.add_generation_prompt,
-        add_special_tokens=body.add_special_tokens,
-        headers=trace_headers(),
-    )
+    model = await backend.resolve_chat(body.model)
+    headers = trace_headers()
+
+    def ask() -> Awaitable[Tokens]:
+        return backend.client.tokenize(
+            None if body.messages is None else [message.to_model() for message in body.messages],
+            text=body.prompt,
+            model=model,
+            add_generation_prompt=body.add_generation_prompt,
+            add_special_tokens=body.add_special_tokens,
+            headers=headers,
+        )
+
     with _renamed_fields():
-        tokens = await unless_gone(request.receive, call)
+        tokens = await unless_gone(request.receive, retried(ask, request_id))
     ids = list(tokens.token_ids)
     return reply(TokenizeResponse(count=len(ids), max_model_len=tokens.max_model_len, tokens=ids))
 
 
 @router.post("/detokenize", responses=described(DetokenizeResponse))
-async def detokenize(body: DetokenizeRequest, request: Request, backend: BackendDep) -> Response:
+async def detokenize(
+    body: DetokenizeRequest, request: Request, backend: BackendDep, request_id: RequestIdDep
+) -> Response:
     """The text of token ids."""
-    model = await backend.resolve(body.model)
+    model = await backend.resolve_chat(body.model)
+    headers = trace_headers()
+
+    def ask() -> Awaitable[Tokens]:
+        return backend.client.detokenize(body.tokens, model=model, headers=headers)
+
     with _renamed_fields():
-        tokens = await unless_gone(
-            request.receive, backend.client.detokenize(body.tokens, model=model, headers=trace_headers())
-        )
+        tokens = await unless_gone(request.receive, retried(ask, request_id))
     return reply(DetokenizeResponse(prompt=tokens.text))
 
 

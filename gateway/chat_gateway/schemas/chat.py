@@ -20,6 +20,7 @@ from chat_gateway.schemas.common import (
     User,
     only,
     text_or_list,
+    whole,
 )
 from triton_chat.types import SamplingParams
 
@@ -126,6 +127,8 @@ class ChatRequest(GenerationRequest):
         Literal["medium"] | None, only("how wordy a model is cannot be set here; leave it out or send medium")
     ] = None
     web_search_options: Annotated[None, only("nothing is searched here; leave it out")] = None
+
+    _whole_of_chat = field_validator("max_completion_tokens", "top_logprobs", mode="before")(whole)
 
     @field_validator("max_completion_tokens")
     @classmethod

@@ -55,6 +55,11 @@ def only(advice: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def whole(value: object) -> object:
+    """For fields that are integers: 1.0 is one to JSON and its schemas. Token ids are not among them, being many."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def by_form(choose: Callable[[Any], TypeAdapter[Any] | None], expected: str) -> WrapValidator:
     """Checks a union by the one member whose form a value has, so that an error names a place in that member alone."""
 
@@ -128,6 +133,8 @@ class GenerationRequest(Strict):
     min_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = Field(None, max_length=1024)
+
+    _whole = field_validator("n", "max_tokens", "seed", "top_k", "min_tokens", mode="before")(whole)
 
     @field_validator("stream_options")
     @classmethod

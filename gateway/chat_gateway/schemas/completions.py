@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.common import MAX_COUNT, MAX_LOGPROBS, GenerationRequest, only
+from chat_gateway.schemas.common import MAX_COUNT, MAX_LOGPROBS, GenerationRequest, only, whole
 from chat_gateway.schemas.inputs import Inputs
 from triton_chat.types import SamplingParams
 
@@ -26,6 +26,8 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = Field(None, description="The text begins with the prompt; not together with logprobs.")
     best_of: int | None = Field(None, ge=1, le=MAX_COUNT, description="Only at the value of n.")
     suffix: Annotated[None, only("nothing is inserted before a suffix here; leave it out")] = None
+
+    _whole_of_completions = field_validator("logprobs", "best_of", mode="before")(whole)
 
     @field_validator("echo")
     @classmethod

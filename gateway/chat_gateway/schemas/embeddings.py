@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from openai.types import CreateEmbeddingResponse, Embedding
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from chat_gateway.schemas.common import ModelName, Strict, User
+from chat_gateway.schemas.common import ModelName, Strict, User, whole
 from chat_gateway.schemas.inputs import Inputs
 
 
@@ -21,6 +21,8 @@ class EmbeddingRequest(Strict):
     )
     encoding_format: Literal["float", "base64"] | None = Field(None, description="base64: little-endian float32.")
     user: User | None = None
+
+    _whole = field_validator("dimensions", mode="before")(whole)
 
 
 class Vector(Embedding):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from chat_gateway.schemas.chat import Message
 from chat_gateway.schemas.common import ModelName, Strict, TokenId
 
+_ONLY_ONE: Final = "May be left out where only one chat model is served."
+
 
 class TokenizeRequest(Strict):
     """A text, or a conversation as the model would see it; exactly one of the two."""
 
-    model: ModelName
+    model: ModelName | None = Field(None, description=_ONLY_ONE)
     messages: list[Message] | None = Field(None, min_length=1)
     prompt: str | None = Field(None, validate_default=True)
     add_special_tokens: bool | None = Field(
@@ -41,7 +45,7 @@ class TokenizeRequest(Strict):
 class DetokenizeRequest(Strict):
     """Token ids of a model."""
 
-    model: ModelName
+    model: ModelName | None = Field(None, description=_ONLY_ONE)
     tokens: list[TokenId] = Field(min_length=1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from chat_engine import errors
+from chat_engine.checks import read_json, show
 from chat_engine.parse import SWITCHES, WireRequest
 from chat_engine.request import TokenEvent, TokenLogprobs
 
@@ -24,6 +25,8 @@ _CODES = {
 
 # A request parameter by which `chat_unary` asks for the code inside the message: between models Triton keeps only that.
 NAME_CODES = "name_error_codes"
+# One by which it passes on, as a JSON object, those that are fractions: between models Triton takes none.
+FRACTIONS = "fractions"
 
 
 class TritonChannel:
@@ -75,7 +78,15 @@ def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
     values |= {name: bool(values[name]) for name in SWITCHES if name in values}
     parameters = json.loads(request.parameters())
     parameters.pop(NAME_CODES, None)
+    parameters |= _fractions(parameters.pop(FRACTIONS, "{}"))
     return WireRequest(id=uuid.uuid4().hex, parameters=parameters, **values)
+
+
+def _fractions(text: object) -> dict[str, object]:
+    given = read_json(FRACTIONS, str(text))
+    if not isinstance(given, dict):
+        raise errors.InvalidRequestError(f"{FRACTIONS}: must be a JSON object (got {show(given)})")
+    return given
 
 
 def _tensors(event: TokenEvent) -> list[pb_utils.Tensor]:

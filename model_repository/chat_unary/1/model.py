@@ -113,7 +113,9 @@ class _Rows:
         ]
         tensors.append(pb_utils.Tensor("stream", np.array([[False]])))
         parameters = {name: value for name, value in self._parameters.items() if name != "stream"}
-        parameters["name_error_codes"] = True
+        fractions = {name: parameters.pop(name) for name, value in self._parameters.items() if isinstance(value, float)}
+        # Private to `chat`, see its chat_channel.py.
+        parameters |= {"name_error_codes": True, "fractions": json.dumps(fractions)}
         request = pb_utils.InferenceRequest(
             model_name=target, inputs=tensors, requested_output_names=list(_OUTPUTS), parameters=parameters
         )

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from chat_engine.errors import ChatError
 from chat_engine.kv_cache import BlockTable
@@ -44,6 +44,12 @@ class SamplingParams(BaseModel):
     ignore_eos: bool = False
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     logprobs: int | None = Field(None, ge=0)
+
+    @field_validator("max_tokens", "min_tokens", "top_k", "seed", "logprobs", mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """1.0 is an integer to JSON, and what Triton's HTTP endpoint makes of it is a double."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @property
     def greedy(self) -> bool:
