@@ -11,6 +11,7 @@ from local.preflight import Problem
 from local.process import KeptProcess
 from local.server import STOP_MARGIN_S, LocalServer
 from local.settings import CACHE, TritonSettings
+from triton_chat_server.serve.gpu import gpu_visible
 
 
 class LocalTriton(LocalServer):
@@ -45,7 +46,7 @@ class LocalTriton(LocalServer):
 
     def _spawn(self) -> KeptProcess:
         install = backend.prepare(CACHE)
-        gpu = command.gpu_visible(os.environ)
+        gpu = gpu_visible(os.environ)
         return KeptProcess(
             command.server_command(self.settings, install, gpu, self._shm_prefix),
             command.server_environment(self.settings, install, os.environ),

@@ -16,6 +16,7 @@ from local.settings import ROOT
 from triton_chat import tokenizer as tokenizer_wire
 from triton_chat import types, wire
 from triton_chat.kinds import kind_of
+from triton_chat_server.probe import checks
 
 REPOSITORY = ROOT / "model_repository"
 TENSORS = {
@@ -40,6 +41,7 @@ FAMILIES = {
     "triton_chat_requests_waiting": "gauge",
     "triton_chat_kv_cache_usage_ratio": "gauge",
     "triton_chat_engine_last_step_timestamp_seconds": "gauge",
+    "triton_chat_engine_heartbeat_timestamp_seconds": "gauge",
 }
 
 
@@ -126,3 +128,8 @@ def test_client_and_engine_know_the_same_sampling_parameters() -> None:
 def test_the_metric_families_are_those_that_are_documented() -> None:
     assert {family.name: family.kind for family in metrics.FAMILIES} == FAMILIES
     assert all(bool(family.buckets) == (family.kind == "histogram") for family in metrics.FAMILIES)
+
+
+def test_the_probe_looks_at_metrics_that_there_are() -> None:
+    ours = {metrics.HEARTBEAT.name, metrics.RUNNING.name, metrics.LAST_STEP.name}
+    assert {checks.HEARTBEAT, checks.RUNNING, checks.LAST_STEP} == ours

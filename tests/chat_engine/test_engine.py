@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -667,6 +668,18 @@ def test_the_numbers_add_up() -> None:
     assert (after.running, after.steps, after.generation_tokens, after.prompt_tokens) == (0, 4, 6, 16)
     assert after.finished == Counter({LENGTH: 2})
     assert len(after.times) == 2
+
+
+def test_a_first_step_that_hangs_shows_in_the_numbers(threaded: Callable[..., ChatEngine]) -> None:
+    runner = HashRunner()
+    gate = Gate(runner)
+    engine, before = threaded(runner), time.time()
+    engine.submit(make_request("r"), Inbox())
+    gate.reached()
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.steps) == (1, 0, 0)
+    assert stats.last_step >= before, "the time without work is no stall"
+    gate.open()
 
 
 def test_times_are_handed_out_once_and_in_order() -> None:

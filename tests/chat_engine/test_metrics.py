@@ -26,6 +26,7 @@ GAUGES = {
     "triton_chat_kv_cache_usage_ratio": "kv_cache_usage",
     "triton_chat_engine_last_step_timestamp_seconds": "last_step",
 }
+HEARTBEAT = "triton_chat_engine_heartbeat_timestamp_seconds"
 
 
 class FakeMetric:
@@ -165,14 +166,39 @@ def test_times_are_observed_once_each_and_only_where_there_are_any() -> None:
     }
 
 
-def test_nothing_new_costs_no_calls() -> None:
+def test_nothing_new_costs_no_calls_but_the_heartbeat() -> None:
     board = Board([EngineStats(running=1, steps=4, last_step=9.0)])
     reports = reporter(board)
     reports.report()
-    calls = sum(metric.calls for metric in board.metrics.values())
+    calls = {key: metric.calls for key, metric in board.metrics.items()}
     reports.report()
     reports.close()
-    assert sum(metric.calls for metric in board.metrics.values()) == calls
+    more = {key: metric.calls - calls[key] for key, metric in board.metrics.items() if metric.calls != calls[key]}
+    assert more == {(HEARTBEAT, ""): 2}
+
+
+def test_the_heart_beats_from_the_start_and_at_each_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board([EngineStats()])
+    for second in (100.0, 101.0, 102.0):
+        monkeypatch.setattr(metrics_module.time, "time", lambda now=second: now)
+        if second == 100.0:
+            reports = reporter(board)
+        else:
+            reports.report()
+        assert board.value(HEARTBEAT) == second
+    reports.close()
+
+
+def test_a_reading_that_fails_stops_the_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> EngineStats:
+        raise RuntimeError("the engine is gone")
+
+    board = Board([EngineStats()])
+    monkeypatch.setattr(metrics_module.time, "time", lambda: 100.0)
+    reports = MetricsReporter(broken, board.make, "m")
+    monkeypatch.setattr(metrics_module.time, "time", lambda: 200.0)
+    reports.close()
+    assert board.value(HEARTBEAT) == 100.0
 
 
 def test_closing_reports_what_is_left() -> None:

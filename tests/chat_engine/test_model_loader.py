@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from chat_engine.config import EngineConfig
+from chat_engine.errors import UnsupportedModelError
 from chat_engine.model_loader import context_limits, cpu_dtype, load_model
 from tests.chat_engine.architectures import MAIN, OTHERS, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, reference_model, save_model
@@ -35,6 +36,18 @@ def test_the_settings_may_lower_the_context(tmp_path: Path) -> None:
     unused_window().save_pretrained(tmp_path)
     limits = context_limits(settings(tmp_path, max_model_len=3))
     assert (limits.max_model_len, limits.vocab_size) == (3, VOCAB)
+
+
+def test_weights_that_are_pickled_only_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    folder = save_model(next(iter(MAIN.values()))(), tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UnsupportedModelError, match=r"no weights in safetensors; .* fetch hub --id <id> --convert"):
+        load_model(settings(folder))
+
+
+def test_a_checkpoint_that_is_not_there_is_another_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="none'"):
+        load_model(settings(tmp_path / "none"))
 
 
 GIB = 2**30

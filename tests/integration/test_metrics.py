@@ -28,6 +28,7 @@ GAUGES = {
     "triton_chat_requests_waiting",
     "triton_chat_kv_cache_usage_ratio",
     "triton_chat_engine_last_step_timestamp_seconds",
+    "triton_chat_engine_heartbeat_timestamp_seconds",
 }
 
 

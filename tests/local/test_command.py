@@ -3,8 +3,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 from local import backend, command
 from local.backend import TritonInstall
 from local.settings import DEFAULT_MODEL, TritonSettings
@@ -50,11 +48,6 @@ def test_extra_environment_wins() -> None:
     environment = command.server_environment(settings, INSTALL, {})
     assert environment["TRITON_CHAT_MODEL"] == "org/model"
     assert environment["TRITON_CHAT_ENGINE_CONFIG"] == "/engine.json"
-
-
-@pytest.mark.parametrize("value", ["", "-1"])
-def test_hidden_devices_are_no_gpu(value: str) -> None:
-    assert not command.gpu_visible({"CUDA_VISIBLE_DEVICES": value})
 
 
 def test_the_backend_folder_holds_the_stub_and_libpython_alone(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ class ChatEngine:
         self._take_in()
         chunks = self.scheduler.schedule()
         if chunks:
+            self._note_begin()
             self._postprocess(chunks, self._runner.run([self._row(chunk) for chunk in chunks]))
         self._note_state(stepped=bool(chunks))
         return bool(chunks)
@@ -177,6 +178,8 @@ class ChatEngine:
             if not self._running:
                 self._changed.wait_for(lambda: self._inbox or self._closed)
                 self._progress = time.monotonic()
+                if self._inbox:
+                    self._stats.last_step = time.time()  # so that the time without work looks like no stall outside
             return not self._closed
 
     def _take_in(self) -> None:
@@ -318,11 +321,15 @@ class ChatEngine:
             self._cancelled.discard(running.request.id)
             self._changed.notify_all()
 
+    def _note_begin(self) -> None:
+        """What runs shows before the step ends: one that hangs may be the first."""
+        with self._changed:
+            self._note_sequences()
+
     def _note_state(self, stepped: bool) -> None:
         with self._changed:
             stats = self._stats
-            stats.running = len(self.scheduler.running)
-            stats.waiting = len(self.scheduler.waiting) + len(self._inbox)
+            self._note_sequences()
             stats.kv_cache_usage = self.cache.usage
             stats.preemptions = self.scheduler.preemptions
             stats.generation_tokens = self._generated
@@ -330,3 +337,7 @@ class ChatEngine:
             if stepped:
                 stats.steps += 1
                 stats.last_step = time.time()
+
+    def _note_sequences(self) -> None:
+        self._stats.running = len(self.scheduler.running)
+        self._stats.waiting = len(self.scheduler.waiting) + len(self._inbox)

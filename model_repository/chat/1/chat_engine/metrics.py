@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -56,12 +57,15 @@ REQUESTS = Family("triton_chat_requests_total", "counter", "Requests that the en
 RUNNING = Family("triton_chat_requests_running", "gauge", "Sequences being generated")
 WAITING = Family("triton_chat_requests_waiting", "gauge", "Sequences in the engine that wait for KV blocks or a place")
 KV_USAGE = Family("triton_chat_kv_cache_usage_ratio", "gauge", "Used part of the KV cache, 0 to 1")
-LAST_STEP = Family("triton_chat_engine_last_step_timestamp_seconds", "gauge", "When the last forward pass ended")
+LAST_STEP = Family(
+    "triton_chat_engine_last_step_timestamp_seconds", "gauge", "When the last forward pass ended, or idleness did"
+)
+HEARTBEAT = Family("triton_chat_engine_heartbeat_timestamp_seconds", "gauge", "When the model's process last reported")
 
 FAMILIES = (
     TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, REQUEST_DURATION, QUEUE,
     PROMPT_TOKENS, GENERATION_TOKENS, PREFIX_HITS, PREEMPTIONS, STEPS, REQUESTS,
-    RUNNING, WAITING, KV_USAGE, LAST_STEP,
+    RUNNING, WAITING, KV_USAGE, LAST_STEP, HEARTBEAT,
 )  # fmt: skip
 
 
@@ -76,7 +80,7 @@ class Metric(Protocol):
 
 
 class MetricsReporter:
-    """Reads the engine every half second, and once more at `close`.
+    """Reads the engine every half second, and once more at `close`; each time the heartbeat is set.
 
     Args:
         read: gives the engine's numbers.
@@ -93,6 +97,7 @@ class MetricsReporter:
             reason: make(REQUESTS, {"model": model, "finish_reason": reason.value}) for reason in FinishReason
         }
         self._known = EngineStats()
+        self._beat()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="metrics", daemon=True)
         self._thread.start()
@@ -123,6 +128,11 @@ class MetricsReporter:
             self._observe(TIME_TO_FIRST_TOKEN, times.first_token)
             self._observe(TIME_PER_OUTPUT_TOKEN, times.per_output_token)
             self._observe(REQUEST_DURATION, times.total)
+        self._beat()
+
+    def _beat(self) -> None:
+        """Triton keeps the last value of a process that is gone, so a gauge that stops rising shows it."""
+        self._metrics[HEARTBEAT.name].set(time.time())
 
     def _count(self, family: Family, more: int) -> None:
         if more:

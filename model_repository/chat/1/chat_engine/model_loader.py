@@ -120,6 +120,13 @@ def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
         )
     except KeyError as error:  # a class with a table of its own attention implementations
         raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
+    except OSError as error:
+        if "model.safetensors" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            "the checkpoint has no weights in safetensors; those of a hub repository that has .bin files only are "
+            "converted by: triton-chat-server fetch hub --id <id> --convert --target <folder>"
+        ) from error
     if config.dtype == "auto" and device.type == "cpu":
         model.to(dtype=cpu_dtype(model.dtype, model.get_memory_footprint(), _memory_available()))  # type: ignore[call-arg]
     model.to(device)  # type: ignore[arg-type]

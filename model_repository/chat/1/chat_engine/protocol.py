@@ -37,7 +37,7 @@ class EngineStats:
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
-    last_step: float = 0.0  # seconds since the epoch; 0 before the first
+    last_step: float = 0.0  # end of the last step, or of the idleness after it; seconds since the epoch, 0 before
     prompt_tokens: int = 0
     generation_tokens: int = 0
     prefix_cache_hit_tokens: int = 0

@@ -1,0 +1,103 @@
+"""`triton-chat-server fetch`: a checkpoint into a folder, before the server starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from triton_chat_server.errors import CommandError
+from triton_chat_server.fetch.files import Source
+from triton_chat_server.fetch.run import fetch
+
+log = logging.getLogger("fetch")
+
+_DESCRIPTION = """\
+Downloads what transformers needs of a checkpoint into a folder: weights in safetensors, configuration, tokenizer. Never
+code. A run that was interrupted goes on where it stopped. Sizes and checksums are checked, and what was fetched is
+noted in .triton-chat-fetch.json there: a further run finds it and does nothing, whatever the branch or the bucket
+holds by then. Another source or revision replaces what was fetched before.
+"""
+_EPILOG = """\
+environment:
+  HF_TOKEN                                   token of a gated or private repository
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   and whatever else boto3 looks at
+
+examples:
+  triton-chat-server fetch hub --id Qwen/Qwen2.5-0.5B-Instruct --target /models/chat
+  triton-chat-server fetch hub --id deepseek-ai/deepseek-llm-7b-chat --convert --target /models/chat
+  triton-chat-server fetch s3 --uri s3://models/qwen --endpoint http://minio:9000 --target /models/chat
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0, or 1 after a line that says why. SIGTERM ends it at once, with 143."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    for chatty in ("httpx2", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # As a container's first process it would not end without a handler.
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
+    try:
+        convert = options.kind == "hub" and options.convert
+        fetch(_source(options), options.target, convert_bins=convert, verify=options.verify)
+    except CommandError as error:
+        log.error("%s", error)  # noqa: TRY400 - a sentence for the operator
+        return 1
+    return 0
+
+
+def _source(options: argparse.Namespace) -> Source:
+    """Imports only the libraries of the kind that is asked for. Raises CommandError."""
+    module = import_module(f"triton_chat_server.fetch.{options.kind}")
+    source: Source
+    if options.kind == "hub":
+        source = module.HubSource(options.id, options.revision, options.endpoint or None)
+    else:
+        source = module.S3Source(options.uri, options.endpoint or None, options.region or None)
+    return source
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's arguments
+    log.info("stopped by %s; a further run goes on from here", signal.Signals(number).name)
+    os._exit(128 + number)  # without waiting for the threads that download
+
+
+def _endpoint(text: str) -> str:
+    """It appears in the log and in the marker, so it must hold no password. Empty: the default."""
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None):
+        raise argparse.ArgumentTypeError("must be http://host or https://host, with a port or not, and no password")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="triton-chat-server fetch",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="{hub,s3}", required=True)
+    hub = kinds.add_parser("hub", help="from the hub, or a mirror of it", allow_abbrev=False)
+    hub.add_argument("--id", required=True, metavar="ORG/NAME", help="repository")
+    hub.add_argument("--revision", default="main", metavar="REV", help="commit, tag or branch (main)")
+    hub.add_argument("--endpoint", metavar="URL", type=_endpoint, help="of the hub (HF_ENDPOINT, or the public one)")
+    hub.add_argument("--convert", action="store_true", help="convert weights that are pickled only (.bin)")
+    s3 = kinds.add_parser("s3", help="from S3, or a store that speaks its language", allow_abbrev=False)
+    s3.add_argument("--uri", required=True, metavar="s3://BUCKET/PREFIX", help="where the checkpoint's files are")
+    s3.add_argument("--endpoint", metavar="URL", type=_endpoint, help="of the store (AWS)")
+    s3.add_argument("--region", metavar="NAME", help="of the bucket")
+    for kind in (hub, s3):
+        kind.add_argument("--target", required=True, type=Path, metavar="FOLDER", help="where to put the checkpoint")
+        kind.add_argument("--verify", action="store_true", help="compare what is there with its checksums once more")
+    return parser

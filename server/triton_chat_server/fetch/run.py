@@ -1,0 +1,142 @@
+"""A fetch from beginning to end, whatever the source."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from triton_chat_server.errors import CommandError
+from triton_chat_server.fetch import marker, parts, progress
+from triton_chat_server.fetch.files import RemoteFile, Snapshot, Source, sha256_checked, sha256_of
+from triton_chat_server.fetch.lock import locked
+from triton_chat_server.fetch.marker import Kept, Marker
+from triton_chat_server.fetch.selection import BIN_INDEX, Selection, select
+
+log = logging.getLogger("fetch")
+
+_HASHING_THREADS = 4
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def fetch(source: Source, target: Path, *, convert_bins: bool = False, verify: bool = False) -> None:
+    """Nothing is done where `target` holds it already. Raises CommandError."""
+    if _is_there(source, target, verify=verify):  # before the lock, which a read-only volume does not allow
+        return
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{target} cannot be made: {error.strerror}") from error
+    with locked(target):
+        if _is_there(source, target, verify=verify):
+            return
+        try:
+            _download(source, target, convert_bins=convert_bins)
+        except OSError as error:
+            raise CommandError(f"{target}: {error.strerror or error}") from error
+
+
+def _is_there(source: Source, target: Path, *, verify: bool) -> bool:
+    found = marker.read(target)
+    if found is None or found.source != source.identity or not found.holds(target):
+        return False
+    if verify and (changed := _changed(found, target)):
+        log.warning("%s changed since it was fetched; it is fetched anew", ", ".join(changed))
+        for name in changed:
+            (target / name).unlink()
+        return False
+    log.info("already there%s: %s", f", commit {found.commit}" if found.commit else "", target)
+    return True
+
+
+def _changed(found: Marker, target: Path) -> list[str]:
+    sums = _in_threads(lambda name: sha256_of(target / name), found.files)
+    return [name for name, found_sum in zip(found.files, sums, strict=True) if found_sum != found.files[name].sha256]
+
+
+def _download(source: Source, target: Path, *, convert_bins: bool) -> None:
+    earlier = marker.read(target)
+    if earlier is not None and earlier.source != source.identity:
+        log.info("the folder holds another checkpoint, which is removed")
+        _remove(earlier.files, target)
+        parts.clean(target)
+    snapshot = source.snapshot()
+
+    def append(file: RemoteFile, out: BinaryIO) -> None:
+        source.append(snapshot, file, out)
+
+    selection = select(snapshot.files, lambda path: parts.content(snapshot.files[path], append), convert=convert_bins)
+    selection = replace(selection, files=source.detailed(selection.files))
+    _drop_outdated(earlier, selection, target)
+    _announce(source, snapshot, selection, target)
+    _check_space(selection, target)
+    with progress.reported(selection.size, lambda: parts.bytes_there(selection.files, target)):
+        parts.download(selection.files, target, append)
+    log.info("checking %d files", len(selection.files))
+    sums = _in_threads(lambda file: sha256_checked(file, target), selection.files)
+    kept = {file.path: Kept(file.size, found, file.etag) for file, found in zip(selection.files, sums, strict=True)}
+    if selection.bins:
+        kept = _converted(selection, kept, target)
+    parts.clean(target)
+    marker.write(Marker(source.identity, snapshot.commit, kept, complete=True), target)
+    log.info("done: %s in %s", progress.size(sum(file.size or 0 for file in kept.values())), target)
+
+
+def _announce(source: Source, snapshot: Snapshot, selection: Selection, target: Path) -> None:
+    """Says what is to come, in the log, and in the marker for whoever has to clean up."""
+    planned = {file.path: Kept(etag=file.etag) for file in selection.files}
+    planned |= {name: Kept() for name in selection.converted}
+    strays = {path.name for path in target.glob("*.safetensors")} - planned.keys()
+    if strays:
+        raise CommandError(
+            f"{target} holds {min(strays)}, which belongs to no fetch of this command; empty the folder or name another"
+        )
+    marker.write(Marker(source.identity, snapshot.commit, planned, complete=False), target)
+    at = f" at commit {snapshot.commit}" if snapshot.commit else ""
+    log.info("%d files, %s%s, into %s", len(selection.files), progress.size(selection.size), at, target)
+
+
+def _drop_outdated(earlier: Marker | None, selection: Selection, target: Path) -> None:
+    """Removes what an earlier run, of the same source at another time, has put there and this one does not want."""
+    if earlier is None:
+        return
+    wanted = {file.path: file.etag for file in selection.files}
+    made = selection.converted
+    _remove((n for n, file in earlier.files.items() if n not in made and wanted.get(n) != file.etag), target)
+
+
+def _check_space(selection: Selection, target: Path) -> None:
+    needed = selection.size - parts.bytes_there(selection.files, target) + selection.bin_size
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        raise CommandError(
+            f"{target} has {progress.size(free)} free, but {progress.size(needed)} are needed"
+            + (", the conversion included" if selection.bins else "")
+        )
+
+
+def _converted(selection: Selection, kept: dict[str, Kept], target: Path) -> dict[str, Kept]:
+    made = selection.converted
+    convert = import_module("triton_chat_server.fetch.convert")  # with torch, which takes seconds
+    convert.to_safetensors(target, selection.bins, made)
+    sums = _in_threads(lambda name: sha256_of(target / name), made)
+    gone = [*selection.bins, BIN_INDEX]
+    _remove(gone, target)
+    left = {name: file for name, file in kept.items() if name not in gone}
+    return left | {name: Kept((target / name).stat().st_size, found) for name, found in zip(made, sums, strict=True)}
+
+
+def _remove(names: Iterable[str], target: Path) -> None:
+    for name in names:
+        (target / name).unlink(missing_ok=True)
+
+
+def _in_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        return list(pool.map(work, items))

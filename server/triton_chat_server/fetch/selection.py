@@ -1,0 +1,96 @@
+"""Which files of a source `transformers` needs for a causal LM or an encoder.
+
+Never code, and no other runtime's files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from triton_chat_server.errors import CommandError
+from triton_chat_server.fetch.files import RemoteFile, safe
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN = "pytorch_model.bin"
+BIN_INDEX = "pytorch_model.bin.index.json"
+
+_DESCRIBING = re.compile(
+    r"[^/]+\.json"  # configuration and tokenizer
+    r"|[^/]+\.(model|txt|jinja|tiktoken)"  # vocabularies, merges, chat template
+    r"|additional_chat_templates/[^/]+\.jinja"
+    r"|\d+_[A-Za-z]+/config\.json"  # the steps of sentence-transformers, such as 1_Pooling
+)
+_INDEX = re.compile(r".*\.index(\.\w+)?\.json")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to download: `files`, among them `bins`, pickled weights in the order of their names, to be converted."""
+
+    files: tuple[RemoteFile, ...]
+    bins: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def bin_size(self) -> int:
+        """Bytes that the converted weights will take."""
+        return sum(file.size for file in self.files if file.path in self.bins)
+
+    @property
+    def converted(self) -> list[str]:
+        """Names of the files that the conversion makes, the index last where there is one."""
+        count = len(self.bins)
+        if count < 2:
+            return [SAFETENSORS for _ in self.bins]
+        shards = [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
+        return [*shards, SAFETENSORS_INDEX]
+
+
+def select(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], *, convert: bool) -> Selection:
+    """Weights as `from_pretrained` looks for them: one file first, then an index and its shards.
+
+    Args:
+        files: all that the source has.
+        read: gives the content of one of them; only an index is read.
+        convert: whether pickled weights will do.
+
+    Raises CommandError where there are no weights of a kind that is allowed, or no config.json.
+    """
+    if "config.json" not in files:
+        raise CommandError("there is no config.json: this is no checkpoint of transformers")
+    describing = [path for path in files if _DESCRIBING.fullmatch(path) and not _INDEX.fullmatch(path) and safe(path)]
+    weights = _weights(files, read, SAFETENSORS, SAFETENSORS_INDEX)
+    bins = [] if weights else _weights(files, read, BIN, BIN_INDEX)
+    if not weights and not bins:
+        raise CommandError(f"there are no weights: neither {SAFETENSORS} nor an index of several")
+    if bins and not convert:
+        raise CommandError(
+            f"there are no safetensors, only pickled weights ({bins[0]}), which the engine does not load; --convert "
+            "downloads and converts them"
+        )
+    names = dict.fromkeys([*sorted(describing), *weights, *bins])
+    return Selection(tuple(files[name] for name in names), tuple(name for name in bins if name != BIN_INDEX))
+
+
+def _weights(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], single: str, index: str) -> list[str]:
+    if single in files:
+        return [single]
+    if index not in files:
+        return []
+    try:
+        shards = sorted({str(name) for name in json.loads(read(index))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"{index} is not an index of weights") from error
+    suffix = single.rpartition(".")[2]
+    for shard in shards:
+        if shard not in files or not safe(shard) or not shard.endswith(f".{suffix}"):
+            raise CommandError(f"{index} names the file {shard!r}, which is not there")
+    return [index, *shards]

@@ -1,0 +1,81 @@
+"""`triton-chat-server probe`: for Kubernetes' exec probes and Docker's HEALTHCHECK."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from triton_chat_server.errors import CommandError
+from triton_chat_server.models import chat_model_names
+from triton_chat_server.probe import checks
+
+_DESCRIPTION = """\
+live   tritonserver answers, the process of each chat model has reported within --silent-seconds or
+       --stall-seconds, whichever is longer, and none has sequences running without having made a step for
+       --stall-seconds
+ready  tritonserver and each chat model say that they are ready
+
+Exits with 0, or with 1 and a line that says why.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0, or 1 after a line that says why."""
+    options = _parser().parse_args(arguments)
+    try:
+        models = options.model or chat_model_names(os.environ)
+        if options.what == "live":
+            checks.live(options.http, options.metrics, models, options.stall_seconds, options.silent_seconds)
+        else:
+            checks.ready(options.http, models)
+    except (checks.UnhealthyError, CommandError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the answer of the command
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="triton-chat-server probe",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", choices=("live", "ready"))
+    parser.add_argument("--http", metavar="URL", type=_url, default="http://127.0.0.1:8000", help="(%(default)s)")
+    parser.add_argument(
+        "--metrics", metavar="URL", type=_url, default="http://127.0.0.1:8002/metrics", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--stall-seconds", metavar="N", type=_seconds, default=checks.STALL_S, help="for `live` (%(default)g)"
+    )
+    parser.add_argument(
+        "--silent-seconds", metavar="N", type=_seconds, default=checks.SILENT_S, help="for `live` (%(default)g)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        action="append",
+        help="a chat model, given once or more (those of TRITON_CHAT_ENGINE_CONFIG, or `chat`)",
+    )
+    return parser
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "http" or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is no http://host:port")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
+    return seconds

@@ -1,0 +1,125 @@
+"""`triton-chat-server serve`: finds out what to serve, then becomes tritonserver."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from triton_chat_server.errors import CommandError
+from triton_chat_server.models import chat_model_names
+from triton_chat_server.serve import assembly, flags
+from triton_chat_server.serve.gpu import gpu_visible
+
+log = logging.getLogger("serve")
+
+REPOSITORY_VARIABLE = "TRITON_CHAT_REPOSITORY"
+_REPOSITORY = "/opt/triton-chat/model_repository"
+_BINARY = "/opt/tritonserver/bin/tritonserver"
+_DESCRIPTION = f"""\
+Becomes tritonserver (the same process, so signals reach it) with these flags unless you give them yourself:
+
+  --model-repository                      the repository, or one assembled from it
+  --model-control-mode=none --disable-auto-complete-config --metrics-interval-ms=1000
+  --exit-timeout-secs={flags.EXIT_TIMEOUT_S}                  longer than the engine's drain_seconds
+  --model-config-name=cpu --allow-gpu-metrics=false      on a CPU
+  --http-restricted-api, --grpc-restricted-protocol      close the shared memory, trace and logging APIs
+
+Whatever is not listed below goes to tritonserver as it is.
+"""
+_EPILOG = """\
+environment:
+  TRITON_CHAT_ENGINE_CONFIG  settings of the engine: a file, or a folder of <model name>.json, each a chat model
+  TRITON_CHAT_MODEL          checkpoint of the model `chat`
+  TRITON_CHAT_REPOSITORY     as --repository
+  TRITON_CHAT_ASSEMBLY       where a repository for other models than `chat` is assembled (a temporary folder)
+
+examples:
+  triton-chat-server serve
+  triton-chat-server serve --device cpu --no-embeddings --http-port=9000 --log-verbose=1
+  TRITON_CHAT_ENGINE_CONFIG=/etc/triton-chat/engine triton-chat-server serve
+"""
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Exits with 1 where tritonserver cannot be started."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    options, given = _parser().parse_known_args(arguments)
+    try:
+        command = server_command(options, given, os.environ)
+    except CommandError as error:
+        log.error("%s", error)  # noqa: TRY400 - a sentence for the operator
+        sys.exit(1)
+    log.info("%s", " ".join(flags.shown(command)))
+    os.execv(command[0], command)  # noqa: S606 - it is what this command is for
+
+
+def server_command(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """tritonserver's command line. Assembles a repository where one is needed. Raises CommandError."""
+    binary = _binary(environment)
+    gpu = _on_gpu(options.device, environment)
+    repository = _repository(options, given, environment)
+    return [str(binary), *flags.server_flags(repository, gpu=gpu, given=given, closed=flags.closed_apis(given))]
+
+
+def _repository(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> Path:
+    source = Path(options.repository or environment.get(REPOSITORY_VARIABLE) or _REPOSITORY)
+    chat_models = chat_model_names(environment)
+    needed = assembly.needed(chat_models, embeddings=options.embeddings)
+    if "model-repository" in flags.names(given):
+        if needed:
+            raise CommandError(
+                "--model-repository serves a repository as it is, so it cannot go with --no-embeddings or with chat "
+                "models of other names; give --repository, from which one is assembled"
+            )
+        return source
+    if not (source / "chat" / "config.pbtxt").is_file():
+        raise CommandError(
+            f"{source} is not the model repository of triton-chat; name it with --repository or {REPOSITORY_VARIABLE}"
+        )
+    if not needed:
+        return source
+    log.info("chat models: %s%s", ", ".join(chat_models), "" if options.embeddings else "; no embeddings")
+    return assembly.assemble(source, chat_models, embeddings=options.embeddings, environment=environment)
+
+
+def _on_gpu(device: str, environment: Mapping[str, str]) -> bool:
+    visible = gpu_visible(environment)
+    if device == "auto":
+        log.info("%s", "on the GPU" if visible else "no NVIDIA GPU is visible: on the CPU")
+        return visible
+    if device == "gpu" and not visible:
+        log.warning("--device gpu: no NVIDIA GPU is visible here")
+    return device == "gpu"
+
+
+def _binary(environment: Mapping[str, str]) -> Path:
+    found = shutil.which("tritonserver", path=environment.get("PATH", os.defpath)) or _BINARY
+    if not os.access(found, os.X_OK):
+        raise CommandError(f"tritonserver is neither on PATH nor at {_BINARY}")
+    return Path(found)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="triton-chat-server serve",
+        usage="%(prog)s [--device auto|gpu|cpu] [--no-embeddings] [--repository FOLDER] [tritonserver flags ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "gpu", "cpu"),
+        default="auto",
+        help="auto: the GPU where one is visible",
+    )
+    parser.add_argument("--no-embeddings", dest="embeddings", action="store_false", help="leave out `embeddings`")
+    parser.add_argument("--repository", metavar="FOLDER", help=f"triton-chat's own ({_REPOSITORY})")
+    return parser

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from local.settings import ROOT
+from triton_chat_server.errors import CommandError
+from triton_chat_server.models import chat_model_names
+from triton_chat_server.serve.assembly import assemble, needed
+
+SOURCE = ROOT / "model_repository"
+
+
+def settings(folder: Path, *names: str) -> dict[str, str]:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / f"{name}.json").write_text("{}")
+    return {"TRITON_CHAT_ENGINE_CONFIG": str(folder)}
+
+
+class TestNames:
+    def test_without_settings_and_with_a_file_it_is_chat(self, tmp_path: Path) -> None:
+        assert chat_model_names({}) == ("chat",)
+        (tmp_path / "engine.json").write_text("{}")
+        assert chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path / "engine.json")}) == ("chat",)
+
+    def test_a_folder_has_one_for_each_file(self, tmp_path: Path) -> None:
+        environment = settings(tmp_path, "qwen2.5-7b_v1", "chat")
+        (tmp_path / "README.md").touch()
+        (tmp_path / "..data").mkdir()
+        (tmp_path / "..data.json").touch()
+        assert chat_model_names(environment) == ("chat", "qwen2.5-7b_v1")
+
+    def test_a_mounted_configmap(self, tmp_path: Path) -> None:
+        data = tmp_path / "..2026_01_01"
+        settings(data, "chat", "more")
+        (tmp_path / "..data").symlink_to(data.name)
+        for name in ("chat", "more"):
+            (tmp_path / f"{name}.json").symlink_to(f"..data/{name}.json")
+        assert chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path)}) == ("chat", "more")
+
+    @pytest.mark.parametrize("name", ["tokenizer", "embeddings", "chat_unary", "a b", "-a", "é", "a;b"])
+    def test_a_name_that_no_model_can_have(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(CommandError, match=f"no chat model can be called '{name}'"):
+            chat_model_names(settings(tmp_path, name))
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(CommandError, match="there is no file or folder '/none'"):
+            chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": "/none"})
+        with pytest.raises(CommandError, match=r"holds no <model name>\.json"):
+            chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path)})
+
+
+def test_when_it_is_needed() -> None:
+    assert not needed(("chat",), embeddings=True)
+    assert needed(("chat",), embeddings=False)
+    assert needed(("chat", "more"), embeddings=True)
+    assert needed(("more",), embeddings=True)
+
+
+def models(folder: Path) -> set[str]:
+    return {config.parent.name for config in folder.glob("*/config.pbtxt")}
+
+
+class TestAssembled:
+    def test_each_chat_model_has_its_name_and_the_same_code(self, tmp_path: Path) -> None:
+        folder = assemble(
+            SOURCE, ("chat", "more"), embeddings=True, environment={"TRITON_CHAT_ASSEMBLY": f"{tmp_path}"}
+        )
+        assert folder == tmp_path
+        assert models(folder) == {"chat", "more", "chat_unary", "tokenizer", "embeddings"}
+        for name in ("chat", "more"):
+            assert (folder / name / "1").resolve() == SOURCE / "chat" / "1"
+            for path in ("config.pbtxt", "configs/cpu.pbtxt"):
+                original = (SOURCE / "chat" / path).read_text()
+                assert (folder / name / path).read_text() == original.replace('name: "chat"', f'name: "{name}"')
+        for name in ("chat_unary", "tokenizer", "embeddings"):
+            assert (folder / name).resolve() == SOURCE / name
+
+    def test_without_embeddings(self, tmp_path: Path) -> None:
+        environment = {"TRITON_CHAT_ASSEMBLY": str(tmp_path)}
+        assert models(assemble(SOURCE, ("chat",), embeddings=False, environment=environment)) == {
+            "chat", "chat_unary", "tokenizer",
+        }  # fmt: skip
+
+    def test_without_chat_nothing_forwards_to_it(self, tmp_path: Path) -> None:
+        environment = {"TRITON_CHAT_ASSEMBLY": str(tmp_path)}
+        assert models(assemble(SOURCE, ("more",), embeddings=False, environment=environment)) == {"more", "tokenizer"}
+
+    def test_a_further_start_begins_anew(self, tmp_path: Path) -> None:
+        environment = {"TRITON_CHAT_ASSEMBLY": str(tmp_path / "made")}
+        assemble(SOURCE, ("chat", "more"), embeddings=True, environment=environment)
+        folder = assemble(SOURCE, ("other",), embeddings=False, environment=environment)
+        assert models(folder) == {"other", "tokenizer"}
+        assert models(SOURCE) == {"chat", "chat_unary", "tokenizer", "embeddings"}
+
+    def test_a_folder_of_somebody_else_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "precious").touch()
+        with pytest.raises(CommandError, match="is not empty, and not one that was assembled"):
+            assemble(SOURCE, ("more",), embeddings=True, environment={"TRITON_CHAT_ASSEMBLY": str(tmp_path)})
+        assert (tmp_path / "precious").exists()
+
+    def test_by_default_in_a_temporary_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        folder = assemble(SOURCE, ("more",), embeddings=True, environment={})
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+    def test_a_place_that_cannot_be_written(self) -> None:
+        with pytest.raises(CommandError, match="the model repository could not be assembled"):
+            assemble(SOURCE, ("more",), embeddings=True, environment={"TRITON_CHAT_ASSEMBLY": "/proc/none"})

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from triton_chat_server.errors import CommandError
+from triton_chat_server.fetch import lock
+from triton_chat_server.fetch.lock import locked
+
+HOLD = """
+import sys
+from pathlib import Path
+from triton_chat_server.fetch.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock of `tmp_path`."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    with holder.stdout as answers:
+        assert answers.readline() == "locked\n"
+    return holder
+
+
+@pytest.mark.parametrize("end", ["release", "kill"])
+def test_a_second_one_waits_for_the_first(
+    other: subprocess.Popen[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    waiting, entered = threading.Event(), threading.Event()
+
+    class Noticed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            waiting.set()
+
+    def enter() -> None:
+        with locked(tmp_path):
+            entered.set()
+
+    handler = Noticed()
+    lock.log.addHandler(handler)
+    try:
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert waiting.wait(10)
+        assert not entered.is_set()
+        if end == "kill":
+            other.kill()
+        assert other.stdin is not None
+        other.stdin.close()
+        assert entered.wait(10)
+        thread.join()
+        other.wait()
+    finally:
+        lock.log.removeHandler(handler)
+    assert "another fetch into this folder is at work; waiting for it" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="cannot be written: No such file"), locked(tmp_path / "none"):
+        pass
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [(errno.EOPNOTSUPP, True), (errno.ENOLCK, True), (errno.EIO, False)])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, goes_on: bool
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    if goes_on:
+        with locked(tmp_path):
+            assert "the file system has no locks" in caplog.text
+    else:
+        with pytest.raises(CommandError, match="cannot be locked"), locked(tmp_path):
+            pass

@@ -1,0 +1,91 @@
+"""`triton-chat-server serve` as a process, with a script in the place of tritonserver."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.settings import ROOT
+
+REPOSITORY = ROOT / "model_repository"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    program = tmp_path / "bin" / "tritonserver"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho $$\nfor argument in "$@"; do echo "$argument"; done\n')
+    program.chmod(0o755)
+    return f"{program.parent}:/bin:/usr/bin"
+
+
+def serve(path: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "triton_chat_server", "serve", *arguments],
+        env={"PATH": path, "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **env},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=30)
+    if process.returncode == 0:
+        pid, out = out.split("\n", 1)
+        assert int(pid) == process.pid, "it is the same process, so signals reach it"
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_the_repository_as_it_is(path: str) -> None:
+    done = serve(
+        path, "--device", "gpu", "--http-port", "9000", "--log-verbose=1", TRITON_CHAT_REPOSITORY=f"{REPOSITORY}"
+    )
+    arguments = done.stdout.splitlines()
+    assert arguments[0] == f"--model-repository={REPOSITORY}"
+    assert arguments[-3:] == ["--http-port", "9000", "--log-verbose=1"]
+    assert "--model-config-name=cpu" not in arguments
+    key = next(argument for argument in arguments if "restricted-api" in argument).rpartition("=")[2]
+    assert "--http-port 9000" in done.stderr
+    assert key not in done.stderr
+
+
+def test_a_cpu_where_there_is_no_gpu(path: str) -> None:
+    done = serve(path, "--repository", str(REPOSITORY), CUDA_VISIBLE_DEVICES="")
+    assert "--model-config-name=cpu" in done.stdout.splitlines()
+    assert "no NVIDIA GPU is visible: on the CPU" in done.stderr
+
+
+def test_an_assembled_one(path: str, tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "more.json").write_text("{}")
+    done = serve(
+        path, "--repository", str(REPOSITORY), "--device", "cpu", "--no-embeddings",
+        TRITON_CHAT_ENGINE_CONFIG=str(tmp_path / "engine"), TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    folder = Path(done.stdout.splitlines()[0].removeprefix("--model-repository="))
+    assert folder.parent == tmp_path
+    assert {config.parent.name for config in folder.glob("*/config.pbtxt")} == {"more", "tokenizer"}
+    assert "chat models: more; no embeddings" in done.stderr
+
+
+def test_a_repository_given_to_tritonserver_is_served_as_it_is(path: str) -> None:
+    done = serve(path, "--model-repository=/mine", "--device=cpu")
+    assert [argument for argument in done.stdout.splitlines() if "model-repository" in argument] == [
+        "--model-repository=/mine"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "sentence"),
+    [
+        (["--repository=/none"], {}, "/none is not the model repository of triton-chat; name it with --repository"),
+        (["--model-repository=/mine", "--no-embeddings"], {}, "cannot go with --no-embeddings"),
+        ([], {"TRITON_CHAT_ENGINE_CONFIG": "/none"}, "there is no file or folder '/none'"),
+        ([], {"PATH": "/nonexistent"}, "tritonserver is neither on PATH nor at /opt/tritonserver/bin/tritonserver"),
+    ],
+)
+def test_refusals_are_one_line(path: str, arguments: list[str], env: dict[str, str], sentence: str) -> None:
+    done = serve(env.pop("PATH", path), "--device=cpu", *arguments, **env)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
