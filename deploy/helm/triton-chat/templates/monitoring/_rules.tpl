@@ -1,5 +1,5 @@
-{{/* The rule files are rules of Prometheus, with its own braces in them, and so no templates of Helm. What depends on
-the values stands there as words in capitals. */}}
+{{/* The files in files/rules are rules of Prometheus, with its own braces in them, and so no templates of Helm. What
+depends on the values stands there as words in capitals; runbook_url, namespace and release are added to each alert. */}}
 
 {{/* A rule file with the words filled in. Context: dict "root" $ "text" <file> */}}
 {{- define "triton-chat.monitoring.filled" -}}
@@ -10,6 +10,7 @@ the values stands there as words in capitals. */}}
   "NAMESPACE" .root.Release.Namespace
   "RELEASE" .root.Release.Name
   "FULLNAME" $name
+  "COMPONENTS" (ternary "triton|gateway" "triton" .root.Values.gateway.enabled)
   "PATIENCE" (printf "%dm" (div (add (int .root.Values.triton.loadSeconds) 659) 60))
   "ERROR_BUDGET" (divf $rules.errorPercent 100)
   "FIRST_TOKEN_SECONDS" $rules.timeToFirstToken.seconds
@@ -31,8 +32,8 @@ the values stands there as words in capitals. */}}
 {{ toString . | replace "." "[.]" }}([.]0)?
 {{- end -}}
 
-{{/* Sentences for triton-chat.validate. Seconds that are no boundary of their histogram (chat_engine/metrics.py) are refused:
-nothing could be counted. */}}
+{{/* Sentences for triton-chat.validate. Seconds that are no boundary of their histogram, which chat_engine/metrics.py
+says, are refused: nothing could be counted by them. */}}
 {{- define "triton-chat.validate.monitoring" -}}
 {{- $monitoring := .Values.monitoring -}}
 {{- if $monitoring.rules.enabled -}}
@@ -41,10 +42,16 @@ nothing could be counted. */}}
   "timePerOutputToken" (list 0.001 0.0025 0.005 0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5)
 -}}
 {{- range $name, $allowed := $boundaries -}}
-{{- $seconds := get (get $monitoring.rules $name) "seconds" -}}
-{{- if not (has (float64 $seconds) $allowed) }}
-- {{ printf "monitoring.rules.%s.seconds is %v, which the metric does not count by; allowed are %s" $name $seconds (join ", " $allowed) | quote }}
+{{- $objective := get $monitoring.rules $name -}}
+{{- if not (has (float64 $objective.seconds) $allowed) }}
+- {{ printf "monitoring.rules.%s.seconds is %v, which the metric does not count by; allowed are %s" $name $objective.seconds (join ", " $allowed) | quote }}
 {{- end -}}
+{{- if lt (float64 $objective.percent) 94.0 }}
+- {{ printf "monitoring.rules.%s.percent is %v: 14.4 times as many slow requests as that allows, which is when an alert fires, would be more than there are; at least 94" $name $objective.percent | quote }}
+{{- end -}}
+{{- end -}}
+{{- if gt (float64 $monitoring.rules.errorPercent) 6.0 }}
+- {{ printf "monitoring.rules.errorPercent is %v: 14.4 times as many errors, which is when an alert fires, would be more than there are requests; at most 6" $monitoring.rules.errorPercent | quote }}
 {{- end -}}
 {{- if eq $monitoring.scrape "none" }}
 - "monitoring.rules.enabled is true, but monitoring.scrape is \"none\": serviceMonitor and podMonitor put the labels on the metrics that the rules select by"

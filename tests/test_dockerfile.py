@@ -1,0 +1,51 @@
+"""The Dockerfile, as hadolint and its users see it. What it builds is tested in tests/image."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HADOLINT = Path(sys.executable).with_name("hadolint")
+DOCKERFILE = ROOT / "Dockerfile"
+FILES = (DOCKERFILE, ROOT / "tools" / "images" / "triton-base.Containerfile")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = subprocess.run([HADOLINT, "--no-color", "--", path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_hadolint_is_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile"
+    path.write_text("FROM debian\nRUN cd /tmp\n")
+    done = subprocess.run([HADOLINT, "--no-color", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "DL3006" in done.stdout
+
+
+def test_no_rule_is_switched_off() -> None:
+    assert [path for path in FILES if "hadolint" in path.read_text("utf-8")] == []
+    assert list(ROOT.glob(".hadolint*")) == []
+
+
+def test_all_that_is_copied_is_in_the_context() -> None:
+    """.dockerignore leaves out everything but what it names."""
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
+    assert len(copied) > 8
+    for source in (word for words in copied for word in words.split()):
+        assert (ROOT / source).exists(), source
+        assert any(Path(source).match(name) or Path(name).is_relative_to(source) for name in kept), source
+
+
+def test_the_base_is_a_triton_without_the_known_holes() -> None:
+    (version,) = re.findall(
+        r"^ARG TRITON_BASE=\S+/tritonserver:(\d+\.\d+)-py3$", DOCKERFILE.read_text("utf-8"), re.MULTILINE
+    )
+    assert tuple(map(int, version.split("."))) >= (26, 6)
