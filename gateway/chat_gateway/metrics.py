@@ -5,6 +5,8 @@ Labels come from closed sets: route templates, known methods, statuses. `other` 
 
 from __future__ import annotations
 
+from itertools import product
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from starlette.types import Scope
@@ -13,6 +15,8 @@ import triton_chat
 from chat_gateway.exchange import Exchange
 
 OTHER = "other"
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+"""The routes whose failures are counted from the start."""
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -66,6 +70,9 @@ class Metrics:
         self._response_bytes = Counter(
             "triton_chat_gateway_response_bytes", "Bytes of response bodies.", ["route"], registry=self.registry
         )
+        # A counter that is born with its first increment hides it from rate(), so the usual ones are there at once.
+        for route, status in product(GENERATING, ("200", "429", "499", "500", "503")):
+            self._requests.labels(route, "POST", status)
         build = Gauge("triton_chat_gateway_build_info", "1, with the version.", ["version"], registry=self.registry)
         build.labels(triton_chat.__version__).set(1)
 

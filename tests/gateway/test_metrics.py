@@ -6,6 +6,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from starlette.testclient import TestClient
 
+from chat_gateway.metrics import GENERATING
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.fakes import FakeClient, hangs
 
@@ -42,13 +43,24 @@ def test_requests_by_route_method_and_status(gateway: TestClient) -> None:
         assert value(samples, "requests_total", route=route, method=method, status=status) == 1
 
 
+def test_failures_are_counted_from_nought(gateway: TestClient) -> None:
+    samples = scrape(gateway)
+    for route in GENERATING:
+        for status in ("200", "429", "499", "500", "503"):
+            assert (
+                PREFIX + "requests_total",
+                frozenset({("route", route), ("method", "POST"), ("status", status)}),
+            ) in samples
+    assert set(GENERATING) <= set(gateway.get("/openapi.json").json()["paths"])
+
+
 def test_labels_are_bounded(gateway: TestClient) -> None:
     for number in range(50):
         gateway.get(f"/{number}")
         gateway.get(f"/v1/models/{number}")
         gateway.request(f"M{number}", "/version")
     routes = {dict(labels).get("route") for _, labels in scrape(gateway)} - {None}
-    assert routes == {"other", "/v1/models/{model_id}", "/version"}
+    assert routes == {"other", "/v1/models/{model_id}", "/version", *GENERATING}
 
 
 def test_durations_and_bytes(gateway: TestClient) -> None:

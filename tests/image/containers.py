@@ -138,6 +138,10 @@ class Running:
             text=True,
         )
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def line(self) -> dict[str, Any]:
         """The next one, which is JSON. Fails where there is none."""
         assert self._process.stdout

@@ -72,7 +72,8 @@ def assert_finished(program: Running, server: Container) -> None:
     """Stops `server` while it answers: the answer comes to its end all the same."""
     assert program.line()["finish_reason"] in (None, "")
     server.terminate()
+    assert program.is_running, "it was over before the server was told to stop"
     rest = program.rest()
-    assert len(rest) > 20, "it was nearly over when the server was told to stop"
+    assert len(rest) > 20
     assert rest[-1]["finish_reason"] == "length"
     assert server.wait(BUSY_STOP_S) == 0

@@ -1,73 +1,43 @@
 """Every metric that an alert, the dashboard or an autoscaler asks for exists on a real server and gateway, and moves.
 
 A real Prometheus scrapes both under a load that makes all of it move, and evaluates the rules of the chart. The server
-has a small KV cache, few places and a short queue, and its engine can be told to fail.
+has a small KV cache, few places and a short queue, and its engine can be told to wait and to fail.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from openai import OpenAI
 
-from local.gateway import LocalGateway
-from local.triton import LocalTriton
 from tests.helm.objects import Objects
-from tests.integration.calls import CALL_S, Stream, children, connect, eventually, request, settled
-from tests.integration.openai_calls import options
+from tests.integration.calls import eventually
+from tests.integration.load import ENGINE, Load, fragile
 from tests.integration.prometheus import Prometheus, Series, Target, prometheus
-from tests.integration.servers import REPOSITORY, GatewayFactory, ServerFactory, changed_copy
-from tests.integration.test_engine_failure import BROKEN_RUNNER
+from tests.integration.servers import GatewayFactory, ServerFactory
 from tests.monitoring import grafana
-from tests.monitoring.chart import NAMESPACE, RELEASE, alerts, dashboard, groups, rendered
+from tests.monitoring.chart import NAMESPACE, RELEASE, dashboard, groups, rendered
 from tests.monitoring.page import adapter_rules
 from tests.monitoring.promql import Selector, metrics, selectors
-
-ENGINE = {"threads": 1, "max_sequences": 4, "max_model_len": 1024, "kv_cache_tokens": 1280, "max_step_tokens": 64}
-FULL = {"max_tokens": 1000, "ignore_eos": True, "temperature": 0}
-"""Four of these do not fit into the KV cache."""
-
-LIMITS = {"max_queue_size: 256": "max_queue_size: 2"}
-GATE = """
-
-import threading
-
-_run_when_open = ModelRunner.run
-
-
-def _run_at_the_gate(self, rows):
-    while pathlib.Path(os.environ["WAIT_WHILE_THERE"]).exists():
-        threading.Event().wait(0.02)
-    return _run_when_open(self, rows)
-
-
-ModelRunner.run = _run_at_the_gate
-_stop_server = lambda: None
-"""
-"""Steps wait while a file is there, so that what runs then goes on running. The server outlives its engine, so that
-Prometheus can read what a failure did to the metrics."""
+from triton_chat_server.serve.gpu import gpu_visible
 
 VARIABLES = {**grafana.VARIABLES, "model": "chat|embeddings"}
 KEDA = {"type": "keda", "prometheusAddress": "http://prometheus:9090"}
 
+NEEDS_GPU = "needs a GPU"
 NOT_HERE = {
     "kube_deployment_spec_replicas": "of kube-state-metrics",
     "kube_deployment_status_replicas_available": "of kube-state-metrics",
     "kube_pod_container_status_last_terminated_reason": "of kube-state-metrics",
     "kube_pod_container_status_restarts_total": "of kube-state-metrics",
     "kube_pod_init_container_status_restarts_total": "of kube-state-metrics",
-    "nv_gpu_memory_total_bytes": "needs a GPU",
-    "nv_gpu_memory_used_bytes": "needs a GPU",
-    "nv_gpu_power_usage": "needs a GPU",
-    "nv_gpu_utilization": "needs a GPU",
+    "nv_gpu_memory_total_bytes": NEEDS_GPU,
+    "nv_gpu_memory_used_bytes": NEEDS_GPU,
+    "nv_gpu_power_usage": NEEDS_GPU,
+    "nv_gpu_utilization": NEEDS_GPU,
 }
 """What is asked for and cannot be here, with the reason; all else must be here."""
 
@@ -110,99 +80,6 @@ def target(component: str, pod: str, url: str, objects: Objects) -> Target:
     return Target(url, {"namespace": NAMESPACE, "pod": pod, "container": component, **meta}, endpoint["relabelings"])
 
 
-class Load:
-    """What the server and the gateway are put through, step by step."""
-
-    def __init__(self, triton: LocalTriton, gateway: LocalGateway, seen: Prometheus) -> None:
-        self._triton, self._gateway, self._prometheus = triton, gateway, seen
-
-    def short_requests(self) -> None:
-        """One prompt of several blocks again and again, texts, and a request that is refused."""
-        prompt = "one two three four five six seven eight nine ten " * 3
-        with OpenAI(**options(self._gateway)) as client:
-            self._post_seen(200, prompt=prompt, max_tokens=3)
-            for _ in range(25):
-                client.completions.create(model="chat", prompt=prompt, max_tokens=3)
-            client.embeddings.create(model="embeddings", input=["a cat", "a kitten"])
-        assert self._post("/tokenize", prompt="a cat") == 200
-        assert self._post("/v1/completions", prompt="a", max_tokens=-1) == 400
-
-    def more_than_fits(self) -> None:
-        """Sequences until the KV cache is full and some are put back; then all callers leave."""
-        with connect(self._triton) as stub:
-            streams = [Stream(stub, request(text_input=str(n), sampling_parameters=FULL)) for n in range(4)]
-            self._sees("triton_chat_preemptions_total > 0")
-            for stream in streams:
-                stream.cancel()
-        settled(self._triton)
-
-    def full_house(self, gate: Path) -> None:
-        """All places are taken and the queue is full: some wait too long, and more are refused."""
-        with connect(self._triton) as stub, self._stream("/v1/completions", prompt="Once", **FULL):
-            streams = [Stream(stub, request(text_input=str(n), sampling_parameters=FULL)).started() for n in range(3)]
-            gate.touch()
-            self._sees("triton_chat_requests_running > 1")
-            self._sees("triton_chat_gateway_open_streams > 0")
-            self._sees(expression("TritonChatEngineStuck").replace("> 60", "> 2"))
-            streams.append(Stream(stub, request(text_input="Once", sampling_parameters=FULL)))  # until there is a place
-            impatient = [Stream(stub, request(text_input="Once", timeout_s=0.2)) for _ in range(2)]
-            self._sees('nv_inference_request_failure{model="chat", reason="REJECTED"} > 0')
-            streams += [Stream(stub, request(text_input="Once", sampling_parameters=FULL)) for _ in range(14)]
-            self._sees('nv_inference_pending_request_count{model="chat"} == 2')
-            self._post_seen(429, prompt="Once")
-            assert self._post("/v1/completions", prompt="Once") == 429
-            gate.unlink()
-            for stream in streams:
-                stream.cancel()
-            assert "Request timeout expired" in {stream.wait().error for stream in impatient}
-        settled(self._triton)
-
-    def failure(self, trigger: Path) -> None:
-        """The engine fails while sequences run; from then on the gateway answers with 503."""
-        with connect(self._triton) as stub:
-            streams = [Stream(stub, request(text_input="Once", sampling_parameters=FULL)).started() for _ in range(4)]
-            trigger.touch()
-            assert all("the engine failed" in stream.wait(10).error for stream in streams)
-        self._post_seen(503, prompt="a")
-        assert [self._post("/v1/completions", prompt="a") for _ in range(20)] == [503] * 20
-        self._sees('triton_chat_requests_total{finish_reason="error"} == 4')
-        self._sees('triton_chat_gateway_requests_total{status="503"} == 21')
-
-    def death(self) -> None:
-        """The model's process dies; Triton goes on as if nothing had happened."""
-        (stub,) = [pid for pid in children(self._triton.pid) if b"/chat/1/model.py" in cmdline(pid)]
-        os.kill(stub, signal.SIGKILL)
-        self._sees(expression("TritonChatModelSilent").replace("> 60", "> 2"))
-
-    @contextmanager
-    def _stream(self, path: str, **fields: object) -> Iterator[None]:
-        """While the block lasts, and the answer."""
-        body = {"model": "chat", "stream": True, **fields}
-        with httpx2.stream("POST", self._gateway.url + path, json=body, timeout=CALL_S) as answer:
-            assert answer.status_code == 200
-            yield
-
-    def _post_seen(self, status: int, **fields: object) -> None:
-        """The first with this status, until Prometheus has seen it: it cannot know that a new counter began at 0."""
-        assert self._post("/v1/completions", **fields) == status
-        self._sees(f'triton_chat_gateway_requests_total{{route="/v1/completions", status="{status}"}} == 1')
-
-    def _post(self, path: str, **fields: object) -> int:
-        return httpx2.post(self._gateway.url + path, json={"model": "chat", **fields}, timeout=CALL_S).status_code
-
-    def _sees(self, expression: str) -> None:
-        eventually(lambda: self._prometheus.query(expression), within=30)
-
-
-def expression(alert: str) -> str:
-    (found,) = [rule["expr"] for rule in alerts() if rule["alert"] == alert]
-    return str(found)
-
-
-def cmdline(process: int) -> bytes:
-    return Path(f"/proc/{process}/cmdline").read_bytes()
-
-
 @pytest.fixture(scope="module")
 def seen(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has watched all of it, and before that an idle server with no alert pending."""
@@ -235,17 +112,12 @@ def seen(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         servers.stop_all()
 
 
-def fragile(folder: Path) -> Path:
-    """The repository, with a short queue, and an engine that waits or fails when it is told to."""
-    changed_copy(REPOSITORY, folder, {"chat": LIMITS})
-    with (folder / "chat" / "1" / "model.py").open("a") as model:
-        model.write(BROKEN_RUNNER + GATE)
-    return folder
-
-
 def test_what_is_not_here_is_all_that_is_missing(seen: Prometheus) -> None:
     here = {series["metric"]["__name__"] for series in seen.query('last_over_time({__name__=~".+"}[1h])')}
-    assert metrics(asked_for()) - here == set(NOT_HERE)
+    missing = metrics(asked_for()) - here
+    of_gpus = {name for name, reason in NOT_HERE.items() if reason == NEEDS_GPU}
+    assert missing - of_gpus == set(NOT_HERE) - of_gpus
+    assert missing >= of_gpus or gpu_visible(os.environ)
 
 
 def test_every_selector_finds_something_that_moves(seen: Prometheus) -> None:
