@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_engine import delivery as delivery_module
-from chat_engine.delivery import Delivery, Mailbox, merge
+from chat_engine.delivery import Delivery, Mailbox, merge, rest_seconds
 from chat_engine.errors import RequestCancelledError
 from chat_engine.request import Alternative, FinishReason, TokenEvent, TokenLogprobs
 from tests.chat_engine.builders import WAIT, examples
@@ -399,3 +399,44 @@ def test_closing_twice_is_harmless(make: Callable[..., Delivery]) -> None:
     delivery = make()
     delivery.close()
     delivery.close()
+
+
+def test_few_streams_never_rest_and_many_share_what_the_cores_can_send() -> None:
+    assert rest_seconds(streams=8, cores=2) == 0
+    assert rest_seconds(streams=9, cores=2) > 0
+    for streams, cores in [(32, 2), (64, 16), (1000, 64)]:
+        rest = rest_seconds(streams, cores)
+        assert rest == 0 or streams / rest == pytest.approx(150 * cores)
+
+
+def test_a_resting_stream_gathers_and_its_end_does_not_wait() -> None:
+    line: list[Mailbox] = []
+    mailbox = Mailbox("r", FakeChannel(), True, line.append, rest=lambda: 3600.0)
+
+    mailbox.put(event("a"))
+    assert line == [mailbox]  # the first token never rests
+    assert mailbox.take() == event("a")
+    mailbox.settle()
+    mailbox.put(event("b"))
+    mailbox.put(event("c"))
+    assert line == [mailbox]
+    mailbox.put(event("d", END))
+    assert line == [mailbox, mailbox]
+    assert mailbox.take() == event("bcd", END)
+
+
+def test_the_watcher_offers_what_rested_too_long(
+    make: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = [3600.0]
+    monkeypatch.setattr(delivery_module, "rest_seconds", lambda streams, cores: rests[0])
+    clock = [0.0]
+    monkeypatch.setattr(delivery_module, "now", lambda: clock[0])
+    channel = FakeChannel()
+    mailbox = make().open("r", channel, stream=True)
+    mailbox.put(event("a"))
+    channel.wait_until_sent(1)
+    mailbox.put(event("b"))
+    clock[0] = 3601.0
+    channel.wait_until_sent(2)
+    assert channel.texts == ["a", "b"]

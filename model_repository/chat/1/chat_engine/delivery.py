@@ -1,15 +1,17 @@
 """Events from the engine to the callers, by threads of their own: sending must never hold up the engine.
 
-A sender takes all that a request has pending and sends it as one response. Under load, while the senders are busy,
-tokens gather and leave in fewer, larger responses.
+A sender takes all that a request has pending and sends it as one response. Under load tokens gather and leave in fewer,
+larger responses: while the senders are busy, and while a stream rests, because many are open on few cores.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from time import monotonic as now
 from typing import Protocol
 
 from chat_engine.request import TokenEvent
@@ -18,6 +20,13 @@ log = logging.getLogger(__name__)
 
 _SENDERS = 2
 _CANCEL_POLL_SECONDS = 0.2  # asking costs Triton 0.1 to 0.2 ms for each open request
+_STREAMS_PER_CORE = 4
+_RESPONSES_PER_CORE = 150  # a second; one costs 0.3 to 0.4 ms of CPU, here, in tritonserver and in a client beside it
+
+
+def rest_seconds(streams: int, cores: int) -> float:
+    """How long a stream rests after a response while so many are open: not at all while they are few."""
+    return streams / (_RESPONSES_PER_CORE * cores) if streams > _STREAMS_PER_CORE * cores else 0.0
 
 
 class Channel(Protocol):
@@ -35,11 +44,21 @@ class Channel(Protocol):
 class Mailbox:
     """What one request has pending."""
 
-    def __init__(self, request_id: str, channel: Channel, stream: bool, post: Callable[[Mailbox], None]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        channel: Channel,
+        stream: bool,
+        post: Callable[[Mailbox], None],
+        rest: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`post` puts it in line for a sender; `rest` tells how many seconds must lie between two responses."""
         self.request_id = request_id
         self.channel = channel
         self._stream = stream
         self._post = post
+        self._rest = rest
+        self._rests_until = 0.0
         self._lock = threading.Lock()
         self._pending: list[TokenEvent] = []
         self._posted = False
@@ -48,7 +67,12 @@ class Mailbox:
         """Takes an event from the engine (it is the request's sink)."""
         with self._lock:
             self._pending.append(event)
-            if self._posted or not self._worth_sending(event):
+        self.offer()
+
+    def offer(self) -> None:
+        """Stands in line if there is something to send and it does not rest; the end of an answer waits for no rest."""
+        with self._lock:
+            if self._posted or not self._is_due():
                 return
             self._posted = True
         self._post(self)
@@ -57,27 +81,32 @@ class Mailbox:
         """All that is pending, as one event. Nobody else takes until `settle` is called: the order must not change."""
         with self._lock:
             pending, self._pending = self._pending, []
+            self._rests_until = now() + self._rest()
         return merge(pending) if pending else None
 
     def settle(self) -> None:
         """Says that what was taken has been sent; the mailbox stands in line again when more has come meanwhile."""
         with self._lock:
-            self._posted = any(map(self._worth_sending, self._pending))
-            if not self._posted:
-                return
-        self._post(self)
+            self._posted = False
+        self.offer()
+
+    def _is_due(self) -> bool:
+        if any(event.finish_reason is not None for event in self._pending):
+            return True
+        return now() >= self._rests_until and any(map(self._worth_sending, self._pending))
 
     def _worth_sending(self, event: TokenEvent) -> bool:
-        return event.finish_reason is not None or (self._stream and bool(event.text or event.logprobs))
+        return self._stream and bool(event.text or event.logprobs)
 
 
 class Delivery:
-    """The sender threads, and the one that looks for callers who have cancelled."""
+    """The sender threads, and the one that looks for callers who have cancelled and for what rests too long."""
 
     def __init__(self, cancel: Callable[[str], None], senders: int = _SENDERS) -> None:
         self._cancel = cancel
         self._posted: queue.SimpleQueue[Mailbox | None] = queue.SimpleQueue()
         self._open: dict[str, Mailbox] = {}
+        self._cores = len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._senders = [threading.Thread(target=self._send_loop, name="sender", daemon=True) for _ in range(senders)]
@@ -87,7 +116,7 @@ class Delivery:
 
     def open(self, request_id: str, channel: Channel, stream: bool) -> Mailbox:
         """A mailbox for a new request; it closes itself after the last event."""
-        mailbox = Mailbox(request_id, channel, stream, self._posted.put)
+        mailbox = Mailbox(request_id, channel, stream, self._posted.put, self._rest)
         with self._lock:
             self._open[request_id] = mailbox
         return mailbox
@@ -103,6 +132,9 @@ class Delivery:
         self._posted.put(None)
         for thread in (*self._senders, self._watcher):
             thread.join()
+
+    def _rest(self) -> float:
+        return rest_seconds(len(self._open), self._cores)
 
     def _send_loop(self) -> None:
         while True:
@@ -135,6 +167,7 @@ class Delivery:
             with self._lock:
                 mailboxes = list(self._open.values())
             for mailbox in mailboxes:
+                mailbox.offer()  # the engine may have nothing more for it for a while, as when it is preempted
                 if _is_gone(mailbox):
                     self._cancel(mailbox.request_id)
 
