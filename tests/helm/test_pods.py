@@ -164,12 +164,12 @@ def test_a_longer_grace_period_is_taken(helm4: Helm4):
 # --- The pods of `helm test` ------------------------------------------------------------------------------------------
 
 
-def test_there_are_tests_that_run_once_and_leave(rendered: Objects):
+def test_there_are_tests_that_run_once_and_leave_their_logs(rendered: Objects):
     tests = [pod for pod in rendered.pods if pod.is_test]
     assert {pod.name.rsplit("-", 1)[1] for pod in tests} == {"health", "models", "chat"}
     for pod in tests:
         assert pod.spec["restartPolicy"] == "Never"
-        assert "hook-succeeded" in pod.annotations["helm.sh/hook-delete-policy"]
+        assert pod.annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"  # `helm test --logs` reads them
         (container,) = pod.containers
         assert container["command"] == ["python3", "-c"]
         compile(container["args"][0], pod.name, "exec")
@@ -196,9 +196,9 @@ def test_the_gpu_is_asked_for_by_its_resource_name(case: Case, rendered: Objects
 
 
 def test_a_mig_slice_replaces_the_gpu(helm4: Helm4):
-    objects = helm4.render({"triton": {"gpu": {"count": 2, "resource": "nvidia.com/mig-3g.40gb"}}})
+    objects = helm4.render({"triton": {"gpu": {"count": 1, "resource": "nvidia.com/mig-3g.40gb"}}})
     limits = objects.pod("triton").container("triton")["resources"]["limits"]
-    assert {key: value for key, value in limits.items() if "nvidia" in key} == {"nvidia.com/mig-3g.40gb": 2}
+    assert {key: value for key, value in limits.items() if "nvidia" in key} == {"nvidia.com/mig-3g.40gb": 1}
 
 
 def test_without_a_gpu_the_server_is_told_so(helm4: Helm4):

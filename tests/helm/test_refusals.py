@@ -107,6 +107,12 @@ CHECKPOINTS = [
         "ReadWriteMany",
     ),
     bad(
+        "one writer, a surge",
+        {"storage": {"type": "pvc"}, "triton": {"strategy": {"maxSurge": 1}}},
+        "storage.accessMode",
+        "triton.strategy.maxSurge",
+    ),
+    bad(
         "one writer, a canary",
         {"storage": {"type": "pvc"}, "canary": {"enabled": True, "weight": 0}},
         "storage.accessMode",
@@ -136,6 +142,22 @@ ONE_HOME = [
         "extraModels[1].name",
         "small",
     ),
+    bad(
+        "extra models whose containers have one name",
+        {"extraModels": [{"name": name, "model": {"source": "embedded"}} for name in ("llama3.1", "Llama3-1")]},
+        "extraModels[1].name",
+        "Llama3-1",
+    ),
+    bad("extra model with a long name", extra_model(name="m" * 51), "extraModels"),
+    bad("more GPUs than an engine uses", {"triton": {"gpu": {"count": 2}}}, "triton.gpu.count"),
+    bad("source beside the source", {"model": {"pvc": {"claimName": "c"}}}, "model.pvc.claimName", "model.source"),
+    bad("claim that is not used", {"storage": {"existingClaim": "c"}}, "storage.existingClaim", "storage.type"),
+    bad(
+        "embeddings that are off",
+        {"embeddings": {"enabled": False, "config": {"dtype": "float16"}}},
+        "embeddings.config",
+        "embeddings.enabled",
+    ),
     bad("extra model with a path", extra_model(name="a/b"), "extraModels"),
     bad("extra model without a name", {"extraModels": [{"model": {"source": "embedded"}}]}, "name"),
 ]
@@ -156,6 +178,18 @@ DOORS = [
         "weight above 100",
         {"canary": {"enabled": True, "weight": 101}, "httpRoute": {"enabled": True, "parentRefs": PARENTS}},
         "canary.weight",
+    ),
+    bad(
+        "gRPC route that nothing passes",
+        {"grpcRoute": {"enabled": True, "parentRefs": PARENTS}},
+        "grpcRoute.enabled",
+        "networkPolicy.tritonClients",
+    ),
+    bad(
+        "load balancer that nothing passes",
+        {"triton": {"service": {"type": "LoadBalancer"}}},
+        "triton.service.type",
+        "networkPolicy.tritonClients",
     ),
     bad("weight below 0", {"canary": {"weight": -1}}, "canary.weight"),
     bad(

@@ -14,6 +14,7 @@ PARENTS = [{"name": "public", "namespace": "gateways"}]
 ROUTES = {
     "httpRoute": {"enabled": True, "parentRefs": PARENTS, "hostnames": ["api.example.com"]},
     "grpcRoute": {"enabled": True, "parentRefs": PARENTS, "hostnames": ["grpc.example.com"]},
+    "networkPolicy": {"tritonClients": [{"namespaceSelector": {}}]},
 }
 
 

@@ -29,6 +29,7 @@ FREE_FORM = {
     "nodeSelector",
     "podAnnotations",
     "podLabels",
+    "podSecurityContext",
     "requests",
     "settings",
 }

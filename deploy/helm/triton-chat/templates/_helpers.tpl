@@ -75,12 +75,7 @@ serviceAccountName: {{ include "triton-chat.serviceAccountName" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile: {type: RuntimeDefault}
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
@@ -125,6 +120,10 @@ securityContext:
 {{- .Values.terminationGracePeriodSeconds | int | default (include "triton-chat.shortestGraceSeconds" . | int) -}}
 {{- end -}}
 
+{{- define "triton-chat.progressDeadlineSeconds" -}}
+{{- add .Values.triton.loadSeconds 3600 -}}
+{{- end -}}
+
 {{- define "triton-chat.preStop" -}}
 lifecycle:
   preStop:
@@ -153,7 +152,8 @@ lifecycle:
 {{/* Whether more than one pod may use the storage at a time; "true" or nothing. */}}
 {{- define "triton-chat.sharesStorage" -}}
 {{- $triton := .Values.triton -}}
-{{- if or .Values.canary.enabled (gt (int $triton.replicas) 1) (and (ne $triton.autoscaling.type "none") (gt (int $triton.autoscaling.maxReplicas) 1)) -}}
+{{- $surges := ne (toString $triton.strategy.maxSurge | trimSuffix "%") "0" -}}
+{{- if or .Values.canary.enabled $surges (gt (int $triton.replicas) 1) (and (ne $triton.autoscaling.type "none") (gt (int $triton.autoscaling.maxReplicas) 1)) -}}
 true
 {{- end -}}
 {{- end -}}

@@ -12,6 +12,11 @@
 {{- toJson $found -}}
 {{- end -}}
 
+{{/* A model's name as a part of the name of a container or a volume. */}}
+{{- define "triton-chat.objectName" -}}
+{{- . | replace "." "-" | replace "_" "-" | lower -}}
+{{- end -}}
+
 {{- define "triton-chat.isDownloaded" -}}
 {{- if has .model.source (list "hub" "s3") -}}true{{- end -}}
 {{- end -}}
@@ -40,7 +45,7 @@
 
 {{/* The volume of one checkpoint that is mounted. */}}
 {{- define "triton-chat.checkpointVolume" -}}
-- name: checkpoint-{{ .name | replace "." "-" | replace "_" "-" | lower }}
+- name: checkpoint-{{ include "triton-chat.objectName" .name }}
   {{- if eq .model.source "pvc" }}
   persistentVolumeClaim: {claimName: {{ .model.pvc.claimName }}, readOnly: true}
   {{- else if eq .model.source "hostPath" }}
@@ -53,7 +58,7 @@
 {{- end -}}
 
 {{- define "triton-chat.checkpointMount" -}}
-- name: checkpoint-{{ .name | replace "." "-" | replace "_" "-" | lower }}
+- name: checkpoint-{{ include "triton-chat.objectName" .name }}
   mountPath: /checkpoints/{{ .name }}
   {{- if eq .model.source "pvc" }}
   {{- with .model.pvc.subPath }}
@@ -67,7 +72,7 @@
 {{- define "triton-chat.fetchContainer" -}}
 {{- $hub := .checkpoint.model.hub | default dict -}}
 {{- $s3 := .checkpoint.model.s3 | default dict -}}
-- name: fetch-{{ .checkpoint.name | replace "." "-" | replace "_" "-" | lower }}
+- name: fetch-{{ include "triton-chat.objectName" .checkpoint.name }}
   image: {{ include "triton-chat.image" (dict "root" .root "image" .track.image) | quote }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   args:
@@ -92,19 +97,20 @@
     {{- end }}
     {{- end }}
     - {{ printf "--target=%s" (include "triton-chat.modelPath" .checkpoint) | quote }}
-  {{- if eq .checkpoint.model.source "hub" }}
-  {{- with $hub.tokenSecret }}
-  {{- if .name }}
+  {{- $token := and (eq .checkpoint.model.source "hub") $hub.tokenSecret | default dict }}
+  {{- if or $token.name .root.Values.triton.extraEnv }}
   env:
+    {{- if $token.name }}
     - name: HF_TOKEN
-      valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key | default "token" }}}}
+      valueFrom: {secretKeyRef: {name: {{ $token.name }}, key: {{ $token.key | default "token" }}}}
+    {{- end }}
+    {{- with .root.Values.triton.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
-  {{- end }}
-  {{- else }}
-  {{- with $s3.credentialsSecret }}
+  {{- if and (eq .checkpoint.model.source "s3") $s3.credentialsSecret }}
   envFrom:
-    - secretRef: {name: {{ . }}}
-  {{- end }}
+    - secretRef: {name: {{ $s3.credentialsSecret }}}
   {{- end }}
   resources:
     {{- toYaml .root.Values.triton.resources | nindent 4 }}
@@ -112,6 +118,9 @@
   volumeMounts:
     - {name: models, mountPath: /models}
     - {name: tmp, mountPath: /tmp}
+    {{- with .root.Values.triton.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}
 
 {{/* The engine's settings of one chat model, as JSON: the values as they are, and what the chart decides. */}}
@@ -147,4 +156,19 @@ embedder.json: |
 {{- range $track := include "triton-chat.tracks" . | fromJsonArray -}}
 {{- include "triton-chat.downloads" (dict "root" $ "track" $track) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The resources of the values, the GPU, and the disk that an emptyDir of checkpoints takes, so that the scheduler and the
+     kubelet know of it. */}}
+{{- define "triton-chat.tritonResources" -}}
+{{- $resources := deepCopy .values.triton.resources -}}
+{{- with .values.triton.gpu -}}
+{{- if .count -}}
+{{- $resources = mustMergeOverwrite $resources (dict "limits" (dict .resource .count)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .downloads (eq .values.storage.type "emptyDir") -}}
+{{- $resources = mustMerge $resources (dict "requests" (dict "ephemeral-storage" .values.storage.size)) -}}
+{{- end -}}
+{{- toYaml $resources -}}
 {{- end -}}

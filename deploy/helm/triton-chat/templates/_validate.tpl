@@ -1,7 +1,7 @@
 {{/* What the schema cannot say: values that contradict each other. All that is wrong is said at once. */}}
 {{- define "triton-chat.validate" -}}
 {{- $problems := list -}}
-{{- range $check := list "sources" "storage" "names" "engine" "drain" "replicas" "doors" "gatewaySettings" "monitoring" -}}
+{{- range $check := list "sources" "storage" "ignored" "names" "engine" "drain" "replicas" "doors" "gatewaySettings" "monitoring" -}}
 {{- $problems = concat $problems (include (printf "triton-chat.validate.%s" $check) $ | fromYamlArray) -}}
 {{- end -}}
 {{- if $problems -}}
@@ -25,13 +25,18 @@
 {{- $sources = append $sources (dict "path" "embeddings.model" "model" .) -}}
 {{- end -}}
 {{- $needed := dict "hub" "id" "s3" "uri" "pvc" "claimName" "hostPath" "path" "image" "reference" -}}
-{{- range $sources -}}
+{{- range $checked := $sources -}}
 {{- $source := .model.source | default "" -}}
 {{- $field := get $needed $source -}}
 {{- if not $source }}
 - {{ printf "%s.source is missing: one of hub, s3, pvc, hostPath, image, embedded" .path | quote }}
 {{- else if and $field (not (dig $source $field "" .model)) }}
 - {{ printf "%s.%s.%s is empty, and %s.source is %q: it says where the checkpoint is" .path $source $field .path $source | quote }}
+{{- end }}
+{{- range $other, $field := $needed -}}
+{{- if and $source (ne $other $source) (ne $other "hub") (dig $other $field "" $checked.model) }}
+- {{ printf "%s.%s.%s is set, but %s.source is %q: it would be ignored" $checked.path $other $field $checked.path $source | quote }}
+{{- end }}
 {{- end }}
 {{- if and (eq $source "image") (semverCompare "<1.31.0-0" $.Capabilities.KubeVersion.Version) }}
 - {{ printf "%s.source is \"image\", which needs Kubernetes 1.31 or later; this is %s" .path $.Capabilities.KubeVersion.Version | quote }}
@@ -42,18 +47,28 @@
 {{- define "triton-chat.validate.storage" -}}
 {{- with .Values.storage -}}
 {{- if and (eq .type "pvc") (not .existingClaim) (ne .accessMode "ReadWriteMany") (include "triton-chat.sharesStorage" $) (include "triton-chat.downloadsAny" $) }}
-- {{ printf "storage.accessMode is %q, but several pods would use the claim (triton.replicas, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
+- {{ printf "storage.accessMode is %q, but several pods would use the claim (triton.replicas, triton.strategy.maxSurge, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
 {{- end }}
 {{- end -}}
 {{- end -}}
 
-{{- define "triton-chat.validate.names" -}}
-{{- $taken := list "chat" "chat_unary" "embeddings" "embedder" "tokenizer" -}}
-{{- range $index, $extra := .Values.extraModels -}}
-{{- if has $extra.name $taken }}
-- {{ printf "extraModels[%d].name is %q, which is taken: every model needs a name of its own" $index $extra.name | quote }}
+{{- define "triton-chat.validate.ignored" -}}
+{{- if and .Values.storage.existingClaim (ne .Values.storage.type "pvc") }}
+- {{ printf "storage.existingClaim is set, but storage.type is %q: set storage.type=pvc" .Values.storage.type | quote }}
+{{- end }}
+{{- if and (not .Values.embeddings.enabled) (or .Values.embeddings.model .Values.embeddings.config) }}
+- "embeddings.model or embeddings.config is set, but embeddings.enabled is false"
+{{- end }}
 {{- end -}}
-{{- $taken = append $taken $extra.name -}}
+
+{{- define "triton-chat.validate.names" -}}
+{{- $taken := list "chat" "chat-unary" "embeddings" "embedder" "tokenizer" -}}
+{{- range $index, $extra := .Values.extraModels -}}
+{{- $name := include "triton-chat.objectName" $extra.name -}}
+{{- if has $name $taken }}
+- {{ printf "extraModels[%d].name is %q, which is taken: every model needs a name of its own, also in lower case and with - for . and _" $index $extra.name | quote }}
+{{- end -}}
+{{- $taken = append $taken $name -}}
 {{- end -}}
 {{- end -}}
 
@@ -122,6 +137,13 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $reached := $values.networkPolicy.tritonClients | or (not $values.networkPolicy.enabled) -}}
+{{- if and $values.grpcRoute.enabled (not $reached) }}
+- "grpcRoute.enabled is true, but networkPolicy.tritonClients is empty: name the pods of the Gateway there, or nothing passes"
+{{- end }}
+{{- if and (ne $values.triton.service.type "ClusterIP") (not $reached) }}
+- {{ printf "triton.service.type is %q, but networkPolicy.tritonClients is empty: say there who may come in, or nothing passes" $values.triton.service.type | quote }}
+{{- end }}
 {{- if and (or $values.ingress.uiHost $values.httpRoute.uiHostnames) (not $values.ui.enabled) }}
 - "ingress.uiHost or httpRoute.uiHostnames is set, but ui.enabled is false: there is no page"
 {{- end }}
