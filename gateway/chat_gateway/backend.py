@@ -19,6 +19,7 @@ Kind = Literal["chat", "embeddings"]
 _FRESH_S = 2.0
 """How long an answer about the models holds."""
 _CONTROL_S = 5.0
+_SECOND_OPINION_S = 1.0
 
 NO_CHAT_MODEL = "Triton has no chat model that is ready"
 
@@ -155,14 +156,20 @@ class Backend:
         await self.client.close()
 
     async def _ask(self) -> list[ModelInfo]:
-        return [await self._second_opinion(model) for model in await self.client.models()]
+        return await asyncio.gather(*(self._second_opinion(model) for model in await self.client.models()))
 
     async def _second_opinion(self, model: ModelInfo) -> ModelInfo:
-        """One server that starts or stops must not speak for all. Calls take turns, so the next ask others."""
+        """One server that starts or stops must not speak for all. Calls take turns, so two in a row ask two others."""
         if model.ready or model.kind not in get_args(Kind):
             return model
-        ready = await self.client.is_ready(model.name) or await self.client.is_ready(model.name)
-        return replace(model, ready=ready)
+        opinions = await asyncio.gather(*(self._says_ready(model.name) for _ in range(2)))
+        return replace(model, ready=any(opinions))
+
+    async def _says_ready(self, name: str) -> bool:
+        try:
+            return await asyncio.wait_for(self.client.is_ready(name), _SECOND_OPINION_S)
+        except asyncio.TimeoutError:
+            return False
 
     async def _fresh(self) -> Mapping[str, ModelInfo]:
         try:

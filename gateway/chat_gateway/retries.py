@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -15,6 +17,10 @@ BROKEN_TRIES: Final = 2
 REFUSED_TRIES: Final = 8
 """A server that stops refuses at once and begins nothing. Each try of a request in a burst meets it again as often as
 any other server: with one of two stopping, half of the time."""
+
+_WAIT_S: Final = 0.004
+_LONGEST_WAIT_S: Final = 0.05
+"""Waits double from one refusal to the next, so that a burst does not come back at once and together."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +46,15 @@ async def retried(ask: Callable[[], Awaitable[T]], request_id: str = "", *, unle
             refused += 1
             if unless() or refused == REFUSED_TRIES:
                 raise
+            _log.info("a server is stopping; asking again", extra={"request_id": request_id})
+            await asyncio.sleep(_wait_s(refused))
         except ServerUnavailableError:
             broken += 1
             if unless() or broken == BROKEN_TRIES:
                 raise
             _log.info("a server has gone before it answered; asking again", extra={"request_id": request_id})
+
+
+def _wait_s(refused: int) -> float:
+    """Between half of the wait and all of it."""
+    return min(_WAIT_S * 2.0 ** (refused - 1), _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)

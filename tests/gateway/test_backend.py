@@ -180,6 +180,32 @@ async def test_a_model_that_no_server_has_ready_is_not_served() -> None:
     assert [served.id for served in await Backend(GatewaySettings(), servers).models()] == ["chat"]
 
 
+class Hanging(FakeClient):
+    """Two models of which it is not known whether they are ready. Counts who waits for an answer at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.catalogue = [model("one", ready=False), model("two", ready=False), model("three")]
+        self.waiting = self.most_waiting = 0
+
+    async def is_ready(self, model: str | None = None) -> bool:
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.waiting -= 1
+        return True
+
+
+async def test_second_opinions_are_asked_at_once_and_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECOND_OPINION_S", 0.05)
+    hanging = Hanging()
+    served = await asyncio.wait_for(Backend(GatewaySettings(), hanging).models(), 5)
+    assert [found.id for found in served] == ["three"]
+    assert (hanging.most_waiting, hanging.waiting) == (4, 0)
+
+
 async def test_a_chat_model_need_not_be_named_where_there_is_one(backend: Backend, fake: FakeClient) -> None:
     assert await backend.resolve_chat(None) == "chat"  # which has an alias, too
     assert await backend.resolve_chat("gpt-4o-mini") == "chat"

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from chat_gateway import retries
 from chat_gateway.retries import BROKEN_TRIES, REFUSED_TRIES, retried
 from triton_chat.errors import OverloadedError, ServerStoppingError, ServerUnavailableError, TritonChatError
 
@@ -22,6 +23,18 @@ class Server:
         if self._failures:
             raise self._failures.pop(0)
         return self.times_asked
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds waited; no time passes."""
+    noted: list[float] = []
+
+    async def note(seconds: float) -> None:
+        noted.append(seconds)
+
+    monkeypatch.setattr(retries.asyncio, "sleep", note)
+    return noted
 
 
 @pytest.mark.parametrize(
@@ -57,9 +70,28 @@ async def test_not_what_has_begun(failure: TritonChatError) -> None:
     assert server.times_asked == 1
 
 
-async def test_the_log_names_the_request_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refusals_are_waited_for_longer_and_longer(waits: list[float]) -> None:
+    for _ in range(20):  # they are drawn by chance
+        waits.clear()
+        await retried(Server(*[STOPPING] * (REFUSED_TRIES - 1)).ask)
+        assert len(waits) == REFUSED_TRIES - 1
+        assert 0.002 <= waits[0] <= 0.004
+        assert 0.025 <= waits[-1] <= 0.05 == max(0.05, *waits)
+        assert sum(waits) < 0.25
+
+
+async def test_a_burst_does_not_come_back_together(waits: list[float]) -> None:
+    for _ in range(20):
+        await retried(Server(STOPPING).ask)
+    assert len(set(waits)) > 10
+
+
+@pytest.mark.parametrize("failure", [ServerUnavailableError, ServerStoppingError])
+async def test_the_log_names_the_request_and_nothing_else(
+    caplog: pytest.LogCaptureFixture, failure: type[TritonChatError]
+) -> None:
     with caplog.at_level(logging.INFO):
-        await retried(Server(ServerUnavailableError("at 10.1.2.3")).ask, "r-1")
+        await retried(Server(failure("at 10.1.2.3")).ask, "r-1")
     (record,) = caplog.records
     assert record.__dict__["request_id"] == "r-1"
     assert "10.1.2.3" not in record.getMessage()

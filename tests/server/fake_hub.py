@@ -43,11 +43,10 @@ class FakeRepository:
 
 @dataclass(frozen=True)
 class Download:
-    """A GET of a file: from which byte, and how many were sent."""
+    """A GET of a file, and from which byte."""
 
     path: str
     start: int
-    sent: int
 
 
 class FakeHub:
@@ -59,8 +58,10 @@ class FakeHub:
         broken_off: path to a number of bytes; the next GET of it ends there.
         held: paths whose GETs stop before the last bytes until `release` is set; `halfway` is set then.
         rangeless: paths that are always sent from the beginning.
+        sizeless: paths whose size is not told.
         busy: how many of the next requests are answered with 503.
-        downloads: what was sent so far.
+        page: answers every GET instead, with status 200, as a proxy's page does.
+        downloads: what was asked for so far; noted before the first byte is sent.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,9 @@ class FakeHub:
         self.held: set[str] = set()
         self.halfway = threading.Event()
         self.release = threading.Event()
+        self.sizeless: set[str] = set()
         self.busy = 0
+        self.page: bytes | None = None
         self.downloads: list[Download] = []
         hub = self
 
@@ -113,7 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_GET(self) -> None:
-        self._answer()
+        if self.hub.page is None:
+            self._answer()
+        else:
+            self._body(self.hub.page, "text/html")
+
+    def _sibling(self, path: str, data: bytes) -> dict[str, object]:
+        entry = _sibling(path, data)
+        return {key: value for key, value in entry.items() if key != "size" or path not in self.hub.sizeless}
 
     def _answer(self) -> None:
         if self.hub.busy:
@@ -136,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif (commit := repository.find(revision)) is None:
             self._refuse(HTTPStatus.NOT_FOUND, "RevisionNotFound")
         elif what == "revision":
-            files = [_sibling(path, data) for path, data in repository.commits[commit].items()]
+            files = [self._sibling(path, data) for path, data in repository.commits[commit].items()]
             self._json({"id": name, "sha": commit, "siblings": files})
         elif what == "tree":
             self._json([_entry(path, data) for path, data in repository.commits[commit].items()])
@@ -167,6 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, path: str, data: bytes, start: int) -> None:
         if path in self.hub.corrupted:
             data = bytes([data[0] ^ 1]) + data[1:]
+        self.hub.downloads.append(Download(path, start))
         end = self.hub.broken_off.pop(path, len(data))
         sent = start
         while sent < end:
@@ -178,14 +189,15 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:  # the client was killed
                 break
             sent = min(sent + _CHUNK, end)
-        self.hub.downloads.append(Download(path, start, sent - start))
         if end < len(data):
             self.close_connection = True
 
     def _json(self, value: object) -> None:
-        body = json.dumps(value).encode()
+        self._body(json.dumps(value).encode(), "application/json")
+
+    def _body(self, body: bytes, kind: str) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from tests.server.checkpoints import files_in
 from tests.server.fake_hub import FakeHub
 from triton_chat_server.errors import CommandError
+from triton_chat_server.fetch import convert, run
 from triton_chat_server.fetch.convert import to_safetensors
 from triton_chat_server.fetch.hub import HubSource
 from triton_chat_server.fetch.parts import FOLDER
@@ -93,8 +95,6 @@ def test_safetensors_are_preferred(hub: FakeHub, tmp_path: Path) -> None:
 def test_a_conversion_that_was_interrupted_is_done_again(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from triton_chat_server.fetch import convert
-
     (tmp_path / "work").mkdir()
     hub.repository().commit(published(llama(), tmp_path / "work", 3))
     source, target = HubSource("org/tiny", "main", hub.url), tmp_path / "target"
@@ -113,6 +113,36 @@ def test_a_conversion_that_was_interrupted_is_done_again(
     asked = len([download for download in hub.downloads if download.path.endswith(".bin")])
     fetch(source, target, convert_bins=True)
     assert asked == 3 == len([download for download in hub.downloads if download.path.endswith(".bin")])
+    assert AutoModelForCausalLM.from_pretrained(target, use_safetensors=True)
+
+
+def test_what_an_interrupted_conversion_left_takes_no_space_of_the_next(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    files = published(llama(), tmp_path / "work", 3)
+    bins = sum(len(data) for name, data in files.items() if name.endswith(".bin"))
+    disk = sum(map(len, files.values())) + bins  # both forms, and not a byte more
+    hub.repository().commit(files)
+    source, target = HubSource("org/tiny", "main", hub.url), tmp_path / "target"
+
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=disk - sum(map(len, files_in(target).values())))
+
+    monkeypatch.setattr(run.shutil, "disk_usage", usage)
+    save_file = convert.save_file
+
+    def dies_at_the_last(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, path, metadata=metadata)
+        if path.name.startswith("model-00003"):
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert, "save_file", dies_at_the_last)
+        with pytest.raises(CommandError, match="No space left on device"):
+            fetch(source, target, convert_bins=True)
+    assert len(list(target.glob("*.safetensors"))) == 2
+    fetch(source, target, convert_bins=True)
     assert AutoModelForCausalLM.from_pretrained(target, use_safetensors=True)
 
 
@@ -152,6 +182,19 @@ class TestTensors:
         with pytest.raises(CommandError, match="it is damaged, or holds code"):
             to_safetensors(folder, BIN, ["model.safetensors"])
         assert not (folder / "ran").exists()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"", b"hello\n", b"<html></html>", b"{}", b'["a"]', b"I am text", b"\x80", b"\0" * 100, b"PK\x03\x04 no",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            *(bytes([first]) + b"nothing at all\n" for first in range(0x20, 0x7F)),
+        ],
+    )  # fmt: skip
+    def test_text_is_refused(self, folder: Path, text: bytes) -> None:
+        (folder / BIN[0]).write_bytes(text)
+        with pytest.raises(CommandError, match=r"pytorch_model\.bin (cannot be read|is not a plain dictionary)"):
+            to_safetensors(folder, BIN, ["model.safetensors"])
 
     def test_half_a_file_is_refused(self, folder: Path) -> None:
         torch.save({"a": torch.ones(1000)}, folder / BIN[0])

@@ -65,6 +65,17 @@ def test_failures_on_demand(hub: FakeHub) -> None:
         get(hub, path, Authorization="Bearer bad")
     assert caught.value.headers["X-Error-Code"] == "GatedRepo"
     assert get(hub, path, Authorization="Bearer good")[0] == 200
+    hub.page = b"<html>"
+    assert get(hub, path)[2] == b"<html>"
+
+
+def test_a_download_is_noted_before_its_last_byte(hub: FakeHub) -> None:
+    hub.repository().commit(FILES)
+    hub.held = {"model.safetensors"}
+    with urllib.request.urlopen(f"{hub.url}/org/tiny/resolve/main/model.safetensors", timeout=5) as answer:
+        assert answer.read(10)
+        assert len(hub.fetched("model.safetensors")) == 1
+        hub.release.set()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ import pytest
 from tests.server.checkpoints import OTHER, SINGLE, WEIGHTS, files_in, sharded
 from tests.server.fake_hub import FakeHub
 from triton_chat_server.errors import CommandError
-from triton_chat_server.fetch import parts
+from triton_chat_server.fetch import hub as module
+from triton_chat_server.fetch import parts, run
 from triton_chat_server.fetch.command import main
+from triton_chat_server.fetch.files import RemoteFile, Sink, Snapshot
 from triton_chat_server.fetch.hub import HubSource
 from triton_chat_server.fetch.parts import CHUNK
 from triton_chat_server.fetch.run import fetch
@@ -51,7 +54,8 @@ def get(hub: FakeHub, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(parts, "_WAIT_S", 0.0)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
 
 
 def test_what_transformers_needs_and_nothing_else(hub: FakeHub, get: Callable[..., Path]) -> None:
@@ -100,6 +104,73 @@ def test_a_branch_that_moves_during_the_download_does_not_mix(hub: FakeHub, get:
     assert (files_in(target), marker(target)["commit"]) == (sharded(), later)
 
 
+def test_the_commit_is_the_same_to_the_last_byte(hub: FakeHub, get: Callable[..., Path]) -> None:
+    """The branch moves while a file is under way, to files of the same names and sizes; then the connection breaks."""
+    first = hub.repository().commit(SINGLE)
+    hub.held = {"model.safetensors"}
+    hub.broken_off = {"model.safetensors": 2_000_000}
+    with ThreadPoolExecutor() as pool:
+        fetching = pool.submit(get)
+        assert hub.halfway.wait(20)
+        eventually(lambda: len(hub.downloads) == len(SINGLE))
+        hub.repository().commit({name: bytes(reversed(data)) for name, data in SINGLE.items()})
+        hub.busy = 2  # asked again, too, in the middle
+        hub.release.set()
+        target = fetching.result(20)
+    assert (files_in(target), marker(target)["commit"]) == (SINGLE, first)
+    assert len(hub.fetched("model.safetensors")) == 2
+    assert hub.busy == 0
+
+
+def test_a_file_without_content(hub: FakeHub, get: Callable[..., Path]) -> None:
+    hub.repository().commit({**SINGLE, "merges.txt": b""})
+    assert files_in(get()) == {**SINGLE, "merges.txt": b""}
+
+
+def test_a_mirror_holds_the_same_thing(hub: FakeHub, get: Callable[..., Path]) -> None:
+    hub.repository().commit(SINGLE)
+    target = get()
+    fetch(HubSource(ID, "main", "http://127.0.0.1:9"), target)  # where nobody is
+
+
+def test_what_is_there_stays_until_the_next_one_is_found(hub: FakeHub, get: Callable[..., Path]) -> None:
+    hub.repository().commit(SINGLE)
+    hub.repository("org/empty").commit({"README.md": b""})
+    target = get()
+    for typo in ({"revision": "mian"}, {"repo_id": "org/tny"}, {"repo_id": "org/empty"}):
+        with pytest.raises(CommandError):
+            get(**typo)
+        assert files_in(target) == SINGLE
+    hub.repositories.clear()
+    get()
+
+
+def test_a_failure_ends_the_other_downloads(
+    hub: FakeHub, get: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are only half there when the shard beside them turns out to be gone."""
+    hub.repository().commit(sharded())
+    append = HubSource.append
+    failed = threading.Event()
+
+    def second_fails(self: HubSource, snapshot: Snapshot, file: RemoteFile, out: Sink) -> None:
+        if file.path.startswith("model-00002"):
+            failed.set()
+            raise CommandError("it is gone")
+        if file.path.startswith("model-00001"):
+            assert failed.wait(20)
+            while True:  # until the sink says that this one is to end
+                out.restart()
+                out.write(b"x")
+        append(self, snapshot, file, out)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HubSource, "append", second_fails)
+        with pytest.raises(CommandError, match="it is gone"):
+            get()
+    assert files_in(get()) == sharded()
+
+
 def test_another_revision_replaces_the_files(hub: FakeHub, get: Callable[..., Path]) -> None:
     first = hub.repository().commit(SINGLE)
     second = hub.repository().commit(sharded())
@@ -137,6 +208,27 @@ def test_verify_finds_a_bit_that_has_changed(hub: FakeHub, get: Callable[..., Pa
     assert files_in(target) == SINGLE
     get(verify=True)
     assert len(hub.fetched("model.safetensors")) == sent + 1
+
+
+def test_verify_changes_nothing_while_another_fetch_is_at_work(
+    hub: FakeHub, get: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repository().commit(SINGLE)
+    target = get()
+    damaged = WEIGHTS[:-1] + b"\0"
+    (target / "model.safetensors").write_bytes(damaged)
+
+    class BusyError(Exception):
+        pass
+
+    def busy(folder: Path) -> None:
+        raise BusyError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "locked", busy)
+        with pytest.raises(BusyError):
+            get(verify=True)
+    assert (target / "model.safetensors").read_bytes() == damaged
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
@@ -252,6 +344,46 @@ def test_refusals_say_what_is_wrong(hub: FakeHub, get: Callable[..., Path], monk
         get()
 
 
+def test_a_size_that_is_not_told(hub: FakeHub, get: Callable[..., Path]) -> None:
+    hub.repository().commit(SINGLE)
+    hub.sizeless = {"tokenizer.json"}
+    with pytest.raises(CommandError, match=r"does not tell the size of tokenizer\.json"):
+        get()
+
+
+@pytest.mark.parametrize("page", [b"<html>log in first</html>", b"[]", b"{}", b'{"id": "a/b", "siblings": [{}]}'])
+def test_a_proxy_that_answers_in_the_place_of_the_hub(hub: FakeHub, get: Callable[..., Path], page: bytes) -> None:
+    hub.page = page
+    with pytest.raises(CommandError, match=rf"{hub.url} answers, but not as a hub does"):
+        get()
+
+
+def test_more_than_was_told_is_not_written(
+    hub: FakeHub, get: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = hub.repository().commit(SINGLE)
+
+    def longer(self: HubSource, snapshot: Snapshot, file: RemoteFile, out: Sink) -> None:
+        hub.repository().commits[commit] = {**SINGLE, "config.json": SINGLE["config.json"] + b" "}
+        append(self, snapshot, file, out)
+
+    append = HubSource.append
+    monkeypatch.setattr(HubSource, "append", longer)
+    with pytest.raises(CommandError, match=r"config\.json is longer than the 23 bytes that the source told"):
+        get()
+    assert not (tmp_path / "target" / "config.json").exists()
+
+
+def test_an_index_is_not_read_into_memory_whatever_its_size(
+    hub: FakeHub, get: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repository().commit(sharded())
+    monkeypatch.setattr(parts, "_CONTENT_BYTES", 50)
+    with pytest.raises(CommandError, match="at most 50 are allowed"):
+        get()
+    assert not hub.downloads
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         fetch(HubSource(ID, "main", "http://127.0.0.1:9"), tmp_path / "target")
@@ -260,8 +392,6 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_a_full_disk_is_found_before(
     hub: FakeHub, get: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from triton_chat_server.fetch import run
-
     hub.repository().commit(SINGLE)
     monkeypatch.setattr(run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
     with pytest.raises(CommandError, match=r"has 1\.0 MB free, but 3\.1 MB are needed"):
@@ -286,10 +416,13 @@ def test_a_volume_that_is_read_only_by_now_is_fine(hub: FakeHub, get: Callable[.
     get()
 
 
-def test_a_damaged_marker_is_none(hub: FakeHub, get: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "text", ['{"version": 1, "files"', '{"version": 1, "files": {}, "source": 7, "commit": null, "complete": true}']
+)
+def test_a_damaged_marker_is_none(hub: FakeHub, get: Callable[..., Path], text: str) -> None:
     hub.repository().commit(SINGLE)
     target = get()
-    (target / ".triton-chat-fetch.json").write_text('{"version": 1, "files"')
+    (target / ".triton-chat-fetch.json").write_text(text)
     assert files_in(get()) == SINGLE
     assert marker(target)["complete"]
 
@@ -325,3 +458,25 @@ def test_an_endpoint_holds_no_password(endpoint: str, capsys: pytest.CaptureFixt
         main(["hub", "--id", ID, "--target", "/x", "--endpoint", endpoint])
     assert caught.value.code == 2
     assert "must be http://host or https://host" in capsys.readouterr().err
+
+
+def test_the_endpoint_of_the_environment_holds_none_either(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "triton_chat_server", "fetch", "hub", "--id", ID, "--target", str(tmp_path / "t")]
+    environment = {**os.environ, "HF_ENDPOINT": "http://me:geheim@127.0.0.1:9"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "endpoint (HF_ENDPOINT) must be http://host or https://host, and no password" in done.stderr
+    assert "geheim" not in done.stderr
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("kind", [["hub", "--id", ID], ["s3", "--uri", "s3://b/p"]])
+def test_without_the_libraries_it_says_what_to_install(kind: list[str], tmp_path: Path) -> None:
+    command = f"import sys; sys.modules.update(boto3=None, huggingface_hub=None); from {main.__module__} import main;"
+    arguments = [*kind, "--target", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{command} sys.exit(main({arguments!r}))"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'triton-chat[server]'" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import boto3
 import pytest
@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from tests.server.checkpoints import OTHER, SINGLE, WEIGHTS, files_in, sharded
 from triton_chat_server.errors import CommandError
 from triton_chat_server.fetch import parts
-from triton_chat_server.fetch.files import RemoteFile
+from triton_chat_server.fetch.files import RemoteFile, Sink
 from triton_chat_server.fetch.parts import CHUNK
 from triton_chat_server.fetch.run import fetch
 from triton_chat_server.fetch.s3 import S3Source
@@ -41,7 +41,7 @@ def _credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(parts.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(parts, "_WAIT_S", 0.0)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_file_that_changes_between_two_runs_is_not_mixed(
     put(SINGLE)
     append = S3Source.append
 
-    def breaks_off(self: S3Source, snapshot: Any, file: RemoteFile, out: BinaryIO) -> None:
+    def breaks_off(self: S3Source, snapshot: Any, file: RemoteFile, out: Sink) -> None:
         if file.path == "model.safetensors":
             out.write(WEIGHTS[: 2 * CHUNK])
             raise CommandError("the power went")
@@ -125,6 +125,27 @@ def test_a_file_that_changes_between_two_runs_is_not_mixed(
     later = {name: bytes(reversed(data)) for name, data in SINGLE.items()}
     put(later)
     assert files_in(get()) == later
+
+
+def test_a_file_that_changes_under_way_is_not_mixed(
+    put: Put, get: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(SINGLE)
+    append = S3Source.append
+
+    def changed_before(self: S3Source, snapshot: Any, file: RemoteFile, out: Sink) -> None:
+        put({file.path: bytes(reversed(SINGLE[file.path]))})
+        append(self, snapshot, file, out)
+
+    monkeypatch.setattr(S3Source, "append", changed_before)
+    with pytest.raises(CommandError, match="s3://models/llm/tiny changed while it was fetched"):
+        get()
+
+
+def test_another_endpoint_holds_the_same_thing(put: Put, get: Callable[..., Path]) -> None:
+    put(SINGLE)
+    target = get()
+    fetch(S3Source("s3://models/llm/tiny/", "http://127.0.0.1:9", "us-east-1"), target)  # where nobody is
 
 
 def test_an_answer_that_breaks_off_is_taken_up(
@@ -164,11 +185,11 @@ def test_a_corrupted_file_is_refused_and_fetched_anew(
     put({"model.safetensors": WEIGHTS}, **({"ChecksumAlgorithm": "SHA256"} if with_sha256 else {}))
     append = S3Source.append
 
-    def flips_a_bit(self: S3Source, snapshot: Any, file: RemoteFile, out: BinaryIO) -> None:
+    def flips_a_bit(self: S3Source, snapshot: Any, file: RemoteFile, out: Sink) -> None:
         append(self, snapshot, file, out)
         if file.path == "model.safetensors":
-            out.truncate(file.size - 1)
-            out.write(b"\0")
+            out.restart()
+            out.write(WEIGHTS[:-1] + b"\0")
 
     monkeypatch.setattr(S3Source, "append", flips_a_bit)
     kind = "sha256" if with_sha256 else "md5"
@@ -187,7 +208,7 @@ def test_a_file_of_several_parts_has_no_sum_to_check(
     part = client.upload_part(**key, UploadId=upload, PartNumber=1, Body=WEIGHTS)
     done = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     client.complete_multipart_upload(**key, UploadId=upload, MultipartUpload=done)
-    caplog.set_level("INFO")
+    caplog.set_level("WARNING")
     assert files_in(get()) == SINGLE
     assert "model.safetensors: the store has no checksum of the whole file" in caplog.text
 
@@ -198,8 +219,13 @@ class TestRefusals:
             S3Source("https://x/y")
 
     def test_an_endpoint_that_is_none(self) -> None:
-        with pytest.raises(CommandError, match="Invalid endpoint"):
+        with pytest.raises(CommandError, match="the endpoint of S3 must be http://host"):
             S3Source("s3://models", "not a url")
+
+    def test_a_profile_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nope")
+        with pytest.raises(CommandError, match=r"the settings for S3 are wrong: .*\(nope\) could not be found"):
+            S3Source("s3://models")
 
     def test_nothing_there(self, get: Callable[..., Path]) -> None:
         with pytest.raises(CommandError, match="there are no objects at s3://models/none"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from triton_chat_server.errors import CommandError
 from triton_chat_server.serve import flags
 from triton_chat_server.serve.flags import server_flags
 
@@ -48,6 +49,25 @@ def test_a_given_flag_replaces_ours_and_none_is_there_twice(given: list[str]) ->
 def test_what_repeats_may_repeat() -> None:
     given = ["--backend-config=python,a=1", "--backend-config=python,b=2"]
     assert server_flags(MODELS, gpu=True, given=given)[-2:] == given
+
+
+@pytest.mark.parametrize(
+    "given", [["--model-repo=/x"], ["--model-control", "poll"], ["--http-restricted=trace:a=b"], ["--model-st=/x"]]
+)
+def test_abbreviations_of_what_is_looked_at_are_refused(given: list[str]) -> None:
+    with pytest.raises(CommandError, match="is an abbreviation; write the whole flag, such as --"):
+        flags.check_whole(given)
+
+
+def test_whole_flags_are_fine() -> None:
+    flags.check_whole(["--model-repository=/x", "--model-store", "m", "--log-verbose=1", "--http-port", "1", "--"])
+
+
+@pytest.mark.parametrize("given", [["--cache-config=redis,password=hush"], ["--cache-config", "redis,PASSWORD=hush"]])
+def test_a_log_has_no_password(given: list[str]) -> None:
+    text = " ".join(flags.shown(given))
+    assert "hush" not in text
+    assert "redis," in text
 
 
 class TestClosedApis:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ def test_a_container_may_have_the_fourth_gpu_alone(tmp_path: Path) -> None:
 )
 def test_nvidia_smi_is_asked(tmp_path: Path, line: str, code: int, expected: bool) -> None:
     assert gpu_visible(fake_nvidia_smi(tmp_path, line, code), tmp_path) == expected
+
+
+def test_nvidia_smi_that_hangs_is_no_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    environment = fake_nvidia_smi(tmp_path, "", 0)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    with caplog.at_level(logging.WARNING):
+        assert not gpu_visible(environment, tmp_path, timeout_s=0.1)
+    assert "nvidia-smi does not answer (TimeoutExpired)" in caplog.text

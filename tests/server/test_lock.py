@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -89,3 +91,35 @@ def test_a_file_system_without_locks(
     else:
         with pytest.raises(CommandError, match="cannot be locked"), locked(tmp_path):
             pass
+
+
+def test_the_file_is_for_every_user(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with locked(tmp_path):
+            assert stat.S_IMODE((tmp_path / lock.NAME).stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_one_that_can_only_be_read_is_good_enough(
+    other: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    opened, waiting = os.open, threading.Event()
+
+    def only_reads(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(number, "no")
+        return opened(path, flags, mode)
+
+    def waits(message: str) -> None:
+        waiting.set()
+        assert other.stdin is not None
+        other.stdin.close()
+
+    monkeypatch.setattr(os, "open", only_reads)
+    monkeypatch.setattr(lock.log, "info", waits)
+    with locked(tmp_path):
+        assert waiting.is_set()
+    other.wait()

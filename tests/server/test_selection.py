@@ -44,7 +44,7 @@ def test_templates_beside_the_main_one() -> None:
 
 
 def test_names_that_lead_out_are_never_chosen() -> None:
-    odd = {"..\\a.json", "config.json", "model.safetensors"}
+    odd = {"..\\a.json", ".triton-chat-fetch.json", ".hidden.txt", "config.json", "model.safetensors"}
     assert names(chosen(odd)) == {"config.json", "model.safetensors"}
     with pytest.raises(CommandError, match="which is not there"):
         chosen(
@@ -52,11 +52,23 @@ def test_names_that_lead_out_are_never_chosen() -> None:
         )
     with pytest.raises(CommandError, match="which is not there"):
         chosen({"config.json", "model.safetensors.index.json", "x.py"}, {"weight_map": {"a": "x.py"}})
+    part = ".triton-chat-fetch/x.safetensors"
+    with pytest.raises(CommandError, match="which is not there"):
+        chosen({"config.json", "model.safetensors.index.json", part}, {"weight_map": {"a": part}})
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("a.json", True), ("1_Pooling/a", True), ("", False), ("/a", False), ("a/../../b", False), ("a\0b", False)],
+    [
+        ("a.json", True),
+        ("1_Pooling/a", True),
+        ("", False),
+        ("/a", False),
+        ("a/../../b", False),
+        ("a\0b", False),
+        (".a", False),
+        ("a/.b/c", False),
+    ],
 )
 def test_safe(path: str, expected: bool) -> None:
     assert safe(path) == expected

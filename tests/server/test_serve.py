@@ -55,6 +55,14 @@ def test_a_cpu_where_there_is_no_gpu(path: str) -> None:
     assert "no NVIDIA GPU is visible: on the CPU" in done.stderr
 
 
+def test_nvidia_smi_is_not_asked_where_a_cpu_is_named(path: str, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    program.chmod(0o755)
+    assert serve(path, "--repository", str(REPOSITORY), "--device=cpu").returncode == 0
+    assert not (tmp_path / "asked").exists()
+
+
 def test_an_assembled_one(path: str, tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "more.json").write_text("{}")
@@ -80,6 +88,7 @@ def test_a_repository_given_to_tritonserver_is_served_as_it_is(path: str) -> Non
     [
         (["--repository=/none"], {}, "/none is not the model repository of triton-chat; name it with --repository"),
         (["--model-repository=/mine", "--no-embeddings"], {}, "cannot go with --no-embeddings"),
+        (["--model-repo=/mine"], {}, "--model-repo is an abbreviation"),
         ([], {"TRITON_CHAT_ENGINE_CONFIG": "/none"}, "there is no file or folder '/none'"),
         ([], {"PATH": "/nonexistent"}, "tritonserver is neither on PATH nor at /opt/tritonserver/bin/tritonserver"),
     ],

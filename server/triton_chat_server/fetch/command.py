@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.fetch.files import Source
 from triton_chat_server.fetch.run import fetch
+from triton_chat_server.urls import is_server
 
 log = logging.getLogger("fetch")
 
@@ -23,7 +23,10 @@ _DESCRIPTION = """\
 Downloads what transformers needs of a checkpoint into a folder: weights in safetensors, configuration, tokenizer. Never
 code. A run that was interrupted goes on where it stopped. Sizes and checksums are checked, and what was fetched is
 noted in .triton-chat-fetch.json there: a further run finds it and does nothing, whatever the branch or the bucket
-holds by then. Another source or revision replaces what was fetched before.
+holds by then. Another source or revision replaces what was fetched before; another endpoint alone does not.
+
+An S3 object that was uploaded in parts, without a SHA-256 of the whole, is checked by its size alone; a warning says
+so.
 """
 _EPILOG = """\
 environment:
@@ -57,7 +60,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _source(options: argparse.Namespace) -> Source:
     """Imports only the libraries of the kind that is asked for. Raises CommandError."""
-    module = import_module(f"triton_chat_server.fetch.{options.kind}")
+    try:
+        module = import_module(f"triton_chat_server.fetch.{options.kind}")
+    except ImportError as error:
+        raise CommandError(
+            f"fetch {options.kind} needs the module {error.name!r}: pip install 'triton-chat[server]'"
+        ) from error
     source: Source
     if options.kind == "hub":
         source = module.HubSource(options.id, options.revision, options.endpoint or None)
@@ -73,8 +81,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a 
 
 def _endpoint(text: str) -> str:
     """It appears in the log and in the marker, so it must hold no password. Empty: the default."""
-    parts = urlsplit(text)
-    if text and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None):
+    if text and not is_server(text):
         raise argparse.ArgumentTypeError("must be http://host or https://host, with a port or not, and no password")
     return text
 

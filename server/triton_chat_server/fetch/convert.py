@@ -18,6 +18,14 @@ from triton_chat_server.fetch.selection import SAFETENSORS_INDEX
 
 log = logging.getLogger("fetch")
 
+_NOT_WEIGHTS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    *(LookupError, TypeError, AttributeError, AssertionError),  # the unpickler's, for a file that is no pickle at all
+)
+
 
 def to_safetensors(folder: Path, bins: Sequence[str], made: Sequence[str]) -> None:
     """Writes a safetensors file for each of `bins`, and their index if that is the last of the names in `made`.
@@ -50,7 +58,7 @@ def _load(source: Path) -> dict[str, Tensor]:
     try:
         # The restricted unpickler builds tensors and plain containers, and runs no code of the file.
         state = torch.load(source, map_location="cpu", weights_only=True, mmap=_is_zip(source))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except _NOT_WEIGHTS as error:
         raise CommandError(f"{source.name} cannot be read as weights alone: it is damaged, or holds code") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise CommandError(f"{source.name} is not a plain dictionary of tensors")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import BinaryIO, Literal, Protocol
 
 from triton_chat_server.errors import CommandError
@@ -55,15 +56,52 @@ class Source(Protocol):
         """The files with a digest, where the source has one to tell."""
         ...
 
-    def append(self, snapshot: Snapshot, file: RemoteFile, out: BinaryIO) -> None:
+    def append(self, snapshot: Snapshot, file: RemoteFile, out: Sink) -> None:
         """Writes the content of a file from `out`'s position on. Raises BrokenOffError too."""
         ...
 
 
+class StoppedError(Exception):
+    """Another download failed, so this one ends too. Says nothing: the other one's reason is told."""
+
+
+class Sink:
+    """Where a source writes a file: never more than its size, and nothing once `stop` is set."""
+
+    def __init__(self, file: RemoteFile, out: BinaryIO, stop: Event | None = None) -> None:
+        self._file = file
+        self._out = out
+        self._stop = stop
+
+    def tell(self) -> int:
+        """How many bytes are there."""
+        return self._out.tell()
+
+    def restart(self) -> None:
+        """Forgets what is there."""
+        self._out.seek(0)
+        self._out.truncate()
+
+    def write(self, chunk: bytes) -> None:
+        """Raises CommandError where the source sends more than it said."""
+        if self._stop is not None and self._stop.is_set():
+            raise StoppedError
+        if self.tell() + len(chunk) > self._file.size:
+            self.restart()
+            raise CommandError(f"{self._file.path} is longer than the {self._file.size} bytes that the source told")
+        self._out.write(chunk)
+
+    def writelines(self, chunks: Iterable[bytes]) -> None:
+        """See `write`."""
+        for chunk in chunks:
+            self.write(chunk)
+
+
 def safe(path: str) -> bool:
-    """Whether a name stays inside the folder that it is put in."""
+    """Whether a name stays inside the folder that it is put in, and is not hidden, as this command's own files are."""
     parts = PurePosixPath(path)
-    return bool(path) and not parts.is_absolute() and ".." not in parts.parts and "\\" not in path and "\0" not in path
+    hidden = any(part.startswith(".") for part in parts.parts)  # `..` too
+    return bool(path) and not parts.is_absolute() and not hidden and "\\" not in path and "\0" not in path
 
 
 def sha256_checked(file: RemoteFile, target: Path) -> str:

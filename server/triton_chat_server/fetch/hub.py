@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from triton_chat_server.errors import CommandError
-from triton_chat_server.fetch.files import Digest, RemoteFile, Snapshot
+from triton_chat_server.fetch.files import Digest, RemoteFile, Sink, Snapshot
 from triton_chat_server.fetch.parts import CHUNK, BrokenOffError
+from triton_chat_server.urls import is_server
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is imported
 
@@ -35,12 +36,14 @@ T = TypeVar("T")
 
 
 class HubSource:
-    """`revision` is a commit, a tag or a branch, looked up once."""
+    """`revision` is a commit, a tag or a branch, looked up once. Raises CommandError for an endpoint that is none."""
 
     def __init__(self, repo_id: str, revision: str, endpoint: str | None = None) -> None:
         self._id = repo_id
         self._revision = revision
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        if not is_server(self._endpoint):
+            raise CommandError("the hub's endpoint (HF_ENDPOINT) must be http://host or https://host, and no password")
         # False: not the token that somebody has stored on this machine.
         self._token: str | bool = os.environ.get(TOKEN_VARIABLE) or False
 
@@ -53,9 +56,14 @@ class HubSource:
         """See `Source`."""
         api = huggingface_hub.HfApi(endpoint=self._endpoint, token=self._token)
         with self._explained():
-            info = _patiently(
-                lambda: api.model_info(self._id, revision=self._revision, files_metadata=True, timeout=_TIMEOUT_S)
-            )
+            try:
+                info = _patiently(
+                    lambda: api.model_info(self._id, revision=self._revision, files_metadata=True, timeout=_TIMEOUT_S)
+                )
+            except errors.HFValidationError:
+                raise
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # the library's, for another JSON too
+                raise CommandError(f"{self._endpoint} answers, but not as a hub does; is there a proxy?") from error
         if info.sha is None or not _COMMIT.fullmatch(info.sha):
             raise CommandError(f"{self._endpoint} names no commit of {self._id}")
         return Snapshot(info.sha, {file.rfilename: _remote(file) for file in info.siblings or ()})
@@ -64,7 +72,7 @@ class HubSource:
         """See `Source`. They have a digest already."""
         return tuple(files)
 
-    def append(self, snapshot: Snapshot, file: RemoteFile, out: BinaryIO) -> None:
+    def append(self, snapshot: Snapshot, file: RemoteFile, out: Sink) -> None:
         """See `Source`."""
         url = huggingface_hub.hf_hub_url(self._id, file.path, revision=snapshot.commit, endpoint=self._endpoint)
         # Compressed on the way, a range would be one of the compressed bytes.
@@ -76,8 +84,7 @@ class HubSource:
                 with huggingface_hub.get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_S) as answer:
                     huggingface_hub.hf_raise_for_status(answer)
                     if answer.status_code != HTTPStatus.PARTIAL_CONTENT:  # all of it, whatever was asked for
-                        out.seek(0)
-                        out.truncate()
+                        out.restart()
                     out.writelines(answer.iter_bytes(CHUNK))
             except httpx2.TransportError as error:
                 raise BrokenOffError(f"{file.path} broke off at {out.tell()} bytes ({type(error).__name__})") from error
@@ -119,8 +126,10 @@ class HubSource:
 def _remote(file: RepoSibling) -> RemoteFile:
     if file.lfs is not None:
         return RemoteFile(file.rfilename, file.lfs.size, Digest("sha256", file.lfs.sha256), file.lfs.sha256)
+    if file.size is None:
+        raise CommandError(f"the hub does not tell the size of {file.rfilename}")
     blob = Digest("git", file.blob_id) if file.blob_id else None
-    return RemoteFile(file.rfilename, file.size or 0, blob, file.blob_id or "")
+    return RemoteFile(file.rfilename, file.size, blob, file.blob_id or "")
 
 
 def _patiently(ask: Callable[[], T]) -> T:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from triton_chat_server.errors import CommandError
@@ -14,6 +15,8 @@ from triton_chat_server.errors import CommandError
 log = logging.getLogger("fetch")
 
 NAME = ".triton-chat-fetch.lock"
+_EVERYBODY = 0o666
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -24,17 +27,32 @@ def locked(target: Path) -> Iterator[None]:
     Raises CommandError where the folder cannot be written.
     """
     try:
-        file = (target / NAME).open("a")
+        descriptor = _opened(target / NAME)
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error.strerror}") from error
-    with file:
+    try:
         try:
-            _lock(file.fileno())
+            _lock(descriptor)
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
                 raise CommandError(f"{target} cannot be locked: {error.strerror}") from error
             log.warning("the file system has no locks: two fetches at once would both download")
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """For every user: pods that share a volume may run as different ones."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _EVERYBODY)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # NFS alone wants more for a lock
+    with suppress(OSError):  # another user's
+        os.fchmod(descriptor, _EVERYBODY)  # whatever the umask
+    return descriptor
 
 
 def _lock(descriptor: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ class Marker:
     files: dict[str, Kept]
     complete: bool
 
+    def is_of(self, identity: Mapping[str, str]) -> bool:
+        """Whether the same was asked for. From which endpoint does not matter: a mirror holds the same thing."""
+        return _without_endpoint(self.source) == _without_endpoint(identity)
+
     def holds(self, target: Path) -> bool:
         """Whether all files are there with their sizes: a quick look."""
         return self.complete and all(
@@ -47,9 +52,13 @@ def read(target: Path) -> Marker | None:
         if found["version"] != _VERSION:
             return None
         files = {name: Kept(**kept) for name, kept in found["files"].items() if safe(name)}
-        return Marker(found["source"], found["commit"], files, found["complete"])
+        return Marker(dict(found["source"]), found["commit"], files, found["complete"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _without_endpoint(identity: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in identity.items() if name != "endpoint"}
 
 
 def write(marker: Marker, target: Path) -> None:

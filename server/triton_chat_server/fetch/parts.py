@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from threading import Event
 
 from triton_chat_server.errors import CommandError
-from triton_chat_server.fetch.files import RemoteFile
+from triton_chat_server.fetch.files import RemoteFile, Sink, StoppedError
 
 log = logging.getLogger("fetch")
 
@@ -24,10 +23,13 @@ CONNECTIONS = 4
 CHUNK = 1 << 20
 _ATTEMPTS = 6
 """Without a single byte more; the waits between them grow from one second to sixteen."""
+_WAIT_S = 1.0
+_CONTENT_BYTES = 64 * 10**6
+"""Far more than an index of weights has."""
 FOLDER = Path(".triton-chat-fetch")
 """In the target, for what is incomplete."""
 
-Append = Callable[[RemoteFile, BinaryIO], None]
+Append = Callable[[RemoteFile, Sink], None]
 """Writes the content from the writer's own position on. Raises BrokenOffError, or CommandError."""
 
 
@@ -36,20 +38,25 @@ class BrokenOffError(Exception):
 
 
 def download(files: Sequence[RemoteFile], target: Path, append: Append) -> None:
-    """Puts the files into `target`, several at once. Raises CommandError."""
+    """Puts the files into `target`, several at once. Where one fails, the others end too. Raises CommandError."""
     (target / FOLDER).mkdir(exist_ok=True)
+    stop = Event()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        try:
-            list(pool.map(lambda file: _file(file, target, append), files))
-        except CommandError:
-            pool.shutdown(cancel_futures=True)
-            raise
+        running = [pool.submit(_file, file, target, append, stop) for file in files]
+        ended, others = wait(running, return_when=FIRST_EXCEPTION)
+        stop.set()
+        for download_of_one in others:
+            download_of_one.cancel()
+    for download_of_one in ended:
+        download_of_one.result()
 
 
 def content(file: RemoteFile, append: Append) -> bytes:
-    """Of a small file. Raises CommandError."""
+    """Of a small file, in memory. Raises CommandError."""
+    if file.size > _CONTENT_BYTES:
+        raise CommandError(f"{file.path} has {file.size} bytes; at most {_CONTENT_BYTES} are allowed")
     out = BytesIO()
-    _append_all(file, out, append)
+    _append_all(file, Sink(file, out), append, Event())
     return out.getvalue()
 
 
@@ -63,17 +70,17 @@ def clean(target: Path) -> None:
     shutil.rmtree(target / FOLDER, ignore_errors=True)
 
 
-def _file(file: RemoteFile, target: Path, append: Append) -> None:
+def _file(file: RemoteFile, target: Path, append: Append, stop: Event) -> None:
     path, part = target / file.path, _part(file, target)
-    if _size(path) == file.size:
+    if path.is_file() and _size(path) == file.size:
         return
     with part.open("ab") as out:
-        _append_all(file, out, append)
+        _append_all(file, Sink(file, out, stop), append, stop)
     path.parent.mkdir(parents=True, exist_ok=True)
     part.replace(path)
 
 
-def _append_all(file: RemoteFile, out: BinaryIO, append: Append) -> None:
+def _append_all(file: RemoteFile, out: Sink, append: Append, stop: Event) -> None:
     failures = 0
     while (there := out.tell()) < file.size:
         problem = _attempt(file, out, append)
@@ -83,10 +90,11 @@ def _append_all(file: RemoteFile, out: BinaryIO, append: Append) -> None:
         if failures == _ATTEMPTS:
             raise CommandError(f"{problem}; the next run goes on from there")
         log.warning("%s; trying again", problem)
-        time.sleep(2.0 ** (failures - 1))
+        if stop.wait(_WAIT_S * 2.0 ** (failures - 1)):
+            raise StoppedError
 
 
-def _attempt(file: RemoteFile, out: BinaryIO, append: Append) -> str | None:
+def _attempt(file: RemoteFile, out: Sink, append: Append) -> str | None:
     """What went wrong, if something did."""
     there = out.tell()
     try:

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.fetch import marker, parts, progress
-from triton_chat_server.fetch.files import RemoteFile, Snapshot, Source, sha256_checked, sha256_of
+from triton_chat_server.fetch.files import RemoteFile, Sink, Snapshot, Source, sha256_checked, sha256_of
 from triton_chat_server.fetch.lock import locked
 from triton_chat_server.fetch.marker import Kept, Marker
 from triton_chat_server.fetch.selection import BIN_INDEX, Selection, select
@@ -27,29 +27,25 @@ R = TypeVar("R")
 
 def fetch(source: Source, target: Path, *, convert_bins: bool = False, verify: bool = False) -> None:
     """Nothing is done where `target` holds it already. Raises CommandError."""
-    if _is_there(source, target, verify=verify):  # before the lock, which a read-only volume does not allow
-        return
     try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"{target} cannot be made: {error.strerror}") from error
-    with locked(target):
-        if _is_there(source, target, verify=verify):
+        # Before the lock, which a read-only volume may not allow, and without changing anything.
+        if not verify and _is_there(source, target, verify=False):
             return
-        try:
-            _download(source, target, convert_bins=convert_bins)
-        except OSError as error:
-            raise CommandError(f"{target}: {error.strerror or error}") from error
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            if not _is_there(source, target, verify=verify):
+                _download(source, target, convert_bins=convert_bins)
+    except OSError as error:
+        raise CommandError(f"{target}: {error.strerror or error}") from error
 
 
 def _is_there(source: Source, target: Path, *, verify: bool) -> bool:
     found = marker.read(target)
-    if found is None or found.source != source.identity or not found.holds(target):
+    if found is None or not found.is_of(source.identity) or not found.holds(target):
         return False
     if verify and (changed := _changed(found, target)):
         log.warning("%s changed since it was fetched; it is fetched anew", ", ".join(changed))
-        for name in changed:
-            (target / name).unlink()
+        _remove(changed, target)
         return False
     log.info("already there%s: %s", f", commit {found.commit}" if found.commit else "", target)
     return True
@@ -61,19 +57,14 @@ def _changed(found: Marker, target: Path) -> list[str]:
 
 
 def _download(source: Source, target: Path, *, convert_bins: bool) -> None:
-    earlier = marker.read(target)
-    if earlier is not None and earlier.source != source.identity:
-        log.info("the folder holds another checkpoint, which is removed")
-        _remove(earlier.files, target)
-        parts.clean(target)
     snapshot = source.snapshot()
 
-    def append(file: RemoteFile, out: BinaryIO) -> None:
+    def append(file: RemoteFile, out: Sink) -> None:
         source.append(snapshot, file, out)
 
     selection = select(snapshot.files, lambda path: parts.content(snapshot.files[path], append), convert=convert_bins)
     selection = replace(selection, files=source.detailed(selection.files))
-    _drop_outdated(earlier, selection, target)
+    _drop_outdated(marker.read(target), source, selection, target)
     _announce(source, snapshot, selection, target)
     _check_space(selection, target)
     with progress.reported(selection.size, lambda: parts.bytes_there(selection.files, target)):
@@ -102,13 +93,17 @@ def _announce(source: Source, snapshot: Snapshot, selection: Selection, target: 
     log.info("%d files, %s%s, into %s", len(selection.files), progress.size(selection.size), at, target)
 
 
-def _drop_outdated(earlier: Marker | None, selection: Selection, target: Path) -> None:
-    """Removes what an earlier run, of the same source at another time, has put there and this one does not want."""
-    if earlier is None:
-        return
-    wanted = {file.path: file.etag for file in selection.files}
-    made = selection.converted
-    _remove((n for n, file in earlier.files.items() if n not in made and wanted.get(n) != file.etag), target)
+def _drop_outdated(earlier: Marker | None, source: Source, selection: Selection, target: Path) -> None:
+    """Removes what an earlier run has put there and this one does not want, half a conversion included."""
+    if earlier is not None and not earlier.is_of(source.identity):
+        log.info("the folder holds another checkpoint, which is removed")
+        _remove(earlier.files, target)
+        parts.clean(target)
+    elif earlier is not None:  # of the same source at another time
+        wanted = {file.path: file.etag for file in selection.files}
+        _remove((name for name, file in earlier.files.items() if wanted.get(name) != file.etag), target)
+        made = selection.converted
+        _remove([*made, *(parts.FOLDER / name for name in made)], target)
 
 
 def _check_space(selection: Selection, target: Path) -> None:
@@ -132,7 +127,7 @@ def _converted(selection: Selection, kept: dict[str, Kept], target: Path) -> dic
     return left | {name: Kept((target / name).stat().st_size, found) for name, found in zip(made, sums, strict=True)}
 
 
-def _remove(names: Iterable[str], target: Path) -> None:
+def _remove(names: Iterable[str | Path], target: Path) -> None:
     for name in names:
         (target / name).unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, BinaryIO
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -23,7 +23,7 @@ from botocore.exceptions import (
 )
 
 from triton_chat_server.errors import CommandError
-from triton_chat_server.fetch.files import Digest, RemoteFile, Snapshot
+from triton_chat_server.fetch.files import Digest, RemoteFile, Sink, Snapshot
 from triton_chat_server.fetch.parts import CHUNK, CONNECTIONS, BrokenOffError
 
 log = logging.getLogger("fetch")
@@ -49,8 +49,10 @@ class S3Source:
         config = Config(retries={"mode": "standard", "max_attempts": _ATTEMPTS}, max_pool_connections=CONNECTIONS)
         try:
             self._client: Any = boto3.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
-        except ValueError as error:  # such as an endpoint that is no URL
-            raise CommandError(str(error)) from error
+        except ValueError as error:  # not its text: an endpoint of the environment may hold a password
+            raise CommandError("the endpoint of S3 must be http://host or https://host") from error
+        except BotoCoreError as error:  # such as a profile that is not there
+            raise CommandError(f"the settings for S3 are wrong: {error}") from error
 
     @property
     def identity(self) -> dict[str, str]:
@@ -74,7 +76,7 @@ class S3Source:
         with self._explained():
             return tuple(self._with_digest(file) for file in files)
 
-    def append(self, snapshot: Snapshot, file: RemoteFile, out: BinaryIO) -> None:  # noqa: ARG002
+    def append(self, snapshot: Snapshot, file: RemoteFile, out: Sink) -> None:  # noqa: ARG002
         """See `Source`. boto3 tries requests again by itself, but not the reading of an answer that breaks off."""
         with self._explained():
             try:
@@ -92,7 +94,7 @@ class S3Source:
         own_keys = about.get("SSECustomerAlgorithm") or "kms" in about.get("ServerSideEncryption", "")
         if file.etag and _MD5.fullmatch(file.etag) and not own_keys:
             return replace(file, digest=Digest("md5", file.etag))
-        log.info("%s: the store has no checksum of the whole file; only its size is checked", file.path)
+        log.warning("%s: the store has no checksum of the whole file; only its size is checked", file.path)
         return file
 
     def _object(self, file: RemoteFile) -> dict[str, str]:

@@ -14,8 +14,8 @@ RUNNING = "triton_chat_requests_running"
 LAST_STEP = "triton_chat_engine_last_step_timestamp_seconds"
 
 SILENT_S = 30.0
-"""A model reports twice a second. Much less would kill a server whose machine is only busy; a process that has been
-silent for so long is dead, stopped, or so far behind that nobody is served."""
+"""A model's process reports twice a second, from a thread of its own, whatever its steps take. Much less would kill a
+server whose machine is only busy."""
 
 STALL_S = 120.0
 """Longer than any forward pass takes; a GPU that hangs never comes back."""
@@ -37,7 +37,7 @@ def live(http_url: str, metrics_url: str, models: Sequence[str], stall_s: float,
         if model not in heartbeats:
             raise UnhealthyError(f"the model {model!r} has no metrics")
         silent = now - heartbeats[model]
-        if silent > max(silent_s, stall_s):
+        if silent > silent_s:
             raise UnhealthyError(f"the process of the model {model!r} has not reported for {silent:.0f} s")
         still = now - steps.get(model, now)
         if running.get(model, 0) > 0 and still > stall_s:

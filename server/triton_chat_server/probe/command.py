@@ -6,16 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
 from triton_chat_server.probe import checks
+from triton_chat_server.urls import is_server
 
 _DESCRIPTION = """\
-live   tritonserver answers, the process of each chat model has reported within --silent-seconds or
-       --stall-seconds, whichever is longer, and none has sequences running without having made a step for
-       --stall-seconds
+live   tritonserver answers, the process of each chat model has reported within --silent-seconds, and none has
+       sequences running without having made a step for --stall-seconds
 ready  tritonserver and each chat model say that they are ready
 
 Exits with 0, or with 1 and a line that says why.
@@ -65,8 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme != "http" or not parts.hostname:
+    if not is_server(text, ("http",)):
         raise argparse.ArgumentTypeError(f"{text!r} is no http://host:port")
     return text
 

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 def server_command(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """tritonserver's command line. Assembles a repository where one is needed. Raises CommandError."""
+    flags.check_whole(given)
     binary = _binary(environment)
     gpu = _on_gpu(options.device, environment)
     repository = _repository(options, given, environment)
@@ -89,13 +90,15 @@ def _repository(options: argparse.Namespace, given: Sequence[str], environment: 
 
 
 def _on_gpu(device: str, environment: Mapping[str, str]) -> bool:
+    if device == "cpu":
+        return False
     visible = gpu_visible(environment)
     if device == "auto":
         log.info("%s", "on the GPU" if visible else "no NVIDIA GPU is visible: on the CPU")
         return visible
-    if device == "gpu" and not visible:
+    if not visible:
         log.warning("--device gpu: no NVIDIA GPU is visible here")
-    return device == "gpu"
+    return True
 
 
 def _binary(environment: Mapping[str, str]) -> Path:

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from triton_chat_server.errors import CommandError
+
 EXIT_TIMEOUT_S = 35
 """Longer than the engine's own `drain_seconds` (30 by default), which ends what still runs with a proper error."""
 
@@ -19,7 +21,13 @@ load and unload.
 
 _RESTRICTING = ("http-restricted-api", "grpc-restricted-protocol")
 _ALIASES = {"model-store": "model-repository"}
+_LOOKED_AT = (
+    *("model-repository", "model-store", "model-control-mode", "model-config-name", "disable-auto-complete-config"),
+    *("exit-timeout-secs", "metrics-interval-ms", "allow-gpu-metrics", *_RESTRICTING),
+)
+"""Flags that this module finds by their names."""
 _KEY = re.compile(r"(?<=:)[^:=]+=.*")
+_PASSWORD = re.compile(r"(?<=password=).*", re.IGNORECASE)
 
 
 def server_flags(
@@ -38,6 +46,14 @@ def server_flags(
     taken = names(given)
     kept = [flag for flag in ours if not names([flag]) & taken]
     return [*kept, *_closing_flags(closed, given), *given]
+
+
+def check_whole(given: Sequence[str]) -> None:
+    """Raises CommandError for a flag of ours that is abbreviated: tritonserver would take it, this module miss it."""
+    for name in names(given) - {""}:
+        for whole in _LOOKED_AT:
+            if whole.startswith(name) and name not in _LOOKED_AT:
+                raise CommandError(f"--{name} is an abbreviation; write the whole flag, such as --{whole}")
 
 
 def closed_apis(given: Sequence[str]) -> tuple[str, ...]:
@@ -63,10 +79,10 @@ def values(name: str, arguments: Sequence[str]) -> list[str]:
 
 
 def shown(arguments: Sequence[str]) -> list[str]:
-    """`arguments` for a log, without the keys of restricted APIs."""
+    """`arguments` for a log, without passwords and the keys of restricted APIs."""
     hidden = {value for flag in _RESTRICTING for value in values(flag, arguments) if value}
     return [
-        _KEY.sub("...", argument) if any(argument.endswith(value) for value in hidden) else argument
+        _PASSWORD.sub("...", _KEY.sub("...", argument) if any(map(argument.endswith, hidden)) else argument)
         for argument in arguments
     ]
 
