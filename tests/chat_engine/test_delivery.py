@@ -401,6 +401,24 @@ def test_closing_twice_is_harmless(make: Callable[..., Delivery]) -> None:
     delivery.close()
 
 
+def test_a_response_that_triton_never_takes_is_noticed(
+    make: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(delivery_module, "now", lambda: clock[0])
+    delivery, channel = make(), FakeChannel()
+    channel.hold()
+    delivery.open("r", channel, stream=True).put(event("a"))
+    channel.wait_until_sending()
+    assert not delivery.is_stuck()
+    clock[0] = 31.0
+    assert delivery.is_stuck()
+    channel.let_go()
+    channel.wait_until_sent(1)
+    delivery.close()
+    assert not delivery.is_stuck()
+
+
 def test_few_streams_never_rest_and_many_share_what_the_cores_can_send() -> None:
     assert rest_seconds(streams=8, cores=2) == 0
     assert rest_seconds(streams=9, cores=2) > 0

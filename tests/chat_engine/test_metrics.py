@@ -166,6 +166,16 @@ def test_times_are_observed_once_each_and_only_where_there_are_any() -> None:
     }
 
 
+def test_no_heartbeat_of_what_does_not_work() -> None:
+    board, works = Board([EngineStats()]), [False]
+    reports = MetricsReporter(board.read, board.make, "m", works=lambda: works[0])
+    reports.report()
+    assert board.value(HEARTBEAT) == 0
+    works[0] = True
+    reports.close()
+    assert board.value(HEARTBEAT) > 0
+
+
 def test_nothing_new_costs_no_calls_but_the_heartbeat() -> None:
     board = Board([EngineStats(running=1, steps=4, last_step=9.0)])
     reports = reporter(board)

@@ -52,7 +52,9 @@ class TritonPythonModel:
         self._engine = ChatEngine(config, runner, prompts.backend, on_failure=_stop_server, thread=thread)
         self._delivery = Delivery(self._engine.cancel)
         self._families: dict[str, pb_utils.MetricFamily] = {}
-        self._metrics = MetricsReporter(self._engine.stats, self._metric, name)
+        self._metrics = MetricsReporter(
+            self._engine.stats, self._metric, name, works=lambda: not self._delivery.is_stuck()
+        )
         self._watch = ShutdownWatch(os.getppid(), self._drain)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
@@ -70,7 +72,7 @@ class TritonPythonModel:
 
     def is_ready(self) -> bool:
         """Asked by Triton 25.12 and later."""
-        return self._engine.is_ready()
+        return self._engine.is_ready() and not self._delivery.is_stuck()
 
     def finalize(self) -> None:
         """Called once nothing is in flight any more."""

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _SENDERS = 2
 _CANCEL_POLL_SECONDS = 0.2  # asking costs Triton 0.1 to 0.2 ms for each open request
+_STUCK_SECONDS = 30.0  # a response is handed over in less than a millisecond, however slow its reader is
 _STREAMS_PER_CORE = 4
 _RESPONSES_PER_CORE = 150  # a second; one costs 0.3 to 0.4 ms of CPU, here, in tritonserver and in a client beside it
 
@@ -106,6 +107,7 @@ class Delivery:
         self._cancel = cancel
         self._posted: queue.SimpleQueue[Mailbox | None] = queue.SimpleQueue()
         self._open: dict[str, Mailbox] = {}
+        self._sending: dict[str, float] = {}  # since when, by request
         self._cores = len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -125,6 +127,14 @@ class Delivery:
         """Forgets a mailbox whose request was not taken, or has ended."""
         with self._lock:
             self._open.pop(mailbox.request_id, None)
+
+    def is_stuck(self) -> bool:
+        """Whether a response has been on its way for so long that Triton will never take it.
+
+        tritonserver 2.51 can lock itself up when a stream is cancelled while a response to it is written; all streams
+        then hang, and nothing else shows it.
+        """
+        return any(now() - since > _STUCK_SECONDS for since in list(self._sending.values()))
 
     def close(self) -> None:
         """Sends what is pending, then stops the threads."""
@@ -155,11 +165,14 @@ class Delivery:
             return
         if event.finish_reason is not None:
             self.discard(mailbox)
+        self._sending[mailbox.request_id] = now()
         try:
             mailbox.channel.send(event)
         except Exception:  # noqa: BLE001 - whatever it is, this caller is gone and the others are not
             log.warning("request %s: a response could not be sent; it is cancelled", mailbox.request_id)
             self._cancel(mailbox.request_id)
+        finally:
+            del self._sending[mailbox.request_id]
         mailbox.settle()
 
     def _watch_loop(self) -> None:

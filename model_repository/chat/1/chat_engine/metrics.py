@@ -86,12 +86,18 @@ class MetricsReporter:
         read: gives the engine's numbers.
         make: makes the metric of a family with the given labels.
         model: value of the label `model`.
+        works: no heartbeat is set while it says no.
     """
 
     def __init__(
-        self, read: Callable[[], EngineStats], make: Callable[[Family, dict[str, str]], Metric], model: str
+        self,
+        read: Callable[[], EngineStats],
+        make: Callable[[Family, dict[str, str]], Metric],
+        model: str,
+        works: Callable[[], bool] = lambda: True,
     ) -> None:
         self._read = read
+        self._works = works
         self._metrics = {family.name: make(family, {"model": model}) for family in FAMILIES if family is not REQUESTS}
         self._requests = {
             reason: make(REQUESTS, {"model": model, "finish_reason": reason.value}) for reason in FinishReason
@@ -132,7 +138,8 @@ class MetricsReporter:
 
     def _beat(self) -> None:
         """Triton keeps the last value of a process that is gone, so a gauge that stops rising shows it."""
-        self._metrics[HEARTBEAT.name].set(time.time())
+        if self._works():
+            self._metrics[HEARTBEAT.name].set(time.time())
 
     def _count(self, family: Family, more: int) -> None:
         if more:
