@@ -114,6 +114,7 @@ class TestCommands:
             assert becomes_idle(triton, within_s=1)
             terminal.type("/stats\n")
             terminal.expect("statistics off")
+            terminal.expect_prompt()  # before it, the terminal's mode may change under the end of input
             terminal.type(Terminal.CTRL_D)
             assert terminal.wait() == 0
         finally:
