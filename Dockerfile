@@ -17,8 +17,7 @@ WORKDIR /src
 COPY requirements/dev.txt requirements/
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip install --target /tools --constraint requirements/dev.txt setuptools
+    python3 -m pip install --no-cache-dir --target /tools --constraint requirements/dev.txt setuptools
 COPY pyproject.toml LICENSE ./
 COPY client client
 COPY gateway gateway
@@ -32,26 +31,25 @@ FROM ${TRITON_BASE} AS triton-packages
 COPY requirements/server.txt requirements/cuda.txt /requirements/
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/triton-chat \
-    && python3 -m pip --python /opt/triton-chat/bin/python3 install \
+    && python3 -m pip --python /opt/triton-chat/bin/python3 install --no-cache-dir \
         --requirement /requirements/server.txt --constraint /requirements/cuda.txt
 
 FROM ${PYTHON_BASE} AS gateway-packages
 COPY requirements/gateway.txt /requirements/
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/triton-chat \
-    && python3 -m pip --python /opt/triton-chat/bin/python3 install --requirement /requirements/gateway.txt
+    && python3 -m pip --python /opt/triton-chat/bin/python3 install --no-cache-dir \
+        --requirement /requirements/gateway.txt
 
 FROM ${PYTHON_BASE} AS ui-packages
 COPY requirements/ui.txt /requirements/
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/triton-chat \
-    && python3 -m pip --python /opt/triton-chat/bin/python3 install --requirement /requirements/ui.txt
+    && python3 -m pip --python /opt/triton-chat/bin/python3 install --no-cache-dir \
+        --requirement /requirements/ui.txt
 
 # The project's own files, for the same environment. A command whose packages an image lacks does not go in; what may be
 # read and run does not depend on the checkout.

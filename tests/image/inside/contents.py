@@ -1,13 +1,15 @@
 """Runs as root in a container: what should not be in its image, and wrong modes in /opt/triton-chat."""
 
 import json
+import pwd
 import shutil
 import stat
 import sys
 from pathlib import Path
 
 TOOLS = ("cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cmake", "cargo", "rustc", "nvcc", "git")
-LEFTOVERS = ("/root/.cache", "/wheels", "/src", "/dist", "/tools", "/requirements", "/etc/pip.conf")
+CACHE = str(Path(pwd.getpwuid(0).pw_dir, ".cache"))  # HOME is another folder in these images
+LEFTOVERS = (CACHE, "/wheels", "/src", "/dist", "/tools", "/requirements", "/etc/pip.conf")
 HOME = Path("/opt/triton-chat")
 
 states = {str(path): path.lstat() for path in (HOME.parent, HOME, *HOME.rglob("*")) if not path.is_symlink()}
