@@ -419,6 +419,24 @@ def test_a_response_that_triton_never_takes_is_noticed(
     assert not delivery.is_stuck()
 
 
+def test_only_those_who_stream_make_streams_rest(
+    make: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(delivery_module, "rest_seconds", lambda streams, cores: asked.append(streams) or 0.0)
+    delivery, channel = make(), FakeChannel()
+    whole = [delivery.open(f"w{number}", FakeChannel(), stream=False) for number in range(3)]
+    first, second = (delivery.open(name, channel, stream=True) for name in ("a", "b"))
+    first.put(event("x"))
+    channel.wait_until_sent(1)
+    delivery.discard(second)
+    delivery.discard(second)
+    delivery.discard(whole[0])
+    first.put(event("y"))
+    channel.wait_until_sent(2)
+    assert asked == [2, 1]
+
+
 def test_few_streams_never_rest_and_many_share_what_the_cores_can_send() -> None:
     assert rest_seconds(streams=8, cores=2) == 0
     assert rest_seconds(streams=9, cores=2) > 0

@@ -56,18 +56,22 @@ class Mailbox:
         """`post` puts it in line for a sender; `rest` tells how many seconds must lie between two responses."""
         self.request_id = request_id
         self.channel = channel
-        self._stream = stream
+        self.streams = stream
         self._post = post
         self._rest = rest
         self._rests_until = 0.0
         self._lock = threading.Lock()
         self._pending: list[TokenEvent] = []
         self._posted = False
+        self._worth_sending = False  # what is pending; noted at each event, because answers can be long
+        self._ended = False
 
     def put(self, event: TokenEvent) -> None:
         """Takes an event from the engine (it is the request's sink)."""
         with self._lock:
             self._pending.append(event)
+            self._worth_sending |= self.streams and bool(event.text or event.logprobs)
+            self._ended |= event.finish_reason is not None
         self.offer()
 
     def offer(self) -> None:
@@ -82,6 +86,7 @@ class Mailbox:
         """All that is pending, as one event. Nobody else takes until `settle` is called: the order must not change."""
         with self._lock:
             pending, self._pending = self._pending, []
+            self._worth_sending = self._ended = False
             self._rests_until = now() + self._rest()
         return merge(pending) if pending else None
 
@@ -92,12 +97,7 @@ class Mailbox:
         self.offer()
 
     def _is_due(self) -> bool:
-        if any(event.finish_reason is not None for event in self._pending):
-            return True
-        return now() >= self._rests_until and any(map(self._worth_sending, self._pending))
-
-    def _worth_sending(self, event: TokenEvent) -> bool:
-        return self._stream and bool(event.text or event.logprobs)
+        return self._ended or (self._worth_sending and now() >= self._rests_until)
 
 
 class Delivery:
@@ -107,6 +107,7 @@ class Delivery:
         self._cancel = cancel
         self._posted: queue.SimpleQueue[Mailbox | None] = queue.SimpleQueue()
         self._open: dict[str, Mailbox] = {}
+        self._streams = 0  # how many of those stream
         self._sending: dict[str, float] = {}  # since when, by request
         self._cores = len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
@@ -121,12 +122,14 @@ class Delivery:
         mailbox = Mailbox(request_id, channel, stream, self._posted.put, self._rest)
         with self._lock:
             self._open[request_id] = mailbox
+            self._streams += stream
         return mailbox
 
     def discard(self, mailbox: Mailbox) -> None:
         """Forgets a mailbox whose request was not taken, or has ended."""
         with self._lock:
-            self._open.pop(mailbox.request_id, None)
+            if self._open.pop(mailbox.request_id, None) is not None:
+                self._streams -= mailbox.streams
 
     def is_stuck(self) -> bool:
         """Whether a response has been on its way for so long that Triton will never take it.
@@ -144,7 +147,7 @@ class Delivery:
             thread.join()
 
     def _rest(self) -> float:
-        return rest_seconds(len(self._open), self._cores)
+        return rest_seconds(self._streams, self._cores)
 
     def _send_loop(self) -> None:
         while True:
