@@ -12,7 +12,7 @@ from tests.image.conftest import Image
 from tests.image.containers import TINY, Container, Containers, Running
 from tools.images.podman import Podman
 
-TOKENS = 600
+TOKENS = 1900  # nearly the whole context: seconds, so that the signal comes while they run
 LONG = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 IDLE_STOP_S = 30
 BUSY_STOP_S = 60
