@@ -60,7 +60,7 @@ _FIELD = r"(?!error|internal|failed)(?-i:[a-z_]\w*)(?:\.\w+)*"
 _BY_TEXT: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), error)
     for pattern, error in (
-        (r"the context holds|exceed the context", ContextLengthError),
+        (r"maximum context length is \d+ tokens", ContextLengthError),
         (rf"^(?:row \d+: )?{_FIELD}(?:, {_FIELD})*: |: unknown parameter", InvalidRequestError),
         (r"exceeds maximum queue size|request timeout expired|as many as allowed", OverloadedError),
         (r"no available versions", ServerStoppingError),  # of a server that stops, or a model that failed to load

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from chat_engine.config import EngineConfig
 from chat_engine.engine import ChatEngine
+from chat_engine.generation_defaults import GenerationDefaults
 from chat_engine.model_runner import Row, RunnerLimits
-from chat_engine.request import ChatRequest, FinishReason, SamplingParams, TokenEvent
+from chat_engine.request import ChatRequest, FinishReason, SamplingParams, TokenEvent, TokenRules
 from chat_engine.sampler import Sampled, SamplingState
 
 WAIT = 20.0  # seconds until a thread that should have moved counts as stuck
@@ -131,8 +132,7 @@ class HashRunner:
         eos_every: int = 0,
     ) -> None:
         self.limits = RunnerLimits(max_model_len, max_step_tokens, block_size, num_blocks, vocab_size)
-        self.eos_ids = frozenset(eos_ids)
-        self.sampling_defaults: dict[str, object] = {}
+        self.defaults = GenerationDefaults(frozenset(eos_ids), {}, None, TokenRules())
         self.before_step: Callable[[list[Row]], None] = lambda rows: None
         self.steps: list[list[Row]] = []
         self._eos_every = eos_every
@@ -157,7 +157,7 @@ class HashRunner:
     def answer(self, request: ChatRequest) -> list[int]:
         """What a request gets, computed without an engine."""
         tokens = list(request.prompt_ids)
-        stops = set(request.sampling.stop_token_ids) | (set() if request.sampling.ignore_eos else self.eos_ids)
+        stops = set(request.sampling.stop_token_ids) | (set() if request.sampling.ignore_eos else self.defaults.eos_ids)
         while len(tokens) < len(request.prompt_ids) + request.max_tokens:
             tokens.append(self.next_token(tokens))
             if tokens[-1] in stops:

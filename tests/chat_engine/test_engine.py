@@ -521,6 +521,61 @@ def test_a_failing_step_ends_everything_once_and_closes_the_door(threaded: Calla
     assert engine.stats().finished == Counter({ERROR: 4})
 
 
+@pytest.mark.parametrize("poisoned", [{1}, {0, 3}, {2, 3}, {0, 1, 2}], ids=str)
+def test_what_the_model_cannot_compute_fails_alone(poisoned: set[int]) -> None:
+    runner = HashRunner(vocab_size=100)
+    requests = [make_request(str(i), prompt=[110 + i] * 6, max_tokens=6) for i in range(4)]
+    poison = {110 + i for i in poisoned}
+
+    def fail(rows: list[Row]) -> None:
+        if any(poison & set(row.tokens) for row in rows):
+            raise BrokenError("index out of range in self")
+
+    runner.before_step = fail
+    engine, inboxes = hand_engine(runner), [Inbox() for _ in requests]
+    for request, inbox in zip(requests, inboxes, strict=True):
+        engine.submit(request, inbox)
+    run_out(engine)
+    for i, (request, inbox) in enumerate(zip(requests, inboxes, strict=True)):
+        if i in poisoned:
+            assert inbox.last.finish_reason is ERROR
+            assert str(inbox.last.error) == "internal error: the model could not compute this request"
+        else:
+            assert inbox.text == text_of(runner.answer(request))
+    assert engine.is_ready()
+
+
+def test_a_request_alone_that_cannot_be_computed_does_not_end_the_engine() -> None:
+    runner = HashRunner(vocab_size=100)
+    engine = hand_engine(runner)
+
+    def fail(rows: list[Row]) -> None:
+        if any(110 in row.tokens for row in rows):
+            raise BrokenError("index out of range in self")
+
+    runner.before_step = fail
+    for i in range(3):
+        bad, good = Inbox(), Inbox()
+        engine.submit(make_request(f"bad {i}", prompt=[110]), bad)
+        run_out(engine)
+        engine.submit(make_request(f"good {i}", prompt=[10 + i], max_tokens=3), good)
+        run_out(engine)
+        assert (bad.last.finish_reason, good.last.finish_reason) == (ERROR, LENGTH)
+
+
+def test_a_model_that_computes_nothing_any_more_ends_the_engine() -> None:
+    runner = HashRunner()
+    engine = hand_engine(runner)
+
+    def fail(rows: list[Row]) -> None:
+        raise BrokenError("the device is lost")
+
+    runner.before_step = fail
+    engine.submit(make_request("r"), Inbox())
+    with pytest.raises(BrokenError):
+        engine.step()
+
+
 def test_a_failure_wakes_those_who_wait_for_room(threaded: Callable[..., ChatEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)

@@ -54,8 +54,7 @@ class Limited:
 
     def __init__(self, runner: ModelRunner, **limits: int) -> None:
         self.limits: RunnerLimits = dataclasses.replace(runner.limits, **limits)
-        self.eos_ids = runner.eos_ids
-        self.sampling_defaults = runner.sampling_defaults
+        self.defaults = runner.defaults
         self.steps = 0
         self._runner = runner
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import UnsupportedModelError
@@ -24,7 +27,7 @@ def test_the_limits_without_weights_are_those_of_the_loaded_model(name: str, tmp
     loaded = load_model(settings(folder))
     (folder / "model.safetensors").unlink()
     limits = context_limits(settings(folder))
-    assert (limits.max_model_len, limits.vocab_size) == (loaded.max_positions, loaded.vocab_size)
+    assert (limits.max_model_len, limits.vocab_size) == (loaded.context.usual, loaded.vocab_size)
 
 
 def test_a_window_that_attention_is_not_told_of_is_noticed_without_weights(tmp_path: Path) -> None:
@@ -43,6 +46,74 @@ def test_weights_that_are_pickled_only_are_refused_with_the_way_out(tmp_path: Pa
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UnsupportedModelError, match=r"no weights in safetensors; .* fetch hub --id <id> --convert"):
         load_model(settings(folder))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return folder
+
+
+def some_llama(folder: Path) -> Path:
+    return save_model(MAIN["llama with grouped heads"](), folder)
+
+
+def test_weights_under_other_names_are_refused_with_both_names(tmp_path: Path) -> None:
+    folder = change_weights(some_llama(tmp_path), lambda w: {f"base_model.model.{name}": t for name, t in w.items()})
+    with pytest.raises(UnsupportedModelError, match=r"21 weights .* lm_head.weight, .* and 18 more; there are base_mod"):
+        load_model(settings(folder))
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.self_attn.k_proj.weight", "model.norm.weight"])
+def test_one_missing_weight_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    folder = change_weights(some_llama(tmp_path), lambda w: {n: t for n, t in w.items() if n != name})
+    with pytest.raises(UnsupportedModelError, match=f"1 weights that config.json asks for are not there: {name}"):
+        load_model(settings(folder))
+
+
+def test_a_weight_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
+    def cut(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        name = "model.embed_tokens.weight"
+        return {**weights, name: weights[name][:-3].clone()}
+
+    folder = change_weights(some_llama(tmp_path), cut)
+    with pytest.raises(UnsupportedModelError, match=r"model.embed_tokens.weight has the shape \[125, 32\], .* \[128, 32\]"):
+        load_model(settings(folder))
+
+
+def test_tied_weights_need_be_there_once(tmp_path: Path) -> None:
+    folder = save_model(OTHERS["llama with one head for all"](), tmp_path)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    load_model(settings(folder))
+
+
+def test_weights_without_a_place_are_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = change_weights(some_llama(tmp_path), lambda w: {**w, "model.extra.weight": torch.zeros(2)})
+    load_model(settings(folder))
+    assert "that the model has no place for: model.extra.weight" in caplog.text
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    with (some_llama(tmp_path) / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(UnsupportedModelError, match="damaged or incomplete"):
+        load_model(settings(tmp_path))
+
+
+def test_a_missing_part_of_the_weights_is_refused_by_its_name(tmp_path: Path) -> None:
+    part = "model-00002-of-00002.safetensors"
+    (some_llama(tmp_path) / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": part}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UnsupportedModelError, match=f"names {part}, which is not there"):
+        load_model(settings(tmp_path))
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    file = some_llama(tmp_path) / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(UnsupportedModelError, match=r"quantised \(gptq\), which is not supported"):
+        load_model(settings(tmp_path))
 
 
 def test_a_checkpoint_that_is_not_there_is_another_error(tmp_path: Path) -> None:

@@ -130,19 +130,21 @@ def test_ropes_that_depend_on_the_length_are_limited_to_where_they_do_not(tmp_pa
 @pytest.mark.parametrize(
     ("generation", "eos", "defaults"),
     [
-        ({"eos_token_id": 7}, {7}, {"temperature": 0.0}),
-        ({"eos_token_id": [7, 9]}, {7, 9}, {"temperature": 0.0}),
+        ({"eos_token_id": 7}, {2, 7}, {"temperature": 0.0}),
+        ({"eos_token_id": [7, 9, VOCAB]}, {2, 7, 9}, {"temperature": 0.0}),
         ({}, {2}, {"temperature": 0.0}),
-        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {2}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {2}, {"temperature": 0.6, "top_p": 0.9, "top_k": 50}),
+        ({"do_sample": True, "top_k": 0}, {2}, {"top_k": 0}),
         ({"do_sample": False, "temperature": 0.6}, {2}, {"temperature": 0.0}),
+        ({"repetition_penalty": 1.2}, {2}, {"temperature": 0.0, "repetition_penalty": 1.2}),
     ],
 )
 def test_ends_and_defaults_are_those_of_generate(
     tmp_path: Path, generation: dict[str, object], eos: set[int], defaults: dict[str, float]
 ) -> None:
     runner = load(saved(tmp_path, generation, eos_token_id=2))
-    assert runner.eos_ids == eos
-    assert {name: value for name, value in runner.sampling_defaults.items() if value is not None} == defaults
+    assert runner.defaults.eos_ids == eos
+    assert runner.defaults.sampling == defaults
 
 
 def test_a_checkpoint_in_half_precision_runs_in_it(tmp_path: Path) -> None:

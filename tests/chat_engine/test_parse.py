@@ -185,14 +185,6 @@ def test_a_generation_prompt_is_wanted_or_not(value: object) -> None:
     assert message == f"add_generation_prompt: must be true or false (got {value!r})"
 
 
-def test_an_option_given_twice_is_refused() -> None:
-    twice = {"add_generation_prompt": True}
-    message = refused(
-        messages=messages(("user", "x")), sampling_parameters={"add_generation_prompt": True}, parameters=twice
-    )
-    assert message.startswith("add_generation_prompt: given both")
-
-
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
@@ -241,7 +233,8 @@ def test_an_empty_prompt_is_refused(name: str) -> None:
         (b'[{"role": "user", "content": 3}]', "messages.0.content: "),
         (b'[{"role": "user", "content": null}]', "messages.0.content: "),
         (b'[{"role": "user", "content": [{"type": "text", "text": "x"}]}]', "messages.0.content: "),
-        (b'[{"role": "user", "content": "x", "name": "me"}]', "messages.0.name: "),
+        (b'[{"role": "user", "content": "x", "name": 3}]', "messages.0.name: "),
+        (b'[{"role": "user", "content": "x", "name": "a\\u0000"}]', "messages.0.name: "),
         (b'[{"role": "user", "content": "ok"}, {"role": "user"}]', "messages.1.content: "),
         (b'[{"role": "user", "content": NaN}]', "messages.0.content: "),
     ],
@@ -345,21 +338,21 @@ def test_an_unknown_parameter_is_refused_by_name(where: str, value: object) -> N
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", True), ("max_tokens", "5"), ("max_tokens", 5.5),
+        ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", True), ("max_tokens", "5x"), ("max_tokens", 5.5),
         ("max_tokens", [5]),
         ("min_tokens", -1), ("min_tokens", False),
-        ("temperature", -0.1), ("temperature", 2.1), ("temperature", "1"), ("temperature", True), ("temperature", []),
-        ("top_p", 0), ("top_p", 1.1), ("top_p", -1), ("top_p", False),
+        ("temperature", -0.1), ("temperature", 2.1), ("temperature", "hot"), ("temperature", ""), ("temperature", "nan"), ("temperature", True), ("temperature", []),
+        ("top_p", 1.1), ("top_p", -1), ("top_p", False),
         ("top_k", -2), ("top_k", 1.5), ("top_k", True), ("top_k", "all"), ("top_k", MAX_COUNT + 1),
         ("min_p", -0.1), ("min_p", 1.1),
-        ("presence_penalty", 2.1), ("presence_penalty", -2.1), ("presence_penalty", "0"),
+        ("presence_penalty", 2.1), ("presence_penalty", -2.1), ("presence_penalty", "1 2"),
         ("frequency_penalty", 3), ("frequency_penalty", True),
         ("repetition_penalty", 0), ("repetition_penalty", -1), ("repetition_penalty", 10.5),
         ("logit_bias", []), ("logit_bias", "x"), ("logit_bias", 3),
         ("stop", 3), ("stop", ""), ("stop", [""]), ("stop", ["x", 3]), ("stop", {"a": 1}), ("stop", True),
         ("stop_token_ids", 3), ("stop_token_ids", ["3"]), ("stop_token_ids", [True]), ("stop_token_ids", [1.0]),
-        ("ignore_eos", 1), ("ignore_eos", "true"),
-        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.5), ("seed", True), ("seed", "1"),
+        ("ignore_eos", 1), ("ignore_eos", "yes"),
+        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.5), ("seed", True), ("seed", "one"),
         ("logprobs", -1), ("logprobs", True), ("logprobs", 5.5),
     ],
 )  # fmt: skip
@@ -421,34 +414,63 @@ def test_limits_of_the_configuration(settings: dict[str, object], sampling: dict
     assert refused(make_parser(**settings), sampling_parameters=sampling) == complaint
 
 
-def test_a_parameter_given_twice_is_refused() -> None:
-    assert refused(sampling_parameters={"top_k": 3}, parameters={"top_k": 3}).startswith("top_k: given both")
+def test_an_input_wins_over_a_request_parameter_of_the_same_name() -> None:
+    """As in Triton's vLLM backend, whose own client sends both."""
+    assert parse(sampling_parameters={"top_k": 3}, parameters={"top_k": 4, "seed": 7}).sampling.top_k == 3
+    assert parse(sampling_parameters={"top_k": 3}, parameters={"top_k": 4, "seed": 7}).seed == 7
+    for name, attribute in (("stream", True), ("exclude_input_in_output", True)):
+        request = parse(**{name: False}, parameters={name: attribute})
+        assert (request.stream, bool(request.echo)) == (name != "stream", name != "stream")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("temperature", "0.1", 0.1), ("temperature", "1e-1", 0.1), ("top_p", " 0.95 ", 0.95), ("max_tokens", "7", 7),
+        ("max_tokens", "7.0", 7), ("top_k", "-1", -1), ("ignore_eos", "true", True), ("ignore_eos", "False", False),
+        ("seed", "12", 12), ("presence_penalty", "-0.5", -0.5), ("logprobs", "2", 2), ("min_tokens", "2", 2),
+    ],
+)  # fmt: skip
+def test_numbers_may_be_texts(name: str, text: str, value: object) -> None:
+    for where in ("sampling_parameters", "parameters"):
+        assert getattr(parse(**{where: {name: text}}).sampling, name) == value
+
+
+def test_tritons_id_of_a_request_is_no_parameter() -> None:
+    assert parse(parameters={"id": "42", "seed": 3}).seed == 3
 
 
 @pytest.mark.parametrize("name", ["stream", "exclude_input_in_output"])
-def test_a_switch_is_true_or_false_and_given_once(name: str) -> None:
+def test_a_switch_is_true_or_false(name: str) -> None:
     assert refused(parameters={name: 1}) == f"{name}: must be true or false (got 1)"
-    assert refused(parameters={name: "true"}).startswith(f"{name}: must be true or false")
-    assert refused(**{name: True}, parameters={name: True}).startswith(f"{name}: given both")
+    assert refused(parameters={name: "yes"}).startswith(f"{name}: must be true or false")
 
 
 # The context.
 
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:
-    with pytest.raises(ContextLengthError, match=f"the prompt has {CONTEXT} tokens; the context holds {CONTEXT}"):
+    with pytest.raises(
+        ContextLengthError,
+        match=f"the prompt has {CONTEXT} tokens; this model's maximum context length is {CONTEXT} tokens,",
+    ):
         parse(text_input=b"x" * CONTEXT)
     assert parse(text_input=b"x" * (CONTEXT - 1)).max_tokens == 1
 
 
 def test_token_ids_that_fill_the_context_are_refused() -> None:
-    with pytest.raises(ContextLengthError, match=f"the prompt has {CONTEXT} tokens; the context holds {CONTEXT}"):
+    with pytest.raises(
+        ContextLengthError,
+        match=f"the prompt has {CONTEXT} tokens; this model's maximum context length is {CONTEXT} tokens,",
+    ):
         parse(prompt_token_ids=json.dumps([1] * CONTEXT).encode())
     assert parse(prompt_token_ids=json.dumps([1] * (CONTEXT - 1)).encode()).max_tokens == 1
 
 
 def test_max_tokens_beyond_the_context_is_refused() -> None:
-    with pytest.raises(ContextLengthError, match=r"max_tokens: 51 .* at most 50 are left"):
+    with pytest.raises(
+        ContextLengthError, match=r"max_tokens: 51 .* maximum context length is 60 tokens, so at most 50 are left"
+    ):
         parse(text_input=b"x" * 10, sampling_parameters={"max_tokens": 51})
     assert parse(text_input=b"x" * 10, sampling_parameters={"max_tokens": 50}).max_tokens == 50
 

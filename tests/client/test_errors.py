@@ -13,8 +13,14 @@ from triton_chat import errors
         ("64 requests are running, as many as allowed; try again later", errors.OverloadedError),
         ("Request for unknown model: 'nope' is not found", errors.ModelNotFoundError),
         ("Request for unknown model: 'x' has no available versions", errors.ServerStoppingError),
-        ("the prompt has 9 tokens; the context holds 8, and at least one must be left", errors.ContextLengthError),
-        ("max_tokens: 9 and a prompt of 8 tokens exceed the context of 10 tokens", errors.ContextLengthError),
+        (
+            "the prompt has 9 tokens; the maximum context length is 8 tokens, and at least one must be left",
+            errors.ContextLengthError,
+        ),
+        (
+            "max_tokens: 9 and a prompt of 8 tokens; the maximum context length is 10 tokens, so at most 2",
+            errors.ContextLengthError,
+        ),
         ("temperature: must be at least 0 (got -1)", errors.InvalidRequestError),
         ("row 3: messages.0.content: holds a NUL character", errors.InvalidRequestError),
         ("messages, text_input: exactly one is required, both given", errors.InvalidRequestError),
@@ -38,7 +44,11 @@ def test_text_alone(text: str, kind: type[errors.TritonChatError]) -> None:
     ("code", "details", "kind"),
     [
         ("INVALID_ARGUMENT", "anything", errors.InvalidRequestError),
-        ("INVALID_ARGUMENT", "the prompt has 9 tokens; the context holds 8", errors.ContextLengthError),
+        (
+            "INVALID_ARGUMENT",
+            "the prompt has 9 tokens; the maximum context length is 8 tokens",
+            errors.ContextLengthError,
+        ),
         ("NOT_FOUND", "anything", errors.ModelNotFoundError),
         ("NOT_FOUND", "Request for unknown model: 'x' has no available versions", errors.ServerStoppingError),
         ("UNAVAILABLE", "Server not ready", errors.ServerStoppingError),

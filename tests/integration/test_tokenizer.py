@@ -68,7 +68,9 @@ def test_messages_become_the_prompt_that_chat_answers(client: ChatClient) -> Non
 def test_its_context_is_the_one_that_chat_enforces(client: ChatClient) -> None:
     limit = client.tokenize(text="x").max_model_len
     ids = [client.tokenize(text=" the").token_ids[0]] * limit
-    with pytest.raises(ContextLengthError, match=f"the prompt has {limit} tokens; the context holds {limit}"):
+    with pytest.raises(
+        ContextLengthError, match=f"has {limit} tokens; this model's maximum context length is {limit} tokens"
+    ):
         client.generate(prompt_token_ids=ids)
     assert client.generate(prompt_token_ids=ids[1:]).num_input_tokens == limit - 1
 

@@ -20,6 +20,7 @@ from chat_engine import errors  # noqa: E402
 from chat_engine.config import load_config  # noqa: E402
 from chat_engine.delivery import Delivery  # noqa: E402
 from chat_engine.engine import ChatEngine  # noqa: E402
+from chat_engine.generation_defaults import in_vocabulary  # noqa: E402
 from chat_engine.metrics import Family, MetricsReporter  # noqa: E402
 from chat_engine.model_runner import ModelRunner  # noqa: E402
 from chat_engine.model_thread import ModelThread  # noqa: E402
@@ -45,11 +46,18 @@ class TritonPythonModel:
         thread = ModelThread()
         runner = thread.call(lambda: ModelRunner(config))
         prompts = PromptEncoder.load(config)
+        limits, defaults = runner.limits, runner.defaults
+        prompts.check_vocabulary(limits.vocab_size)
         self._drain_seconds = config.drain_seconds
         self._parser = RequestParser(
-            prompts, config, runner.limits.max_model_len, runner.limits.vocab_size, runner.sampling_defaults
+            prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens
         )
-        self._engine = ChatEngine(config, runner, prompts.backend, on_failure=_stop_server, thread=thread)
+        end_ids = in_vocabulary(
+            "an end token of the tokenizer or the chat template", prompts.end_ids, limits.vocab_size
+        )
+        self._engine = ChatEngine(
+            config, runner, prompts.backend, on_failure=_stop_server, thread=thread, end_ids=end_ids
+        )
         self._delivery = Delivery(self._engine.cancel)
         self._families: dict[str, pb_utils.MetricFamily] = {}
         self._metrics = MetricsReporter(

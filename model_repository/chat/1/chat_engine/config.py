@@ -45,11 +45,20 @@ class EngineConfig(BaseModel):
     memory_fraction: float = Field(0.9, gt=0, lt=1, description="Part of the GPU's memory that may be used in all.")
     prefix_caching: bool = Field(True, description="Keep computed blocks and reuse them for equal prompt beginnings.")
 
-    default_max_tokens: int = Field(512, ge=1, description="max_tokens of a request that names none.")
+    default_max_tokens: int | None = Field(
+        None, ge=1, description="max_tokens of a request that names none: by default the checkpoint's, else 512."
+    )
     max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives per token that a request may ask for.")
     max_stop_strings: int = Field(16, ge=0, le=256)
     max_stop_length: int = Field(256, ge=1, le=4096, description="Longest stop string, in characters.")
     max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Most entries of logit_bias.")
+    chat_template: str | None = Field(
+        None, description="Name of one of the checkpoint's chat templates; none: messages are refused."
+    )
+    split_special_tokens: bool = Field(
+        True, description="A special token that is written out in a message is text; false: it is the token."
+    )
+
     max_messages: int = Field(2048, ge=1)
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="Largest value of each text input, in bytes.")
 

@@ -17,7 +17,7 @@ from chat_engine.kv_cache import KVCache
 from chat_engine.model_runner import Row, Runner
 from chat_engine.model_thread import ModelThread
 from chat_engine.protocol import EngineStats, RequestTimes, Sink
-from chat_engine.request import Alternative, ChatRequest, FinishReason, Sequence, TokenEvent, TokenLogprobs
+from chat_engine.request import Alternative, ChatRequest, FinishReason, Sequence, TokenEvent, TokenLogprobs, TokenRules
 from chat_engine.sampler import Logprobs, Sampled, SamplingState
 from chat_engine.scheduler import Chunk, Scheduler
 
@@ -29,13 +29,15 @@ _MAX_KEPT_TIMES = 10_000
 class _Running:
     """A request inside the engine: its sequence, how its tokens are chosen, its text, and where events go."""
 
-    def __init__(self, request: ChatRequest, sink: Sink, stop_ids: frozenset[int], tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, request: ChatRequest, sink: Sink, stop_ids: frozenset[int], rules: TokenRules, tokenizer: Tokenizer
+    ) -> None:
         params = request.sampling
         self.request = request
         self.sink = sink
         self.stop_ids = stop_ids
         self.sequence = Sequence(request)
-        self.sampling = SamplingState.start(params, request.seed, stop_ids, request.prompt_ids)
+        self.sampling = SamplingState.start(params, request.seed, stop_ids, request.prompt_ids, rules)
         self.text = TextStream(tokenizer, request.prompt_ids, params.stop)
         self.echo = request.echo
 
@@ -49,6 +51,7 @@ class ChatEngine:
         tokenizer: turns ids into text.
         on_failure: called once, on the engine's thread, when a step has failed and everything in flight has been told.
         thread: the one that has loaded the model; the engine ends it in `close`. Without one, `step` is called by hand.
+        end_ids: tokens that end an answer, beside those that the runner knows.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class ChatEngine:
         tokenizer: Tokenizer,
         on_failure: Callable[[], None] | None = None,
         thread: ModelThread | None = None,
+        end_ids: frozenset[int] = frozenset(),
     ) -> None:
         limits = runner.limits
         self._config = config
         self._runner = runner
         self._tokenizer = tokenizer
         self._names = TokenNames(tokenizer)
+        self._eos_ids = runner.defaults.eos_ids | end_ids
         self._on_failure = on_failure
         self.cache = KVCache(limits.num_blocks, limits.block_size, config.prefix_caching)
         self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens)
@@ -93,8 +98,8 @@ class ChatEngine:
         """See `protocol.Engine`."""
         stop_ids = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
-            stop_ids |= self._runner.eos_ids
-        running = _Running(request, sink, stop_ids, self._tokenizer)
+            stop_ids |= self._eos_ids
+        running = _Running(request, sink, stop_ids, self._runner.defaults.rules, self._tokenizer)
         with self._changed:
             refusal = self._refusal()
             if refusal:
@@ -155,9 +160,40 @@ class ChatEngine:
         chunks = self.scheduler.schedule()
         if chunks:
             self._note_begin()
-            self._postprocess(chunks, self._runner.run([self._row(chunk) for chunk in chunks]))
+            failed = self._compute(chunks)
+            if len(failed) == len(chunks):
+                self._probe()
+            for chunk in failed:
+                error = EngineFailedError("internal error: the model could not compute this request")
+                self._end(self._running[chunk.sequence], FinishReason.ERROR, error)
         self._note_state(stepped=bool(chunks))
         return bool(chunks)
+
+    def _compute(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Runs the model and hands out what comes; returns the chunks that it could not compute.
+
+        Where it fails, the newest are left out, half after half, until those that it cannot compute are alone.
+        """
+        try:
+            sampled = self._runner.run([self._row(chunk) for chunk in chunks])
+        except Exception:
+            log.exception("the model could not compute a step of %d sequences", len(chunks))
+        else:
+            self._postprocess(chunks, sampled)
+            return []
+        if len(chunks) == 1:
+            return chunks
+        middle = len(chunks) // 2
+        return self._compute(chunks[:middle]) + self._compute(chunks[middle:])
+
+    def _probe(self) -> None:
+        """After a step of which nothing could be computed: raises unless the model still computes anything at all."""
+        table = self.cache.begin([0])
+        if table is not None:
+            try:
+                self._runner.run([Row([0], 1, table.blocks, None)])
+            finally:
+                self.cache.release(table)
 
     def _loop(self) -> None:
         try:

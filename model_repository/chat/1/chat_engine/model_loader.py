@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from chat_engine.attention import IMPLEMENTATION, LayerProbe, LayerShape
 from chat_engine.config import EngineConfig
+from chat_engine.context import ContextRange, context_range, fix_frequencies
 from chat_engine.errors import ConfigError, UnsupportedModelError
+from chat_engine.generation_defaults import GenerationDefaults, generation_defaults
 
-# Rope types whose frequencies change for everybody in the batch when one sequence grows long.
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+log = logging.getLogger(__name__)
+
+_NAMED = 3  # of many weights
 # Chunked attention, or a state carried along the sequence, would be silently wrong for packed sequences.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -29,16 +34,14 @@ class LoadedModel:
     Attributes:
         model: the transformers model, with paged attention.
         layers: what each attention layer keeps for a token.
-        max_positions: the longest sequence it can do, in tokens.
-        eos_ids: tokens that end an answer.
-        sampling_defaults: what `transformers.generate` would sample with, by the checkpoint's `generation_config.json`.
+        context: how long its sequences may be.
+        defaults: what the checkpoint's `generation_config.json` asks for.
     """
 
     model: PreTrainedModel
     layers: list[LayerShape]
-    max_positions: int
-    eos_ids: frozenset[int]
-    sampling_defaults: dict[str, object]
+    context: ContextRange
+    defaults: GenerationDefaults
 
     @property
     def device(self) -> torch.device:
@@ -71,9 +74,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
     device = _device(config.device)
     model = _load(config, device)
     layers, widest_window = _probe(model)
-    eos_ids, sampling_defaults = _generation_defaults(model)
-    max_positions = _max_positions(model.config.get_text_config(), widest_window)
-    return LoadedModel(model, layers, max_positions, eos_ids, sampling_defaults)
+    text = model.config.get_text_config()
+    context = _context(text, widest_window)
+    if (config.max_model_len or 0) > context.usual:
+        _go_further(model, config.max_model_len or 0, context)
+    return LoadedModel(model, layers, context, generation_defaults(model, int(text.vocab_size)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def context_limits(config: EngineConfig) -> ContextLimits:
     """
     checkpoint = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
     text = checkpoint.get_text_config()
-    max_model_len = config.max_model_len or _max_positions(text, _widest_window(checkpoint))
+    max_model_len = config.max_model_len or _context(text, _widest_window(checkpoint)).usual
     return ContextLimits(max_model_len, int(text.vocab_size))
 
 
@@ -113,25 +118,82 @@ def _device(name: str) -> torch.device:
 
 def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
     checkpoint: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
+    _refuse_quantised(AutoConfig.from_pretrained(config.model, **checkpoint))
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **checkpoint
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            config.model,
+            dtype=dtype,
+            attn_implementation=IMPLEMENTATION,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **checkpoint,
         )
     except KeyError as error:  # a class with a table of its own attention implementations
         raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
+    except SafetensorError as error:
+        raise UnsupportedModelError(
+            f"the weights (*.safetensors) are damaged or incomplete: {error}; fetch the checkpoint again"
+        ) from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and str(error).endswith(".safetensors"):
+            missing = str(error).rpartition("/")[2]
+            raise UnsupportedModelError(
+                f"model.safetensors.index.json names {missing}, which is not there; fetch the checkpoint again"
+            ) from error
         if "model.safetensors" not in str(error):
             raise
         raise UnsupportedModelError(
             "the checkpoint has no weights in safetensors; those of a hub repository that has .bin files only are "
             "converted by: triton-chat-server fetch hub --id <id> --convert --target <folder>"
         ) from error
+    model: PreTrainedModel = loaded[0]
+    _check_weights(loaded[1])
     if config.dtype == "auto" and device.type == "cpu":
         model.to(dtype=cpu_dtype(model.dtype, model.get_memory_footprint(), _memory_available()))  # type: ignore[call-arg]
     model.to(device)  # type: ignore[arg-type]
     model.requires_grad_(False)
     return model
+
+
+def _refuse_quantised(checkpoint: PretrainedConfig) -> None:
+    quantised = getattr(checkpoint, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        raise UnsupportedModelError(
+            f"config.json: the weights are quantised ({method}), which is not supported; "
+            "take the checkpoint in bfloat16, float16 or float32"
+        )
+
+
+def _check_weights(found: dict[str, Any]) -> None:
+    """Raises UnsupportedModelError unless every weight of the model came from the checkpoint.
+
+    transformers would fill the others with random numbers, and the model would answer nonsense.
+    """
+    unexpected = sorted(found["unexpected_keys"])
+    if unexpected:
+        log.warning("weights in *.safetensors that the model has no place for: %s", _some(unexpected))
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UnsupportedModelError(
+            f"*.safetensors: {len(missing)} weights that config.json asks for are not there: {_some(missing)}"
+            + (f"; there are {_some(unexpected)} instead, so rename them" if unexpected else "")
+            + "; or take the config.json that belongs to these weights"
+        )
+    mismatched = sorted((name, tuple(has), tuple(wants)) for name, has, wants in found["mismatched_keys"])
+    if mismatched:
+        name, has, wants = mismatched[0]
+        raise UnsupportedModelError(
+            f"*.safetensors: {name} has the shape {list(has)}, but config.json makes it {list(wants)}"
+            + (f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else "")
+            + "; take the config.json that belongs to these weights"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def cpu_dtype(dtype: torch.dtype, weight_bytes: int, available_bytes: int) -> torch.dtype:
@@ -199,26 +261,20 @@ def _widest_window(checkpoint: PretrainedConfig) -> int | None:
         return _probe(model)[1]
 
 
-def _max_positions(text: PretrainedConfig, widest_window: int | None) -> int:
-    limit = int(text.max_position_embeddings)
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-        limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
+def _go_further(model: PreTrainedModel, max_model_len: int, context: ContextRange) -> None:
+    if max_model_len > context.most:
+        raise ConfigError(
+            f"max_model_len: {max_model_len} is more than the {context.most} tokens that the model can do"
+        )
+    log.warning(
+        "max_model_len %d is beyond %d, so all sequences, short ones too, get the rotary frequencies of long ones",
+        max_model_len, context.usual,
+    )  # fmt: skip
+    fix_frequencies(model, max_model_len)
+
+
+def _context(text: PretrainedConfig, widest_window: int | None) -> ContextRange:
     window = getattr(text, "sliding_window", None)
     if window and widest_window is None:
-        limit = min(limit, int(window))  # the model does not pass its window on; within it that is no matter
-    return limit
-
-
-def _generation_defaults(model: PreTrainedModel) -> tuple[frozenset[int], dict[str, object]]:
-    """End-of-answer ids, and the sampling that `transformers.generate` would use, from `generation_config.json`."""
-    generation: GenerationConfig = model.generation_config
-    eos = generation.eos_token_id
-    if eos is None:
-        eos = getattr(model.config.get_text_config(), "eos_token_id", None)
-    ids = frozenset([eos] if isinstance(eos, int) else eos or [])
-    if not generation.do_sample:
-        return ids, {"temperature": 0.0}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    chosen = {name: getattr(generation, name, None) for name in names}
-    return ids, {name: value for name, value in chosen.items() if value is not None}
+        return context_range(text).capped(int(window))  # the model does not pass its window on
+    return context_range(text)

@@ -13,6 +13,7 @@ from torch import Tensor
 from chat_engine.attention import AttentionBatch, PagedCache, Span, attention_order, varlen_works
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
+from chat_engine.generation_defaults import GenerationDefaults
 from chat_engine.model_loader import load_model, sample_ids
 from chat_engine.request import SamplingParams
 from chat_engine.sampler import Sampled, SamplingState, sample
@@ -64,8 +65,7 @@ class Runner(Protocol):
     """A model that computes steps."""
 
     limits: RunnerLimits
-    eos_ids: frozenset[int]
-    sampling_defaults: dict[str, object]
+    defaults: GenerationDefaults
 
     def run(self, rows: list[Row]) -> list[Sampled | None]:
         """Computes one step: KV of all tokens, and the next token of each row that samples."""
@@ -86,7 +86,7 @@ class ModelRunner:
         self._model, self._device = self._loaded.model, self._loaded.device
         use_varlen, block_size = self._attention_backend(config)
         self.limits = self._limits(config, block_size, use_varlen)
-        self.eos_ids, self.sampling_defaults = self._loaded.eos_ids, self._loaded.sampling_defaults
+        self.defaults = self._loaded.defaults
         self._cache = PagedCache(
             self._loaded.layers, self.limits.num_blocks, block_size, self._loaded.dtype, self._device, use_varlen
         )
@@ -161,12 +161,7 @@ class ModelRunner:
                 f"max_step_tokens: {config.max_step_tokens} is less than max_sequences, {config.max_sequences}; "
                 "each running sequence needs one token a step"
             )
-        max_model_len = config.max_model_len or self._loaded.max_positions
-        if max_model_len > self._loaded.max_positions:
-            raise ConfigError(
-                f"max_model_len: {max_model_len} is more than the {self._loaded.max_positions} tokens "
-                "that the model can do"
-            )
+        max_model_len = config.max_model_len or self._loaded.context.usual
         num_blocks = self._num_blocks(config, block_size, max_model_len, use_varlen)
         if num_blocks * block_size < max_model_len:
             raise ConfigError(

@@ -5,30 +5,34 @@ Every limit of a request is checked here, at the edge; nothing behind it sees JS
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from chat_engine.checks import at_most, check_flag, check_token_id, decode, explain, read_json, show, show_name, unknown
+from chat_engine.checks import at_most, check_flag, check_token_id, decode, explain, read_json, show, unknown
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, ContextLengthError, InvalidRequestError
 from chat_engine.parse_prompt import Prompt, PromptParser
 from chat_engine.prompt import PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams
 
+TEMPLATE_OPTIONS = ("add_generation_prompt", "continue_final_message")
 SWITCHES = ("stream", "exclude_input_in_output")
 PROMPTS = ("messages", "text_input", "prompt_token_ids")
-ADD_GENERATION_PROMPT = "add_generation_prompt"
+_DEFAULT_MAX_TOKENS = 512
+_TRITON_ID = "id"  # of a request to `generate`; some servers pass it on as a parameter
 
 
 @dataclass(frozen=True)
 class WireRequest:
     """A request as it came: the contract of `config.pbtxt`, undecoded.
 
-    `parameters` are Triton's scalar request parameters; a tensor of the same name wins over none, and both is an error.
+    `parameters` are Triton's scalar request parameters. What an input says wins over them, as in Triton's vLLM backend,
+    whose own client sends both.
     """
 
     id: str
@@ -50,6 +54,7 @@ class RequestParser:
         max_model_len: context limit in tokens.
         vocab_size: number of token ids.
         defaults: sampling parameters of a request that names none, from the model's `generation_config.json`.
+        max_tokens: of a request that names none, where the settings name none either.
 
     Raises:
         ConfigError: the defaults themselves are out of range.
@@ -62,12 +67,14 @@ class RequestParser:
         max_model_len: int,
         vocab_size: int,
         defaults: Mapping[str, object],
+        max_tokens: int | None = None,
     ) -> None:
         self._prompts = PromptParser(prompts, config, vocab_size, "prompt_token_ids")
         self._config = config
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._defaults = dict(defaults)
+        self._default_max_tokens = config.default_max_tokens or max_tokens or _DEFAULT_MAX_TOKENS
         try:
             SamplingParams.model_validate(self._defaults)
         except ValidationError as error:
@@ -75,12 +82,12 @@ class RequestParser:
 
     def parse(self, wire: WireRequest) -> ChatRequest:
         """Raises InvalidRequestError (ContextLengthError when it does not fit)."""
-        scalars = dict(wire.parameters or {})
+        scalars = {name: value for name, value in (wire.parameters or {}).items() if name != _TRITON_ID}
         switches = {name: _switch(name, getattr(wire, name), scalars) for name in SWITCHES}
         given = self._parameters(wire.sampling_parameters, scalars)
-        add_generation_prompt = check_flag(ADD_GENERATION_PROMPT, given.pop(ADD_GENERATION_PROMPT, None))
+        options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
         sampling = self._sampling(given)
-        prompt = self._prompt(wire, add_generation_prompt)
+        prompt = self._prompt(wire, options)
         return ChatRequest(
             id=wire.id,
             prompt_ids=prompt.ids,
@@ -95,12 +102,7 @@ class RequestParser:
         """What was given in `sampling_parameters` and as scalars, by name."""
         at_most("sampling_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
         given = _json_object("sampling_parameters", raw) if raw is not None else {}
-        twice = sorted(given.keys() & scalars.keys())
-        if twice:
-            raise InvalidRequestError(
-                f"{show_name(twice[0])}: given both in sampling_parameters and as a request parameter"
-            )
-        return {**given, **scalars}
+        return {**scalars, **given}
 
     def _sampling(self, given: Mapping[str, object]) -> SamplingParams:
         named = {k: v for k, v in given.items() if v is not None or k not in SamplingParams.model_fields}
@@ -123,13 +125,11 @@ class RequestParser:
             for token_id in getattr(sampling, name):
                 check_token_id(name, token_id, self._vocab_size)
 
-    def _prompt(self, wire: WireRequest, add_generation_prompt: bool | None) -> Prompt:
+    def _prompt(self, wire: WireRequest, options: Mapping[str, bool | None]) -> Prompt:
         for name in PROMPTS:
             if getattr(wire, name) == b"":
                 raise InvalidRequestError(f"{name}: empty; at least one character is required")
-        prompt = self._prompts.parse(
-            wire.messages, wire.text_input, wire.prompt_token_ids, add_generation_prompt=add_generation_prompt
-        )
+        prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, **options)
         if not prompt.ids:
             name = next(name for name in PROMPTS if getattr(wire, name) is not None)
             raise InvalidRequestError(f"{name}: the prompt has no tokens; send at least one")
@@ -140,31 +140,32 @@ class RequestParser:
         room = limit - num_prompt
         if room < 1:
             raise ContextLengthError(
-                f"the prompt has {num_prompt} tokens; the context holds {limit}, "
+                f"the prompt has {num_prompt} tokens; this model's maximum context length is {limit} tokens, "
                 "and at least one must be left for the answer"
             )
         wanted = sampling.max_tokens
         if wanted is not None and wanted > room:
             raise ContextLengthError(
-                f"max_tokens: {wanted} and a prompt of {num_prompt} tokens exceed the context of {limit} tokens; "
-                f"at most {room} are left for the answer"
+                f"max_tokens: {wanted} and a prompt of {num_prompt} tokens; this model's maximum context length is "
+                f"{limit} tokens, so at most {room} are left for the answer"
             )
-        max_tokens = min(self._config.default_max_tokens, room) if wanted is None else wanted
+        max_tokens = min(self._default_max_tokens, room) if wanted is None else wanted
         if sampling.min_tokens > max_tokens:
             raise InvalidRequestError(f"min_tokens: {sampling.min_tokens} is more than max_tokens, {max_tokens}")
         return max_tokens
 
 
 def _switch(name: str, tensor: bool | None, scalars: dict[str, object]) -> bool:
-    scalar = check_flag(name, scalars.pop(name, None))
-    if scalar is not None and tensor is not None:
-        raise InvalidRequestError(f"{name}: given both as an input and as a request parameter")
-    return scalar is not False and tensor is not False
+    scalar = check_flag(name, _as_flag(scalars.pop(name, None)))
+    return (scalar if tensor is None else tensor) is not False
 
 
 def _lenient(given: dict[str, object]) -> dict[str, object]:
-    """Forms that JSON and Triton's scalar parameters force on the caller: string keys, a single stop string, lists."""
-    given = dict(given)
+    """Forms that JSON and Triton's scalar parameters force on the caller: string keys, a single stop string, lists.
+
+    And numbers as texts, which clients of Triton's vLLM backend send.
+    """
+    given = {name: _READ_TEXT.get(name, _as_is)(value) for name, value in given.items()}
     stop = given.get("stop")
     if isinstance(stop, str):
         given["stop"] = (stop,)
@@ -175,6 +176,32 @@ def _lenient(given: dict[str, object]) -> dict[str, object]:
     if isinstance(bias, dict):
         given["logit_bias"] = {_token_id(key): value for key, value in bias.items()}
     return given
+
+
+def _as_is(value: object) -> object:
+    return value
+
+
+def _as_number(value: object) -> object:
+    """`"0.5"` as 0.5; what is no number stays, to be refused by its name."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value) if _FRACTION.search(value) else int(value)
+    return value
+
+
+def _as_flag(value: object) -> object:
+    return _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+_NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{0,40})?([eE][+-]?\d{1,3})?")
+_FRACTION = re.compile(r"[.eE]")
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+_LISTS = ("stop", "stop_token_ids", "logit_bias")
+_READ_TEXT: dict[str, Callable[[object], object]] = {
+    name: _as_flag if field.annotation is bool else _as_number
+    for name, field in SamplingParams.model_fields.items()
+    if name not in _LISTS
+}
 
 
 def _token_id(key: str) -> int:
@@ -193,6 +220,6 @@ def _json_object(name: str, raw: bytes) -> dict[str, Any]:
 def _refusal(error: ValidationError) -> InvalidRequestError:
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        allowed = (*SamplingParams.model_fields, ADD_GENERATION_PROMPT)
+        allowed = (*SamplingParams.model_fields, *TEMPLATE_OPTIONS)
         return unknown(".".join(map(str, first["loc"])), first["input"], allowed)
     return InvalidRequestError(explain(error, "" if first["loc"] else "sampling_parameters"))

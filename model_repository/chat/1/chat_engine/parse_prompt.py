@@ -43,6 +43,7 @@ class PromptParser:
         token_ids: bytes | None,
         *,
         add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
         add_special_tokens: bool | None = None,
     ) -> Prompt:
         """Exactly one of three, and the options that go with it; None is an option's default.
@@ -51,8 +52,12 @@ class PromptParser:
         """
         given = {"messages": messages, "text_input": text_input, self._ids_name: token_ids}
         _exactly_one(given)
-        if messages is None and add_generation_prompt is not None:
-            raise InvalidRequestError(f"add_generation_prompt: only for messages (got {add_generation_prompt})")
+        turn = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        for name, value in turn.items():
+            if messages is None and value is not None:
+                raise InvalidRequestError(f"{name}: only for messages (got {value})")
+        if add_generation_prompt and continue_final_message:
+            raise InvalidRequestError("continue_final_message: not together with add_generation_prompt: true")
         if token_ids is not None:
             if add_special_tokens is not None:
                 raise InvalidRequestError(
@@ -60,19 +65,31 @@ class PromptParser:
                 )
             return Prompt(self._token_ids(token_ids), None)
         if messages is not None:
-            text = self._render(messages, add_generation_prompt is not False)
-        else:
-            assert text_input is not None
-            text = self._text("text_input", text_input)
-        special = messages is None if add_special_tokens is None else add_special_tokens
-        return Prompt(self._encoder.encode(text, add_special_tokens=special), text)
+            rendered = self._encoder.render(
+                self._messages(messages),
+                add_generation_prompt=add_generation_prompt is not False and not continue_final_message,
+                continue_final_message=bool(continue_final_message),
+                add_special_tokens=bool(add_special_tokens),
+            )
+            return self._known("messages", Prompt(rendered.ids, rendered.text))
+        assert text_input is not None
+        text = self._text("text_input", text_input)
+        ids = self._encoder.encode(text, add_special_tokens=add_special_tokens is not False)
+        return self._known("text_input", Prompt(ids, text))
 
     def text_of(self, prompt: Prompt) -> str:
         """The prompt as text: what it was made of, or what its ids say."""
         return self._encoder.decode(prompt.ids) if prompt.text is None else prompt.text
 
-    def _render(self, raw: bytes, add_generation_prompt: bool) -> str:
-        return self._encoder.render(self._messages(raw), add_generation_prompt=add_generation_prompt)
+    def _known(self, name: str, prompt: Prompt) -> Prompt:
+        """Raises InvalidRequestError for a token of the tokenizer that the model has no embedding for."""
+        beyond = max(prompt.ids, default=0)
+        if beyond >= self._vocab_size:
+            raise InvalidRequestError(
+                f"{name}: the model has no embedding for the token {show(self._encoder.token(beyond))} in it "
+                f"(id {beyond}); remove it"
+            )
+        return prompt
 
     def _messages(self, raw: bytes) -> list[Message]:
         parsed = read_json("messages", self._text("messages", raw))
@@ -85,6 +102,7 @@ class PromptParser:
         at_most("messages", len(messages), self._config.max_messages, "messages")
         for index, message in enumerate(messages):
             check_text(f"messages.{index}.content", message.content)
+            check_text(f"messages.{index}.name", message.name or "")
         return messages
 
     def _token_ids(self, raw: bytes) -> tuple[int, ...]:

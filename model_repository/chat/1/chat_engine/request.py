@@ -22,9 +22,9 @@ _Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 class SamplingParams(BaseModel):
     """How to choose tokens; names and meanings as in the OpenAI and vLLM APIs.
 
-    `temperature` 0 is greedy. `top_k` 0 or -1 means all. `logprobs` is the number of alternatives to report per token,
-    0 reporting the chosen one alone. Penalties follow OpenAI (presence, frequency; over the answer) and CTRL
-    (arXiv:1909.05858; repetition; over prompt and answer). `min_p` is arXiv:2407.01082.
+    `temperature` 0 is greedy, and so is `top_p` 0. `top_k` 0 or -1 means all. `logprobs` is the number of alternatives
+    to report per token, 0 reporting the chosen one alone. Penalties follow OpenAI (presence, frequency; over the
+    answer) and CTRL (arXiv:1909.05858; repetition; over prompt and answer). `min_p` is arXiv:2407.01082.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -32,7 +32,7 @@ class SamplingParams(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
     min_tokens: int = Field(0, ge=0, le=MAX_COUNT)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_p: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
     top_k: int = Field(0, ge=-1, le=MAX_COUNT)
     min_p: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     presence_penalty: _Penalty = 0.0
@@ -54,7 +54,22 @@ class SamplingParams(BaseModel):
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is always taken."""
-        return self.temperature == 0
+        return self.temperature == 0 or self.top_p == 0
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """Tokens that the checkpoint itself rules out, whatever a request asks for.
+
+    Attributes:
+        no_repeat_ngram_size: no run of so many tokens occurs twice in prompt and answer; 0 rules nothing out.
+        suppressed: never made.
+        suppressed_first: not made as the first token of an answer.
+    """
+
+    no_repeat_ngram_size: int = 0
+    suppressed: frozenset[int] = frozenset()
+    suppressed_first: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Next tokens for a batch of rows, each row by its own parameters, whatever stands beside it.
 
-The order follows transformers: bias and bans, penalties, temperature, top-k, top-p, min-p, then one draw. The draw
+The order follows transformers: bias, penalties, bans, temperature, top-k, top-p, min-p, then one draw. The draw
 inverts the cumulative distribution at a number that depends on the request's seed and the token's position alone, so a
 seed gives the same text in any batch and after a preemption.
 """
@@ -8,17 +8,40 @@ seed gives the same text in any batch and after a preemption.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from chat_engine.request import SamplingParams
+from chat_engine.request import SamplingParams, TokenRules
 
 # Candidates looked at first when a row is cut by top-k, top-p or min-p; the whole vocabulary is sorted only when the
 # cut lies beyond them.
 _CANDIDATES = 1024
+_NO_RULES = TokenRules()
+
+
+class Ngrams:
+    """Every run of `size` tokens so far, by its beginning."""
+
+    def __init__(self, size: int, tokens: Iterable[int]) -> None:
+        self._size = size
+        self._end: deque[int] = deque(maxlen=size - 1)
+        self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+        for token_id in tokens:
+            self.append(token_id)
+
+    def append(self, token_id: int) -> None:
+        """Notes the next token."""
+        if len(self._end) == self._size - 1:
+            self._followers[tuple(self._end)].add(token_id)
+        self._end.append(token_id)
+
+    def would_repeat(self) -> set[int]:
+        """The tokens after which a run would have occurred twice."""
+        return self._followers.get(tuple(self._end), set())
 
 
 @dataclass
@@ -27,6 +50,7 @@ class SamplingState:
 
     Attributes:
         stop_ids: tokens that end the answer, banned until `min_tokens` have been made.
+        rules: what the checkpoint rules out.
         prompt: distinct prompt tokens; empty unless the repetition penalty is on.
         output: how often each token has been made; kept only when a penalty is on.
     """
@@ -34,17 +58,25 @@ class SamplingState:
     params: SamplingParams
     seed: int
     stop_ids: frozenset[int]
+    rules: TokenRules = _NO_RULES
+    ngrams: Ngrams | None = None
     prompt: frozenset[int] = frozenset()
     output: Counter[int] = field(default_factory=Counter)
     num_output: int = 0
 
     @classmethod
     def start(
-        cls, params: SamplingParams, seed: int, stop_ids: frozenset[int], prompt_ids: tuple[int, ...]
+        cls,
+        params: SamplingParams,
+        seed: int,
+        stop_ids: frozenset[int],
+        prompt_ids: tuple[int, ...],
+        rules: TokenRules = _NO_RULES,
     ) -> SamplingState:
         """The state before the first token of an answer."""
         prompt = frozenset(prompt_ids) if params.repetition_penalty != 1 else frozenset()
-        return cls(params, seed, stop_ids, prompt)
+        ngrams = Ngrams(rules.no_repeat_ngram_size, prompt_ids) if rules.no_repeat_ngram_size else None
+        return cls(params, seed, stop_ids, rules, ngrams, prompt)
 
     @property
     def penalised(self) -> bool:
@@ -58,15 +90,33 @@ class SamplingState:
         return self.num_output < self.params.min_tokens and bool(self.stop_ids)
 
     @property
+    def rules_out(self) -> bool:
+        """Whether the checkpoint may rule tokens out now."""
+        rules = self.rules
+        return bool(self.ngrams or rules.suppressed or (rules.suppressed_first and not self.num_output))
+
+    @property
     def plain(self) -> bool:
         """Whether the logits are taken as they are."""
-        return not (self.penalised or self.params.logit_bias or self.bans_stops)
+        return not (self.penalised or self.params.logit_bias or self.bans_stops or self.rules_out)
+
+    def banned(self) -> set[int]:
+        """Tokens that must not come next."""
+        banned = set(self.stop_ids) if self.bans_stops else set()
+        banned |= self.rules.suppressed
+        if not self.num_output:
+            banned |= self.rules.suppressed_first
+        if self.ngrams:
+            banned |= self.ngrams.would_repeat()
+        return banned
 
     def append(self, token_id: int) -> None:
         """Notes a token that has been made."""
         self.num_output += 1
         if self.penalised:
             self.output[token_id] += 1
+        if self.ngrams:
+            self.ngrams.append(token_id)
 
 
 @dataclass(frozen=True)
@@ -100,7 +150,7 @@ def sample(logits: Tensor, rows: list[SamplingState]) -> list[Sampled]:
         scores = raw.clone()
         _add_bias(scores, rows)
         _penalise(scores, rows)
-        _ban_stops(scores, rows)
+        _ban(scores, rows)
     token_ids = scores.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
@@ -144,8 +194,10 @@ def _penalise(scores: Tensor, rows: list[SamplingState]) -> None:
     scores[where] = torch.where(old < 0, old * repetition, old / repetition) - subtract
 
 
-def _ban_stops(scores: Tensor, rows: list[SamplingState]) -> None:
-    banned = [(i, token) for i, row in enumerate(rows) if row.bans_stops for token in row.stop_ids]
+def _ban(scores: Tensor, rows: list[SamplingState]) -> None:
+    by_row = {i: row.banned() for i, row in enumerate(rows) if row.bans_stops or row.rules_out}
+    # A row in which nothing is left would have no token at all: there the rules give way.
+    banned = [(i, token) for i, tokens in by_row.items() if len(tokens) < scores.shape[1] for token in tokens]
     if banned:
         scores[_coordinates(banned, scores)] = -torch.inf
 

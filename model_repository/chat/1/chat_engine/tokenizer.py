@@ -46,7 +46,9 @@ class ChatTokenizer:
     def __init__(self, config: EngineConfig) -> None:
         """Raises UnsupportedModelError, or OSError for a missing checkpoint."""
         limits = context_limits(config)
-        self._prompts = PromptParser(PromptEncoder.load(config), config, limits.vocab_size, "token_ids")
+        encoder = PromptEncoder.load(config)
+        encoder.check_vocabulary(limits.vocab_size)
+        self._prompts = PromptParser(encoder, config, limits.vocab_size, "token_ids")
         self._max_model_len = limits.max_model_len
 
     def tokens(self, request: TokenizerRequest) -> Tokens:
