@@ -60,7 +60,9 @@ def some_llama(folder: Path) -> Path:
 
 def test_weights_under_other_names_are_refused_with_both_names(tmp_path: Path) -> None:
     folder = change_weights(some_llama(tmp_path), lambda w: {f"base_model.model.{name}": t for name, t in w.items()})
-    with pytest.raises(UnsupportedModelError, match=r"21 weights .* lm_head.weight, .* and 18 more; there are base_mod"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"21 weights .* lm_head.weight, .* and 18 more; there are base_mod"
+    ):
         load_model(settings(folder))
 
 
@@ -77,7 +79,9 @@ def test_a_weight_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -
         return {**weights, name: weights[name][:-3].clone()}
 
     folder = change_weights(some_llama(tmp_path), cut)
-    with pytest.raises(UnsupportedModelError, match=r"model.embed_tokens.weight has the shape \[125, 32\], .* \[128, 32\]"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"model.embed_tokens.weight has the shape \[125, 32\], .* \[128, 32\]"
+    ):
         load_model(settings(folder))
 
 

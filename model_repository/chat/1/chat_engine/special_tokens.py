@@ -12,10 +12,10 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 # Private characters, so that no template trims, splits or escapes what is put into a content for a moment.
 _MARK, _ALIAS_BEGIN, _ALIAS_END = "\U000f0000", "\U000f0001", "\U000f0002"
@@ -33,11 +33,11 @@ class SpecialTokenGuard:
         added = backend.get_added_tokens_decoder()
         more = frozenset(more)
         self._backend = backend
-        self._tokens: Mapping[str, tuple[int, AddedToken]] = {
-            token.content: (token_id, token)
-            for token_id, token in added.items()
+        self._tokens = [
+            token.content
+            for token in added.values()
             if token.content and not token.single_word and (token.special or token.content in more)
-        }
+        ]
         longest_first = sorted(self._tokens, key=len, reverse=True)
         self._any = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._longest = max(map(len, self._tokens), default=0)
@@ -74,9 +74,8 @@ class SpecialTokenGuard:
             length += len(piece)
             marks.add(length - 1)
         with self._lock:
-            tokenizer, ids = self._with_aliases
-        encoded = tokenizer.encode_batch_fast([self._alias(text, marks)], add_special_tokens=add_special_tokens)[0].ids
-        return [ids.get(token_id, token_id) for token_id in encoded]
+            tokenizer = self._renamed
+        return tokenizer.encode_batch_fast([self._alias(text, marks)], add_special_tokens=add_special_tokens)[0].ids
 
     def _alias(self, text: str, marks: set[int]) -> str:
         """The text with the template's special tokens under their aliases."""
@@ -95,20 +94,24 @@ class SpecialTokenGuard:
         """By content, names that no caller can know."""
         secret = secrets.randbelow(10**12)
         return {
-            content: f"{_ALIAS_BEGIN}{secret}-{token_id}{_ALIAS_END}" for content, (token_id, _) in self._tokens.items()
+            content: f"{_ALIAS_BEGIN}{secret}-{number}{_ALIAS_END}" for number, content in enumerate(self._tokens)
         }
 
     @cached_property
-    def _with_aliases(self) -> tuple[Tokenizer, dict[int, int]]:
-        """The tokenizer, taking guarded tokens for text and their aliases for tokens; and the ids that aliases mean."""
+    def _renamed(self) -> Tokenizer:
+        """The tokenizer with the guarded tokens under their aliases, and the same ids.
+
+        In the vocabulary, too: a Unigram model would find them there in any text.
+        """
         description = json.loads(self._backend.to_str())
         for token in description["added_tokens"]:
-            token["special"] = token["content"] in self._tokens
-        tokenizer = Tokenizer.from_str(json.dumps(description, ensure_ascii=False))
-        tokenizer.encode_special_tokens = True
-        for content, (_, token) in self._tokens.items():
-            alias = AddedToken(self._aliases[content], lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)
-            tokenizer.add_tokens([alias])
-        by_alias = {self._aliases[content]: token_id for content, (token_id, _) in self._tokens.items()}
-        added = tokenizer.get_added_tokens_decoder().items()
-        return tokenizer, {alias_id: by_alias[t.content] for alias_id, t in added if t.content in by_alias}
+            token["content"] = self._aliases.get(token["content"], token["content"])
+        model = description["model"]
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, list):
+            model["vocab"] = [[self._aliases.get(piece, piece), score] for piece, score in vocabulary]
+        else:
+            model["vocab"] = {self._aliases.get(piece, piece): token_id for piece, token_id in vocabulary.items()}
+        if "unk_token" in model:
+            model["unk_token"] = self._aliases.get(model["unk_token"], model["unk_token"])
+        return Tokenizer.from_str(json.dumps(description, ensure_ascii=False))
