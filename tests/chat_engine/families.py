@@ -8,7 +8,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "what is this? it is a test.", "你好 世界", "x = f(1, 2)\n"] * 8
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-_GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _specials(names: tuple[str, ...], **flags: bool) -> list[AddedToken]:

@@ -116,7 +116,7 @@ def test_a_template_whose_tokens_have_no_embedding_is_refused(tmp_path: Path, ca
 def test_a_beginning_without_an_embedding_is_refused(tmp_path: Path) -> None:
     tokenizer = FAMILIES["llama3"]()
     encoder = PromptEncoder.load(saved(tmp_path, tokenizer))
-    with pytest.raises(UnsupportedModelError, match="the post-processor of tokenizer.json writes the token"):
+    with pytest.raises(UnsupportedModelError, match=r"the post-processor of tokenizer\.json writes the token"):
         encoder.check_vocabulary(tokenizer.token_to_id("<|begin_of_text|>"))
 
 

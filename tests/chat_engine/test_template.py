@@ -10,11 +10,23 @@ from chat_engine.template import ChatTemplate, load_template
 from tests.chat_engine.families import gpt2
 
 STRINGS = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
-PARTS = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %};{% endfor %}"
-EITHER = "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}p{{ m.content[0].text }}{% endif %}{% endfor %}"
-NO_SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ m.content }}{% endfor %}"
+PARTS = (
+    "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %};"
+    "{% endfor %}"
+)
+EITHER = (
+    "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}p{{ m.content[0].text }}{% endif %}"
+    "{% endfor %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
 DEAF_TO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
-NEEDS_SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+NEEDS_SYSTEM = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}"
+)
 
 
 def load(template: object, name: str | None = None) -> ChatTemplate | None:

@@ -93,9 +93,7 @@ class SpecialTokenGuard:
     def _aliases(self) -> dict[str, str]:
         """By content, names that no caller can know."""
         secret = secrets.randbelow(10**12)
-        return {
-            content: f"{_ALIAS_BEGIN}{secret}-{number}{_ALIAS_END}" for number, content in enumerate(self._tokens)
-        }
+        return {content: f"{_ALIAS_BEGIN}{secret}-{number}{_ALIAS_END}" for number, content in enumerate(self._tokens)}
 
     @cached_property
     def _renamed(self) -> Tokenizer:

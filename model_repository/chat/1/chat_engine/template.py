@@ -88,15 +88,18 @@ class ChatTemplate:
         assert isinstance(text, str)
         return text
 
-    def _try(self, *roles: str) -> str | None:
-        """A probe conversation, or None where the template refuses it."""
+    def probe(self, *roles: str) -> str:
+        """A conversation in which each role says what a probe says. Raises TemplateRefusalError."""
         turns = [{"role": role, "content": _SAID[role]} for role in roles]
+        return self._render(turns, roles[-1] == "user", False)
+
+    def _try(self, *roles: str) -> str | None:
         try:
-            return self._render(turns, roles[-1] == "user", False)
+            return self.probe(*roles)
         except TemplateRefusalError:
             return None
 
-    def _loses(self, *roles: str) -> set[str]:
+    def loses(self, *roles: str) -> set[str]:
         """Those of the roles that it takes and leaves out."""
         text = self._try(*roles)
         return set() if text is None else {role for role in roles if _SAID[role] not in text}
@@ -113,7 +116,7 @@ def load_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> ChatT
     if source is None:
         return None
     template = _that_hears_a_question(tokenizer, source)
-    unheard = template._loses("system", "user") | template._loses("user", "assistant", "user")
+    unheard = template.loses("system", "user") | template.loses("user", "assistant", "user")
     if "user" in unheard:
         raise UnsupportedModelError("the chat template leaves a user's text out of a conversation of several turns")
     if unheard:
@@ -138,11 +141,10 @@ def _that_hears_a_question(tokenizer: PreTrainedTokenizerBase, source: str) -> C
     """With the form of contents in which a question reaches the prompt."""
     refusals = []
     for roles in (("user",), ("system", "user")):
-        turns = [{"role": role, "content": _SAID[role]} for role in roles]
         for parts in (False, True):
             template = ChatTemplate(tokenizer, source, parts)
             try:
-                if _SAID["user"] in template._render(turns, True, False):
+                if _SAID["user"] in template.probe(*roles):
                     return template
             except TemplateRefusalError as refusal:
                 refusals.append(refusal)
