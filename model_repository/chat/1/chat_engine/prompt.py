@@ -110,7 +110,7 @@ class PromptEncoder:
             beyond = next((token for token in ids if token >= vocab_size), None)
             if beyond is not None:
                 raise UnsupportedModelError(
-                    f"{what} writes the token {self.backend.id_to_token(beyond)!r} (id {beyond}), but the model has "
+                    f"{what} writes the token {self.token(beyond)!r} (id {beyond}), but the model has "
                     f"only the tokens 0 to {vocab_size - 1}; take the tokenizer files that belong to these weights"
                 )
         beyond_all = sorted(
@@ -163,8 +163,9 @@ class PromptEncoder:
         return self.backend.decode(token_ids, skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
-        """What a token is called."""
-        return self.backend.id_to_token(token_id) or ""
+        """What a token is called, as people write it."""
+        added = self.backend.get_added_tokens_decoder().get(token_id)
+        return added.content if added else self.backend.id_to_token(token_id) or ""
 
     def _own_tokens(self, template: ChatTemplate) -> list[str]:
         """Added tokens by which the template structures a conversation, although they are not marked as special.
