@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+import vllm_contract
 from chat_engine import metrics, parse, tokenizer
 from chat_engine.request import SamplingParams
 from local.settings import ROOT
@@ -107,9 +111,61 @@ def test_a_model_is_known_by_its_tensors(model: str) -> None:
     assert kind_of(config(REPOSITORY / model / "config.pbtxt")) == model
 
 
-def test_chat_unary_forwards_to_chat() -> None:
-    parsed = config(REPOSITORY / "chat_unary" / "config.pbtxt")
+@pytest.mark.parametrize("model", ["chat_unary", "vllm_model"])
+def test_what_forwards_forwards_to_chat(model: str) -> None:
+    parsed = config(REPOSITORY / model / "config.pbtxt")
+    assert parsed.name == model
     assert parsed.parameters["chat_model"].string_value == "chat"
+
+
+@pytest.mark.parametrize("model", ["chat_unary", "vllm_model"])
+def test_what_forwards_is_light(model: str, tmp_path: Path) -> None:
+    """Its process needs no GPU and loads nothing of the engine that takes time or memory."""
+    (tmp_path / "triton_python_backend_utils.py").touch()
+    folder = REPOSITORY / model / "1"
+    script = f"""
+import runpy, sys
+sys.path += [{str(tmp_path)!r}, {str(folder)!r}]
+runpy.run_path({str(folder / "model.py")!r})
+print(sorted({{"torch", "transformers", "tokenizers", "pydantic"}} & sys.modules.keys()), "chat_forward" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[] True\n", "")
+
+
+def test_vllm_model_has_the_tensors_of_the_vllm_backend() -> None:
+    parsed = config(REPOSITORY / "vllm_model" / "config.pbtxt")
+    kinds = model_config_pb2.DataType.Name
+    inputs = {tensor.name: (kinds(tensor.data_type), *tensor.dims, tensor.optional) for tensor in parsed.input}
+    outputs = {tensor.name: (kinds(tensor.data_type), *tensor.dims) for tensor in parsed.output}
+    switches = ("stream", "exclude_input_in_output", *vllm_contract.RETURNS)
+    assert inputs == {
+        "text_input": ("TYPE_STRING", 1, False),
+        "image": ("TYPE_STRING", -1, True),
+        "sampling_parameters": ("TYPE_STRING", 1, True),
+        **dict.fromkeys(switches, ("TYPE_BOOL", 1, True)),
+    }
+    assert outputs == {
+        "text_output": ("TYPE_STRING", -1),
+        "finish_reason": ("TYPE_STRING", -1),
+        "cumulative_logprob": ("TYPE_FP32", -1),
+        "logprobs": ("TYPE_STRING", -1),
+        "num_input_tokens": ("TYPE_UINT32", 1),
+        "num_output_tokens": ("TYPE_UINT32", -1),
+    }
+    assert parsed.max_batch_size == 0
+    assert parsed.model_transaction_policy.decoupled
+
+
+def test_vllm_model_is_no_chat_model_of_the_gateway() -> None:
+    """The gateway and the client speak to `chat` itself."""
+    assert kind_of(config(REPOSITORY / "vllm_model" / "config.pbtxt")) == "other"
+
+
+def test_vllm_model_asks_for_outputs_and_inputs_of_chat() -> None:
+    assert set(vllm_contract.CHAT_OUTPUTS) <= {spec.name for spec in wire.OUTPUTS}
+    asked = vllm_contract.read({"text_input": np.array([b"Once"], np.object_)}, {})
+    assert set(asked.inputs) <= {spec.name for spec in wire.INPUTS}
 
 
 def test_the_configs_for_gpu_and_cpu_differ_in_one_line() -> None:

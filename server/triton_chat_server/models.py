@@ -10,7 +10,7 @@ from triton_chat_server.errors import CommandError
 
 CONFIG_VARIABLE = "TRITON_CHAT_ENGINE_CONFIG"
 CHAT = "chat"
-RESERVED = ("chat_unary", "embeddings", "tokenizer")
+RESERVED = ("chat_unary", "embeddings", "tokenizer", "vllm_model")
 """The other models of the repository."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

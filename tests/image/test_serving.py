@@ -26,7 +26,7 @@ def test_the_command_line_is_in_the_image_of_the_gateway(gateway: Container) -> 
 
 def test_all_models_of_the_repository_are_served(gateway: Container) -> None:
     status = gateway("triton-chat", "status")
-    assert all(name in status for name in ("chat", "chat_unary", "embeddings", "tokenizer"))
+    assert all(name in status for name in ("chat", "chat_unary", "embeddings", "tokenizer", "vllm_model"))
 
 
 def test_the_page_answers(ui: Container) -> None:

@@ -213,6 +213,9 @@ MODEL_NOT_FOUND = {
     "a model of Triton that is none here": Bad(
         CHAT, {"model": "chat_unary", "messages": HELLO}, "model", "", 404, "model_not_found"
     ),
+    "the door for clients of Triton's vLLM backend": Bad(
+        CHAT, {"model": "vllm_model", "messages": HELLO}, "model", "", 404, "model_not_found"
+    ),
 }
 ALL = {**BY_THE_GATEWAY, **MODEL_NOT_FOUND, **BY_THE_MODEL}
 
@@ -252,7 +255,7 @@ def test_no_mistake_reaches_the_engine(http: httpx2.Client, triton: LocalTriton)
     for bad in (*BY_THE_GATEWAY.values(), *MODEL_NOT_FOUND.values()):
         bad.send(http)
     grown = settled(triton) - before
-    for model in ("chat", "chat_unary", "embeddings", "tokenizer"):
+    for model in ("chat", "chat_unary", "embeddings", "tokenizer", "vllm_model"):
         assert [name for name in counters if grown(name, model=model)] == []
     for bad in BY_THE_MODEL.values():
         bad.send(http)

@@ -59,7 +59,9 @@ def two_models(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) ->
         folder / "engine", chat={"default_max_tokens": 3}, second={"default_max_tokens": 5, "max_model_len": 100}
     )
     env["TMPDIR"] = str(folder)
-    with ServedTriton(folder, ["chat", "second", "chat_unary", "tokenizer"], ["--no-embeddings"], env) as server:
+    with ServedTriton(
+        folder, ["chat", "second", "chat_unary", "tokenizer", "vllm_model"], ["--no-embeddings"], env
+    ) as server:
         yield server
 
 
@@ -70,7 +72,7 @@ def test_it_is_tritonserver_itself(two_models: ServedTriton) -> None:
 def test_the_models_are_those_of_the_settings(two_models: ServedTriton) -> None:
     with connect(two_models) as stub:
         names = {model.name for model in stub.RepositoryIndex(pb.RepositoryIndexRequest()).models}
-    assert names == {"chat", "second", "chat_unary", "tokenizer"}
+    assert names == {"chat", "second", "chat_unary", "tokenizer", "vllm_model"}
 
 
 def test_each_chat_model_has_its_own_settings(two_models: ServedTriton) -> None:

@@ -84,11 +84,11 @@ def test_logprobs_cover_every_token(stub: GRPCInferenceServiceStub) -> None:
     entries = [entry for answer in result.answers for entry in answer.logprobs]
     assert len(entries) == result.last.num_output_tokens == 8
     for entry in entries:
-        assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
+        assert set(entry) == {"token", "logprob", "bytes", "token_id", "top_logprobs"}
         assert entry["logprob"] <= 0
         assert bytes(entry["bytes"]).decode(errors="replace") == entry["token"]
-        assert [set(top) for top in entry["top_logprobs"]] == [{"token", "logprob", "bytes"}] * 2
-        assert entry["top_logprobs"][0] == {key: entry[key] for key in ("token", "logprob", "bytes")}
+        assert [set(top) for top in entry["top_logprobs"]] == [{"token", "logprob", "bytes", "token_id"}] * 2
+        assert entry["top_logprobs"][0] == {key: entry[key] for key in ("token", "logprob", "bytes", "token_id")}
     assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == result.text
 
 

@@ -156,6 +156,7 @@ def test_options_of_the_sdk(client: ChatClient) -> None:
 def test_the_client_tells_the_models_apart(client: ChatClient) -> None:
     kinds = {model.name: model.kind for model in client.models()}
     assert {"chat": "chat", "chat_unary": "chat_unary", "tokenizer": "tokenizer"}.items() <= kinds.items()
+    assert kinds["vllm_model"] == "other"  # it is for clients of Triton's vLLM backend
 
 
 # Several chat models, none of which is loaded.

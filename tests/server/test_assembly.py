@@ -40,7 +40,7 @@ class TestNames:
             (tmp_path / f"{name}.json").symlink_to(f"..data/{name}.json")
         assert chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path)}) == ("chat", "more")
 
-    @pytest.mark.parametrize("name", ["tokenizer", "embeddings", "chat_unary", "a b", "-a", "é", "a;b"])
+    @pytest.mark.parametrize("name", ["tokenizer", "embeddings", "chat_unary", "vllm_model", "a b", "-a", "é", "a;b"])
     def test_a_name_that_no_model_can_have(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(CommandError, match=f"no chat model can be called '{name}'"):
             chat_model_names(settings(tmp_path, name))
@@ -53,10 +53,11 @@ class TestNames:
 
 
 def test_when_it_is_needed() -> None:
-    assert not needed(("chat",), embeddings=True)
-    assert needed(("chat",), embeddings=False)
-    assert needed(("chat", "more"), embeddings=True)
-    assert needed(("more",), embeddings=True)
+    assert not needed(("chat",), left_out=[])
+    assert needed(("chat",), left_out=["embeddings"])
+    assert needed(("chat",), left_out=["vllm_model"])
+    assert needed(("chat", "more"), left_out=[])
+    assert needed(("more",), left_out=[])
 
 
 def models(folder: Path) -> set[str]:
@@ -65,48 +66,49 @@ def models(folder: Path) -> set[str]:
 
 class TestAssembled:
     def test_each_chat_model_has_its_name_and_the_same_code(self, tmp_path: Path) -> None:
-        folder = assemble(
-            SOURCE, ("chat", "more"), embeddings=True, environment={"TRITON_CHAT_ASSEMBLY": f"{tmp_path}"}
-        )
+        folder = assemble(SOURCE, ("chat", "more"), left_out=[], environment={"TRITON_CHAT_ASSEMBLY": f"{tmp_path}"})
         assert folder == tmp_path
-        assert models(folder) == {"chat", "more", "chat_unary", "tokenizer", "embeddings"}
+        assert models(folder) == {"chat", "more", "chat_unary", "tokenizer", "embeddings", "vllm_model"}
         for name in ("chat", "more"):
             assert (folder / name / "1").resolve() == SOURCE / "chat" / "1"
             for path in ("config.pbtxt", "configs/cpu.pbtxt"):
                 original = (SOURCE / "chat" / path).read_text()
                 assert (folder / name / path).read_text() == original.replace('name: "chat"', f'name: "{name}"')
-        for name in ("chat_unary", "tokenizer", "embeddings"):
+        for name in ("chat_unary", "tokenizer", "embeddings", "vllm_model"):
             assert (folder / name).resolve() == SOURCE / name
 
-    def test_without_embeddings(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("left_out", [["embeddings"], ["vllm_model"], ["embeddings", "vllm_model"]])
+    def test_without_what_is_not_wanted(self, tmp_path: Path, left_out: list[str]) -> None:
         environment = {"TRITON_CHAT_ASSEMBLY": str(tmp_path)}
-        assert models(assemble(SOURCE, ("chat",), embeddings=False, environment=environment)) == {
-            "chat", "chat_unary", "tokenizer",
-        }  # fmt: skip
+        found = models(assemble(SOURCE, ("chat",), left_out=left_out, environment=environment))
+        assert found == {"chat", "chat_unary", "tokenizer", "embeddings", "vllm_model"} - set(left_out)
 
     def test_without_chat_nothing_forwards_to_it(self, tmp_path: Path) -> None:
         environment = {"TRITON_CHAT_ASSEMBLY": str(tmp_path)}
-        assert models(assemble(SOURCE, ("more",), embeddings=False, environment=environment)) == {"more", "tokenizer"}
+        assert models(assemble(SOURCE, ("more",), left_out=["embeddings"], environment=environment)) == {
+            "more",
+            "tokenizer",
+        }
 
     def test_a_further_start_begins_anew(self, tmp_path: Path) -> None:
         environment = {"TRITON_CHAT_ASSEMBLY": str(tmp_path / "made")}
-        assemble(SOURCE, ("chat", "more"), embeddings=True, environment=environment)
-        folder = assemble(SOURCE, ("other",), embeddings=False, environment=environment)
+        assemble(SOURCE, ("chat", "more"), left_out=[], environment=environment)
+        folder = assemble(SOURCE, ("other",), left_out=["embeddings"], environment=environment)
         assert models(folder) == {"other", "tokenizer"}
-        assert models(SOURCE) == {"chat", "chat_unary", "tokenizer", "embeddings"}
+        assert models(SOURCE) == {"chat", "chat_unary", "tokenizer", "embeddings", "vllm_model"}
 
     def test_a_folder_of_somebody_else_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "precious").touch()
         with pytest.raises(CommandError, match="is not empty, and not one that was assembled"):
-            assemble(SOURCE, ("more",), embeddings=True, environment={"TRITON_CHAT_ASSEMBLY": str(tmp_path)})
+            assemble(SOURCE, ("more",), left_out=[], environment={"TRITON_CHAT_ASSEMBLY": str(tmp_path)})
         assert (tmp_path / "precious").exists()
 
     def test_by_default_in_a_temporary_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        folder = assemble(SOURCE, ("more",), embeddings=True, environment={})
+        folder = assemble(SOURCE, ("more",), left_out=[], environment={})
         assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o777 == 0o700
 
     def test_a_place_that_cannot_be_written(self) -> None:
         with pytest.raises(CommandError, match="the model repository could not be assembled"):
-            assemble(SOURCE, ("more",), embeddings=True, environment={"TRITON_CHAT_ASSEMBLY": "/proc/none"})
+            assemble(SOURCE, ("more",), left_out=[], environment={"TRITON_CHAT_ASSEMBLY": "/proc/none"})

@@ -76,6 +76,15 @@ def test_an_assembled_one(path: str, tmp_path: Path) -> None:
     assert "chat models: more; no embeddings" in done.stderr
 
 
+def test_without_the_door_for_clients_of_the_vllm_backend(path: str, tmp_path: Path) -> None:
+    done = serve(path, "--repository", str(REPOSITORY), "--device", "cpu", "--no-vllm-model", TMPDIR=str(tmp_path))
+    folder = Path(done.stdout.splitlines()[0].removeprefix("--model-repository="))
+    assert {config.parent.name for config in folder.glob("*/config.pbtxt")} == {
+        "chat", "chat_unary", "embeddings", "tokenizer",
+    }  # fmt: skip
+    assert "chat models: chat; no vllm_model" in done.stderr
+
+
 def test_a_repository_given_to_tritonserver_is_served_as_it_is(path: str) -> None:
     done = serve(path, "--model-repository=/mine", "--device=cpu")
     assert [argument for argument in done.stdout.splitlines() if "model-repository" in argument] == [
@@ -88,6 +97,7 @@ def test_a_repository_given_to_tritonserver_is_served_as_it_is(path: str) -> Non
     [
         (["--repository=/none"], {}, "/none is not the model repository of triton-chat; name it with --repository"),
         (["--model-repository=/mine", "--no-embeddings"], {}, "cannot go with --no-embeddings"),
+        (["--model-repository=/mine", "--no-vllm-model"], {}, "--no-vllm-model or chat models of other names"),
         (["--model-repo=/mine"], {}, "--model-repo is an abbreviation"),
         ([], {"TRITON_CHAT_ENGINE_CONFIG": "/none"}, "there is no file or folder '/none'"),
         ([], {"PATH": "/nonexistent"}, "tritonserver is neither on PATH nor at /opt/tritonserver/bin/tritonserver"),

@@ -8,6 +8,7 @@ import uuid
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from chat_forward import FRACTIONS, NAME_CODES
 
 from chat_engine import errors
 from chat_engine.checks import read_json, show
@@ -21,12 +22,6 @@ _CODES = {
     errors.RequestCancelledError: "CANCELLED",
     errors.EngineFailedError: "INTERNAL",
 }
-
-
-# A request parameter by which `chat_unary` asks for the code inside the message: between models Triton keeps only that.
-NAME_CODES = "name_error_codes"
-# One by which it passes on, as a JSON object, those that are fractions: between models Triton takes none.
-FRACTIONS = "fractions"
 
 
 class TritonChannel:
@@ -110,9 +105,9 @@ def _count(name: str, count: int) -> pb_utils.Tensor:
 
 
 def _logprobs(entry: TokenLogprobs) -> dict[str, object]:
-    """OpenAI's shape."""
+    """OpenAI's shape, and the id, by which one token is told from another of the same text."""
     chosen, *top = (
-        {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}
+        {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes), "token_id": token.token_id}
         for token in (entry.chosen, *entry.top)
     )
     return {**chosen, "top_logprobs": top}

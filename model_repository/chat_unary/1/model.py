@@ -10,16 +10,21 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "chat" / "1"))
+
+import chat_forward
+
 log = logging.getLogger("chat_unary")
 
 _ROWS_IN_FLIGHT = 64
-_CANCEL_POLL_SECONDS = 0.1
 _OUTPUTS = (
     "text_output",
     "finish_reason",
@@ -28,8 +33,6 @@ _OUTPUTS = (
     "num_cached_tokens",
     "logprobs",
 )
-# How Triton's own queue says that it is full, or that a request has waited too long.
-_REFUSALS = ("maximum queue size", "timeout expired")
 
 
 class TritonPythonModel:
@@ -42,18 +45,13 @@ class TritonPythonModel:
         self._target = config["parameters"]["chat_model"]["string_value"]
         self._pool = ThreadPoolExecutor(_ROWS_IN_FLIGHT, thread_name_prefix="row")
         self._places = threading.BoundedSemaphore(_ROWS_IN_FLIGHT)
-        self._open: set[_Rows] = set()
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._watcher = threading.Thread(target=self._watch_loop, name="cancel-watch", daemon=True)
-        self._watcher.start()
+        self._watch = chat_forward.CancelWatch()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every row, waiting for a thread; the last row to end answers."""
         for request in requests:
             rows = _Rows(request)
-            with self._lock:
-                self._open.add(rows)
+            self._watch.add(rows)
             for index in range(rows.count):
                 self._places.acquire()
                 self._pool.submit(partial(self._run, rows, index))
@@ -61,8 +59,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Waits for the rows that run."""
         self._pool.shutdown()
-        self._closing.set()
-        self._watcher.join()
+        self._watch.close()
 
     def _run(self, rows: _Rows, index: int) -> None:
         try:
@@ -73,25 +70,15 @@ class TritonPythonModel:
         finally:
             self._places.release()
         if rows.ended(index):
-            with self._lock:
-                self._open.discard(rows)
+            self._watch.discard(rows)
             rows.answer()
-
-    def _watch_loop(self) -> None:
-        while not self._closing.wait(_CANCEL_POLL_SECONDS):
-            with self._lock:
-                open_rows = list(self._open)
-            for rows in open_rows:
-                rows.cancel_if_wanted()
 
 
 class _Rows:
     """One request: its rows, what has come back for each, and the sender of the one response."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._sender = request.get_response_sender()
-        self._sending = threading.Lock()
-        self._answered = False
+        self._caller = chat_forward.Caller(request.get_response_sender())
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
@@ -99,32 +86,24 @@ class _Rows:
         self._left = set(range(self.count))
         self._results: list[list[pb_utils.Tensor]] = [[] for _ in range(self.count)]
         self._error: pb_utils.TritonError | None = None
-        self._streams: dict[int, object] = {}
+        self._streams: dict[int, Iterable[pb_utils.InferenceResponse]] = {}
         self._cancelled = False
         self._lock = threading.Lock()
 
     def run(self, index: int, target: str) -> None:
         """Forwards one row and keeps its answer."""
         if self._cancelled:
-            self.fail(index, pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED))
+            self.fail(index, chat_forward.cancelled())
             return
-        tensors = [
-            pb_utils.Tensor(name, rows[index : index + 1]) for name, rows in self._tensors.items() if name != "stream"
-        ]
-        tensors.append(pb_utils.Tensor("stream", np.array([[False]])))
+        inputs = {name: rows[index : index + 1] for name, rows in self._tensors.items()}
+        inputs["stream"] = np.array([[False]])
         parameters = {name: value for name, value in self._parameters.items() if name != "stream"}
-        fractions = {name: parameters.pop(name) for name, value in self._parameters.items() if isinstance(value, float)}
-        # Private to `chat`, see its chat_channel.py.
-        parameters |= {"name_error_codes": True, "fractions": json.dumps(fractions)}
-        request = pb_utils.InferenceRequest(
-            model_name=target, inputs=tensors, requested_output_names=list(_OUTPUTS), parameters=parameters
-        )
-        responses = request.exec(decoupled=True)
+        responses = chat_forward.ask(target, inputs, parameters, _OUTPUTS)
         with self._lock:
             self._streams[index] = responses
         for response in responses:
             if response.has_error():
-                self.fail(index, _with_code(response.error().message()))
+                self.fail(index, chat_forward.error_of(response))
             elif response.output_tensors():
                 self._results[index] = response.output_tensors()
 
@@ -144,15 +123,13 @@ class _Rows:
 
     def cancel_if_wanted(self) -> None:
         """For a caller who has cancelled: stops rows that have not begun and, where Triton can, those that have."""
-        with self._sending:  # a sender that is used after its response crashes Triton
-            self._cancelled = self._cancelled or (not self._answered and self._sender.is_cancelled())
+        self._cancelled = self._cancelled or self._caller.is_cancelled()
         if not self._cancelled:
             return
         with self._lock:
             streams = list(self._streams.values())
         for responses in streams:
-            if hasattr(responses, "cancel"):
-                responses.cancel()
+            chat_forward.cancel(responses)
 
     def answer(self) -> None:
         """Sends the one response."""
@@ -166,15 +143,4 @@ class _Rows:
                     for name, column in zip(_OUTPUTS, columns, strict=True)
                 ]
             )
-        with self._sending:
-            self._answered = True
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def _with_code(message: str) -> pb_utils.TritonError:
-    """An error of `chat` with its code, which Triton drops between models: `chat` names it in the message."""
-    code, _, text = message.partition(": ")
-    if code in ("INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"):
-        return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
-    refused = any(words in message for words in _REFUSALS)
-    return pb_utils.TritonError(message, pb_utils.TritonError.UNAVAILABLE if refused else pb_utils.TritonError.INTERNAL)
+        self._caller.send(response, is_last=True)

@@ -5,40 +5,41 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.models import CHAT, RESERVED
 
 FOLDER_VARIABLE = "TRITON_CHAT_ASSEMBLY"
+_FORWARDING = ("chat_unary", "vllm_model")  # to `chat`
 _MARK = ".triton-chat-assembly"
 _NAME_LINE = re.compile(rf'^name: "{CHAT}"$', re.MULTILINE)
 
 
-def needed(chat_models: Sequence[str], *, embeddings: bool) -> bool:
-    """Whether the repository as it stands is not the one to serve."""
-    return tuple(chat_models) != (CHAT,) or not embeddings
+def needed(chat_models: Sequence[str], *, left_out: Collection[str]) -> bool:
+    """Whether the repository as it stands is not the one to serve; `left_out` names models of `RESERVED`."""
+    return tuple(chat_models) != (CHAT,) or bool(left_out)
 
 
-def assemble(source: Path, chat_models: Sequence[str], *, embeddings: bool, environment: Mapping[str, str]) -> Path:
+def assemble(
+    source: Path, chat_models: Sequence[str], *, left_out: Collection[str], environment: Mapping[str, str]
+) -> Path:
     """The folder, in TRITON_CHAT_ASSEMBLY or a new temporary one. Raises CommandError where it cannot be made."""
     try:
         folder = _empty_folder(environment.get(FOLDER_VARIABLE))
         for name in chat_models:
             _chat_model(source / CHAT, folder / name, name)
-        for name in _others(chat_models, embeddings=embeddings):
+        for name in _others(chat_models, left_out):
             (folder / name).symlink_to((source / name).resolve(), target_is_directory=True)
     except OSError as error:
         raise CommandError(f"the model repository could not be assembled: {error}") from error
     return folder
 
 
-def _others(chat_models: Sequence[str], *, embeddings: bool) -> list[str]:
-    left_out = set() if CHAT in chat_models else {"chat_unary"}  # it forwards to `chat`
-    if not embeddings:
-        left_out.add("embeddings")
-    return [name for name in RESERVED if name not in left_out]
+def _others(chat_models: Sequence[str], left_out: Collection[str]) -> list[str]:
+    without = {*left_out, *(() if CHAT in chat_models else _FORWARDING)}
+    return [name for name in RESERVED if name not in without]
 
 
 def _chat_model(source: Path, target: Path, name: str) -> None:

@@ -21,6 +21,10 @@ log = logging.getLogger("serve")
 REPOSITORY_VARIABLE = "TRITON_CHAT_REPOSITORY"
 _REPOSITORY = "/opt/triton-chat/model_repository"
 _BINARY = "/opt/tritonserver/bin/tritonserver"
+_OPTIONAL = {
+    "embeddings": "`embeddings`",
+    "vllm_model": "`vllm_model`, which is `chat` for clients of Triton's vLLM backend",
+}
 _DESCRIPTION = f"""\
 Becomes tritonserver (the same process, so signals reach it) with these flags unless you give them yourself:
 
@@ -71,12 +75,12 @@ def server_command(options: argparse.Namespace, given: Sequence[str], environmen
 def _repository(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> Path:
     source = Path(options.repository or environment.get(REPOSITORY_VARIABLE) or _REPOSITORY)
     chat_models = chat_model_names(environment)
-    needed = assembly.needed(chat_models, embeddings=options.embeddings)
+    needed = assembly.needed(chat_models, left_out=options.left_out)
     if "model-repository" in flags.names(given):
         if needed:
             raise CommandError(
-                "--model-repository serves a repository as it is, so it cannot go with --no-embeddings or with chat "
-                "models of other names; give --repository, from which one is assembled"
+                "--model-repository serves a repository as it is, so it cannot go with --no-embeddings, "
+                "--no-vllm-model or chat models of other names; give --repository, from which one is assembled"
             )
         return source
     if not (source / "chat" / "config.pbtxt").is_file():
@@ -85,8 +89,8 @@ def _repository(options: argparse.Namespace, given: Sequence[str], environment: 
         )
     if not needed:
         return source
-    log.info("chat models: %s%s", ", ".join(chat_models), "" if options.embeddings else "; no embeddings")
-    return assembly.assemble(source, chat_models, embeddings=options.embeddings, environment=environment)
+    log.info("chat models: %s%s", ", ".join(chat_models), "".join(f"; no {name}" for name in options.left_out))
+    return assembly.assemble(source, chat_models, left_out=options.left_out, environment=environment)
 
 
 def _on_gpu(device: str, environment: Mapping[str, str]) -> bool:
@@ -111,7 +115,8 @@ def _binary(environment: Mapping[str, str]) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="triton-chat-server serve",
-        usage="%(prog)s [--device auto|gpu|cpu] [--no-embeddings] [--repository FOLDER] [tritonserver flags ...]",
+        usage="%(prog)s [--device auto|gpu|cpu] [--no-embeddings] [--no-vllm-model] [--repository FOLDER] "
+        "[tritonserver flags ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: the GPU where one is visible",
     )
-    parser.add_argument("--no-embeddings", dest="embeddings", action="store_false", help="leave out `embeddings`")
+    parser.set_defaults(left_out=[])
+    for name, what in _OPTIONAL.items():
+        flag = f"--no-{name.replace('_', '-')}"
+        parser.add_argument(flag, dest="left_out", action="append_const", const=name, help=f"leave out {what}")
     parser.add_argument("--repository", metavar="FOLDER", help=f"triton-chat's own ({_REPOSITORY})")
     return parser

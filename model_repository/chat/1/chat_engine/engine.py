@@ -319,7 +319,7 @@ class ChatEngine:
 
     def _name(self, token_id: int, logprobs: Logprobs) -> TokenLogprobs:
         def named(token: int, logprob: float) -> Alternative:
-            return Alternative(*self._names(token), logprob)
+            return Alternative(*self._names(token), logprob, token)
 
         return TokenLogprobs(named(token_id, logprobs.chosen), tuple(named(*pair) for pair in logprobs.top))
 

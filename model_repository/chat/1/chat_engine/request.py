@@ -110,6 +110,7 @@ class Alternative:
     token: str
     bytes: bytes
     logprob: float
+    token_id: int
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""The Triton model `vllm_model`: `chat` as clients of Triton's vLLM backend know it.
+
+Each request becomes one to `chat`. What is more than the threads can forward waits in this model's queue.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "chat" / "1"))
+
+import chat_forward
+
+import vllm_contract
+from chat_engine.errors import InvalidRequestError
+
+log = logging.getLogger("vllm_model")
+
+_REQUESTS_IN_FLIGHT = 64
+
+
+class TritonPythonModel:
+    """One instance: the threads that forward requests."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Takes the name of the chat model from the parameter `chat_model`."""
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+        config = json.loads(args["model_config"])
+        self._target = config["parameters"]["chat_model"]["string_value"]
+        self._pool = ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="request")
+        self._places = threading.BoundedSemaphore(_REQUESTS_IN_FLIGHT)
+        self._watch = chat_forward.CancelWatch()
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        """Starts every request, waiting for a thread."""
+        for request in requests:
+            forwarded = _Forwarded(request)
+            self._places.acquire()
+            self._watch.add(forwarded)
+            self._pool.submit(self._run, forwarded)
+
+    def finalize(self) -> None:
+        """Waits for the requests that run."""
+        self._pool.shutdown()
+        self._watch.close()
+
+    def _run(self, forwarded: _Forwarded) -> None:
+        try:
+            forwarded.run(self._target)
+        except InvalidRequestError as error:
+            forwarded.fail(pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        except Exception:
+            log.exception("a request could not be forwarded")
+            forwarded.fail(pb_utils.TritonError("internal error", pb_utils.TritonError.INTERNAL))
+        finally:
+            self._watch.discard(forwarded)
+            self._places.release()
+
+
+class _Forwarded:
+    """One request: what was asked, the way back to its caller, and what `chat` sends."""
+
+    def __init__(self, request: pb_utils.InferenceRequest) -> None:
+        self._caller = chat_forward.Caller(request.get_response_sender())
+        # Copied: the request's memory is Triton's again once `execute` has returned.
+        self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
+        self._parameters = json.loads(request.parameters())
+        self._responses: Iterable[pb_utils.InferenceResponse] = ()
+        self._cancelled = False
+
+    def run(self, target: str) -> None:
+        """Forwards it and sends on what comes. Raises InvalidRequestError."""
+        asked = vllm_contract.read(self._tensors, self._parameters)
+        self.cancel_if_wanted()
+        if self._cancelled:
+            return
+        answer = vllm_contract.Answer(asked)
+        self._responses = chat_forward.ask(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
+        for response in self._responses:  # to the end, also when the caller has left
+            if response.has_error():
+                self.fail(chat_forward.error_of(response))
+            elif response.output_tensors():
+                self._send_on(answer, response)
+        self.fail(pb_utils.TritonError("the answer ended early", pb_utils.TritonError.INTERNAL))
+
+    def cancel_if_wanted(self) -> None:
+        """For a caller who has cancelled: ends the request and, where Triton can, the one to `chat`."""
+        self._cancelled = self._cancelled or self._caller.is_cancelled()
+        if self._cancelled:
+            chat_forward.cancel(self._responses)
+            self.fail(chat_forward.cancelled())
+
+    def fail(self, error: pb_utils.TritonError) -> None:
+        """Ends the request with an error, unless it has ended."""
+        self._caller.fail(error)
+
+    def _send_on(self, answer: vllm_contract.Answer, response: pb_utils.InferenceResponse) -> None:
+        chat = {tensor.name(): tensor.as_numpy()[0, 0] for tensor in response.output_tensors()}
+        outputs = [pb_utils.Tensor(name, value) for name, value in answer.outputs(chat).items()]
+        self._caller.send(pb_utils.InferenceResponse(outputs), is_last=bool(chat["finish_reason"]))
