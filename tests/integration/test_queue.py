@@ -155,6 +155,8 @@ def test_a_full_queue_refuses_at_once(narrow: LocalTriton, stub: GRPCInferenceSe
         refused = waiting.add(NORMAL).wait()
         assert (refused.answers, "Exceeds maximum queue size" in refused.error) == ([], True)
         assert infer(stub, request("chat_unary", text_input="a")).code == "UNAVAILABLE"
+        status, body = post(narrow.http_url + "/v2/models/vllm_model/generate", {"text_input": "a"})
+        assert (status, "Exceeds maximum queue size" in body) == (503, True)
         status, body = post(narrow.http_url + "/v2/models/chat/generate_stream", {"text_input": "a"})
         assert (status, "Exceeds maximum queue size" in body) == (503, True)
         assert time.monotonic() - began < 1
