@@ -106,6 +106,13 @@ def request_rows(
     return message
 
 
+def unbatched(message: pb.ModelInferRequest) -> pb.ModelInferRequest:
+    """For a model without a batch dimension: shapes of `[1]`."""
+    for tensor in message.inputs:
+        tensor.shape[:] = tensor.shape[1:]
+    return message
+
+
 def add_input(message: pb.ModelInferRequest, name: str, datatype: str, shape: list[int], raw: bytes) -> None:
     message.inputs.add(name=name, datatype=datatype, shape=shape)
     message.raw_input_contents.append(raw)

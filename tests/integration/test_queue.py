@@ -26,6 +26,7 @@ from tests.integration.calls import (
     post,
     request,
     settled,
+    unbatched,
 )
 from tests.integration.servers import ServerFactory
 
@@ -155,8 +156,8 @@ def test_a_full_queue_refuses_at_once(narrow: LocalTriton, stub: GRPCInferenceSe
         refused = waiting.add(NORMAL).wait()
         assert (refused.answers, "Exceeds maximum queue size" in refused.error) == ([], True)
         assert infer(stub, request("chat_unary", text_input="a")).code == "UNAVAILABLE"
-        status, body = post(narrow.http_url + "/v2/models/vllm_model/generate", {"text_input": "a"})
-        assert (status, "Exceeds maximum queue size" in body) == (503, True)
+        forwarded = Stream(stub, unbatched(request("vllm_model", text_input="a")), with_status=True).wait()
+        assert (forwarded.code, "Exceeds maximum queue size" in forwarded.error) == ("UNAVAILABLE", True)
         status, body = post(narrow.http_url + "/v2/models/chat/generate_stream", {"text_input": "a"})
         assert (status, "Exceeds maximum queue size" in body) == (503, True)
         assert time.monotonic() - began < 1

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.triton import LocalTriton
-from tests.integration.calls import Metrics, ask, connect, eventually, pending, post, request, settled
+from tests.integration.calls import Metrics, ask, connect, eventually, pending, post, request, settled, unbatched
 
 MODEL = "vllm_model"
 PROMPTS = ["Triton is\n", "Once upon a time", "你好，", "The future of AI is"]
@@ -256,10 +256,7 @@ class TestCancel:
 
 def long_request(max_tokens: int, stream: bool = True) -> pb.ModelInferRequest:
     sampling = {"max_tokens": max_tokens, "ignore_eos": True}
-    message = request(MODEL, text_input="Once", sampling_parameters=sampling, stream=stream)
-    for tensor in message.inputs:
-        tensor.shape[:] = [1]
-    return message
+    return unbatched(request(MODEL, text_input="Once", sampling_parameters=sampling, stream=stream))
 
 
 class TestGenerate:
@@ -303,9 +300,10 @@ def test_inputs_of_perf_analyzer_fit(stub: GRPCInferenceServiceStub, model: str)
     }
     config = stub.ModelConfig(pb.ModelConfigRequest(name=model)).config
     message = request(model, **{name: value for name, (value,) in given.items()})
+    if not config.max_batch_size:
+        unbatched(message)
     for tensor in message.inputs:
-        dims = next(list(spec.dims) for spec in config.input if spec.name == tensor.name)
-        tensor.shape[:] = [1, *dims] if config.max_batch_size else dims
+        assert next(list(spec.dims) for spec in config.input if spec.name == tensor.name) == [1]
     responses = list(stub.ModelStreamInfer(iter([message])))
     assert not any(response.error_message for response in responses)
     assert len(responses) > 1
