@@ -136,6 +136,7 @@ ONE_HOME = [
     bad("lower-case gateway setting", {"gateway": {"settings": {"request_timeout": 1}}}, "request_timeout"),
     bad("extra model chat", extra_model(name="chat"), "extraModels[0].name", "chat"),
     bad("extra model embeddings", extra_model(name="embeddings"), "extraModels[0].name", "embeddings"),
+    bad("extra model vllm_model", extra_model(name="vllm_model"), "extraModels[0].name", "vllm_model"),
     bad(
         "extra model twice",
         {"extraModels": [{"name": "small", "model": {"source": "embedded"}}] * 2},

@@ -62,7 +62,7 @@
 {{- end -}}
 
 {{- define "triton-chat.validate.names" -}}
-{{- $taken := list "chat" "chat-unary" "embeddings" "embedder" "tokenizer" -}}
+{{- $taken := list "chat" "chat-unary" "embeddings" "embedder" "tokenizer" "vllm-model" -}}
 {{- range $index, $extra := .Values.extraModels -}}
 {{- $name := include "triton-chat.objectName" $extra.name -}}
 {{- if has $name $taken }}
