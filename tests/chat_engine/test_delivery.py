@@ -21,7 +21,7 @@ def event(text: str = "", reason: FinishReason | None = None, count: int = 0, **
 
 
 def logprob(name: str) -> TokenLogprobs:
-    return TokenLogprobs(Alternative(name, name.encode(), -1.0), ())
+    return TokenLogprobs(Alternative(name, name.encode(), -1.0, 0), ())
 
 
 END = FinishReason.STOP

@@ -27,6 +27,9 @@ _OUTPUTS = (
     "num_output_tokens",
     "num_cached_tokens",
     "logprobs",
+    "prompt_logprobs",
+    "token_ids",
+    "prompt_token_ids",
 )
 # How Triton's own queue says that it is full, or that a request has waited too long.
 _REFUSALS = ("maximum queue size", "timeout expired")
