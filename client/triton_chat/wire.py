@@ -64,6 +64,8 @@ LOGPROBS = TensorSpec("logprobs", "BYTES")
 PROMPT_LOGPROBS = TensorSpec("prompt_logprobs", "BYTES")
 TOKEN_IDS = TensorSpec("token_ids", "BYTES")
 PROMPT_TOKEN_IDS_OUTPUT = TensorSpec("prompt_token_ids", "BYTES")
+SPARSE = {PROMPT_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS_OUTPUT}
+"""Outputs that `chat` leaves out of a response where they are empty."""
 
 INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, PROMPT_TOKEN_IDS, SAMPLING, STREAM, EXCLUDE_INPUT)
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -146,7 +148,11 @@ def decode_rows(result: InferResult | service_pb2.ModelInferResponse) -> list[Ch
     """
     response = result.get_response() if isinstance(result, InferResult) else result
     with reading("a chat model"):
-        return [_event(*row) for row in zip(*read_columns(response, OUTPUTS), strict=True)]
+        there = {tensor.name for tensor in response.outputs}
+        found = [spec for spec in OUTPUTS if spec not in SPARSE or spec.name in there]
+        columns = dict(zip(found, read_columns(response, found), strict=True))
+        empty = [""] * len(columns[TEXT_OUTPUT])
+        return [_event(*row) for row in zip(*(columns.get(spec, empty) for spec in OUTPUTS), strict=True)]
 
 
 def read_columns(response: service_pb2.ModelInferResponse, outputs: Sequence[TensorSpec]) -> list[Any]:

@@ -237,6 +237,11 @@ def test_only_the_prompt(model: Model) -> None:
         assert engine.stats().prefix_cache_hit_tokens > 0
 
 
+def test_a_prompt_alone_may_fill_the_whole_cache(model: Model) -> None:
+    inbox = solo(lambda: engine_of(model, blocks=10, budget=16), make_request("r", prompts()[6], 0, prompt_logprobs=1))
+    check(scored(inbox), prompts()[6], expected(model, 6), 1)
+
+
 def test_a_prompt_of_one_token_has_nothing_to_score(model: Model) -> None:
     inbox = solo(lambda: engine_of(model), make_request("r", [7], 2, prompt_logprobs=3))
     assert scored(inbox) == [PromptToken(TOKENIZER.decode([7]), TOKENIZER.decode([7]).encode(), 7)]

@@ -291,7 +291,9 @@ def _report(raw: Tensor, chosen: list[int], counts: list[int], *, ranks: bool = 
     """Of each row: the chosen token, as many of the most probable ones as `counts` says, and the rank if wanted."""
     logprobs = raw.log_softmax(-1)
     of_chosen = logprobs.gather(-1, torch.tensor(chosen, device=raw.device)[:, None])
-    rank = (logprobs > of_chosen).sum(-1) + 1 if ranks else torch.zeros(len(chosen), dtype=torch.long)
+    rank = (
+        (logprobs > of_chosen).sum(-1, dtype=torch.int32) + 1 if ranks else torch.zeros(len(chosen), dtype=torch.long)
+    )
     values, ids = logprobs.topk(min(max(counts), raw.shape[-1]), dim=-1)
     rows = zip(of_chosen[:, 0].tolist(), ids.tolist(), values.tolist(), rank.tolist(), counts, strict=True)
     return [Logprobs(own, tuple(zip(top[:n], best[:n], strict=True)), place) for own, top, best, place, n in rows]
