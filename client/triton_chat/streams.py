@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2
 from triton_chat import wire
 from triton_chat.errors import EngineError, RequestCancelledError, TritonChatError, from_status
 from triton_chat.limits import LoopTimer, WaitLimit, Watchdog
-from triton_chat.types import ChatEvent, ChatResult, TokenLogprob
+from triton_chat.types import ChatEvent, ChatResult, PromptLogprob, TokenLogprob
 
 _CANCELLED = "the request was cancelled before the answer was complete"
 _CUT_SHORT = "the stream ended before the answer was complete"
@@ -33,6 +33,9 @@ class Collector:
         self._ttft_s: float | None = None
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: list[PromptLogprob] = []
+        self._token_ids: list[int] = []
+        self._prompt_token_ids: tuple[int, ...] = ()
         self._last = ChatEvent("")
 
     def add(self, event: ChatEvent) -> None:
@@ -40,6 +43,9 @@ class Collector:
             self._ttft_s = time.perf_counter() - self._started
         self._texts.append(event.text)
         self._logprobs.extend(event.logprobs)
+        self._prompt_logprobs.extend(event.prompt_logprobs)
+        self._token_ids.extend(event.token_ids)
+        self._prompt_token_ids += event.prompt_token_ids
         self._last = event
 
     def result(self) -> ChatResult:
@@ -52,6 +58,9 @@ class Collector:
             num_output_tokens=last.num_output_tokens,
             num_cached_tokens=last.num_cached_tokens,
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=tuple(self._prompt_logprobs),
+            token_ids=tuple(self._token_ids),
+            prompt_token_ids=self._prompt_token_ids,
             ttft_s=self._ttft_s,
             duration_s=time.perf_counter() - self._started,
         )

@@ -35,6 +35,10 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     """Alternatives to report per token; 0 reports only the chosen token, None nothing."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt."""
+    return_token_ids: bool | None = None
+    """Report the ids of the prompt and of the answer."""
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is set, ready for JSON."""
@@ -65,6 +69,8 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool | None
     seed: int | None
     logprobs: int | None
+    prompt_logprobs: int | None
+    return_token_ids: bool | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -165,6 +171,25 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptAlternative(TopLogprob):
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprob:
+    """One token of the prompt, given those before it."""
+
+    token: str
+    logprob: float | None
+    """None for the first token, which has none before it."""
+    bytes: tuple[int, ...] | None
+    token_id: int
+    rank: int | None = None
+    """1 for the most probable token of the vocabulary; None for the first."""
+    top_logprobs: tuple[PromptAlternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChatEvent:
     """One response of a stream. The token counts are cumulative."""
 
@@ -176,6 +201,23 @@ class ChatEvent:
     num_cached_tokens: int = 0
     """Prompt tokens that came from the prefix cache."""
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob, ...] = ()
+    """The next tokens of the prompt; all of them come before the answer's first token."""
+    token_ids: tuple[int, ...] = ()
+    """The answer's next tokens, its end token too; with `return_token_ids`."""
+    prompt_token_ids: tuple[int, ...] = ()
+    """In the first event; with `return_token_ids`."""
+
+    def joined(self, later: ChatEvent) -> ChatEvent:
+        """As one event with the next of the same answer."""
+        return replace(
+            later,
+            text=self.text + later.text,
+            logprobs=self.logprobs + later.logprobs,
+            prompt_logprobs=self.prompt_logprobs + later.prompt_logprobs,
+            token_ids=self.token_ids + later.token_ids,
+            prompt_token_ids=self.prompt_token_ids + later.prompt_token_ids,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +230,9 @@ class ChatResult:
     num_output_tokens: int
     num_cached_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
     ttft_s: float | None = None
     """Seconds from sending to the first text; None where the answer came in one piece or had no text."""
     duration_s: float = 0.0
@@ -200,10 +245,11 @@ class ChatResult:
         return (self.num_output_tokens - 1) / (self.duration_s - self.ttft_s)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; without `logprobs` where there are none."""
+        """Ready for JSON; without log-probabilities and token ids where there are none."""
         document = asdict(self) | {"tokens_per_s": self.tokens_per_s}
-        if not self.logprobs:
-            del document["logprobs"]
+        for name in ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"):
+            if not document[name]:
+                del document[name]
         return document
 
 

@@ -189,7 +189,7 @@ class Generation:
 
     def _add(self, index: int, event: ChatEvent) -> None:
         before = self._pending.get(index)
-        self._pending[index] = event if before is None else _joined(before, event)
+        self._pending[index] = event if before is None else before.joined(event)
         self._latest[index] = event
         self._changed.set()
 
@@ -212,7 +212,3 @@ def check_size(num_prompts: int, n: int, limit: int) -> None:
             f"prompt: {num_prompts} prompts with {n} answers each; at most {limit} answers are allowed in one request"
         )
         raise ApiError(400, message, param="prompt")
-
-
-def _joined(first: ChatEvent, second: ChatEvent) -> ChatEvent:
-    return replace(second, text=first.text + second.text, logprobs=first.logprobs + second.logprobs)

@@ -32,7 +32,7 @@ def test_ask(fake: FakeTriton) -> None:
 def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
     flags = "--min-tokens 1 --temperature 0 --top-p 0.9 --top-k 5 --min-p 0.1 --presence-penalty 1 --seed 7 "
     flags += "--frequency-penalty -1 --repetition-penalty 1.1 --logit-bias 42=-100 --stop-token-id 3 --ignore-eos "
-    flags += "--logprobs 0 --priority 1 --model m --timeout 9 --idle-timeout 8"
+    flags += "--logprobs 0 --prompt-logprobs 2 --priority 1 --model m --timeout 9 --idle-timeout 8"
     assert run(fake.url, "ask", "x", *flags.split()).returncode == 0
     received = fake.next_request()
     assert json.loads(received.tensor("sampling_parameters")[0]) == {
@@ -49,6 +49,7 @@ def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
         "stop_token_ids": [3],
         "ignore_eos": True,
         "logprobs": 0,
+        "prompt_logprobs": 2,
     }
     assert (received.message.model_name, received.message.parameters["priority"].uint64_param) == ("m", 1)
 
@@ -153,9 +154,12 @@ def test_json_is_one_document(fake: FakeTriton) -> None:
 
 def test_logprobs_and_stats_go_to_stderr(fake: FakeTriton) -> None:
     entry = {"token": "yes", "logprob": -0.1, "bytes": [121], "top_logprobs": [{"token": "no", "logprob": -2.5}]}
-    fake.reply = lambda _: iter([say("yes", "length", 1, json.dumps([entry]))])
-    done = run(fake.url, "ask", "x", "--logprobs", "1", "--stats")
+    prompt = {"token": "Q", "logprob": None, "bytes": [81], "token_id": 5, "rank": None, "top_logprobs": []}
+    prompt_logprobs = json.dumps([prompt, prompt | {"logprob": -1.5, "rank": 2}])
+    fake.reply = lambda _: iter([say("yes", "length", 1, json.dumps([entry]), prompt_logprobs=prompt_logprobs)])
+    done = run(fake.url, "ask", "x", "--logprobs", "1", "--prompt-logprobs", "0", "--stats")
     assert done.stdout == b"yes\n"
+    assert "'Q' -\n'Q' -1.500\n'yes' -0.100" in done.stderr.decode()
     assert "'yes' -0.100  'no' -2.500" in done.stderr.decode()
     assert "prompt 7, 3 from the cache; length]" in done.stderr.decode()
 

@@ -16,7 +16,7 @@ from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.callers import Caller, events_of, openai_over
 from tests.gateway.fakes import WAIT_S, FakeClient, fails, hangs, says
 from triton_chat import errors
-from triton_chat.types import Call, ChatEvent, TokenLogprob, TopLogprob
+from triton_chat.types import Call, ChatEvent, PromptLogprob, TokenLogprob, TopLogprob
 
 PATH = "/v1/chat/completions"
 MESSAGES: Any = [{"role": "system", "content": "Sei kurz."}, {"role": "user", "content": "什么是月亮？"}]
@@ -88,6 +88,21 @@ class TestInOnePiece:
             (part, list(part.encode()), -0.5) for part in "月亮"
         ]
         assert [top.token for top in content[0].top_logprobs] == ["月", "日"]
+
+    def test_prompt_logprobs_and_token_ids(self, gateway: TestClient, fake: FakeClient) -> None:
+        """vLLM has what is about the prompt beside the choices."""
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            first, second = PromptLogprob("a", None, (97,), 5), PromptLogprob("b", -2.0, (98,), 6, 3)
+            yield ChatEvent("", "", 2, 0, 0, (), (first, second), (), (5, 6))
+            yield ChatEvent("!", "stop", 2, 2, 0, (), (), (7, 2))
+
+        fake.script = script
+        answer = gateway.post(PATH, json={**BODY, "prompt_logprobs": 0, "return_token_ids": True, "n": 2}).json()
+        assert fake.calls[0].request.sampling.to_dict() == {"prompt_logprobs": 0, "return_token_ids": True}
+        assert answer["prompt_token_ids"] == [5, 6]
+        assert answer["prompt_logprobs"] == [None, {"6": {"logprob": -2.0, "rank": 3, "decoded_token": "b"}}]
+        assert [choice["token_ids"] for choice in answer["choices"]] == [[7, 2], [7, 2]]
 
     def test_an_alias_is_answered_by_its_own_name(self, fake: FakeClient) -> None:
         with TestClient(app_for(fake, aliases={"gpt-4o": "chat"})) as gateway:

@@ -29,6 +29,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 CHAT = {"model": "chat", "messages": HELLO}
 COMPLETION = {"model": "chat", "prompt": "hello"}
 VLLM = {"top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids"}
+VLLM |= {"prompt_logprobs", "return_token_ids"}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/cat.png"}}
 AUDIO = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
 
@@ -44,6 +45,8 @@ SAMPLING = {
     "max_tokens": 9,
     "ignore_eos": True,
     "stop_token_ids": [1, 2],
+    "prompt_logprobs": 2,
+    "return_token_ids": True,
     "seed": 7,
     "stop": ["\n", "。"],
 }
@@ -190,7 +193,9 @@ class TestSampling:
             ("n", 10**30, ()),
             ("n", 1.5, ()),
             ("n", True, ()),
-            ("max_tokens", 0, ()),
+            ("max_tokens", -1, ()),
+            ("prompt_logprobs", -1, ()),
+            ("return_token_ids", 1, ()),
             ("seed", 1.5, ()),
             ("min_p", 1.1, ()),
             ("repetition_penalty", 0, ()),
@@ -223,7 +228,33 @@ class TestSampling:
 
     def test_bad_logprobs_of_completions(self) -> None:
         assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 21})) == [("logprobs",)]
-        assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 0, "echo": True})) == [("echo",)]
+
+    @pytest.mark.parametrize(
+        ("fields", "sent"),
+        [
+            ({"logprobs": 2}, None),
+            ({"echo": True}, None),
+            ({"echo": True, "logprobs": 0}, 0),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, 2),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": 3}, 3),
+            ({"echo": True, "prompt_logprobs": 0}, 0),
+        ],
+    )
+    def test_logprobs_of_an_echo_are_asked_for_with_those_of_the_prompt(
+        self, fields: dict[str, Any], sent: int | None
+    ) -> None:
+        assert CompletionRequest.model_validate({**COMPLETION, **fields}).sampling().prompt_logprobs == sent
+
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    def test_prompt_logprobs_are_not_for_streams(self, request_type: Any, body: dict[str, Any]) -> None:
+        place = ("prompt_logprobs",)
+        assert list(mistakes(request_type, {**body, "stream": True, "prompt_logprobs": 0})) == [place]
+
+    def test_only_a_completion_may_be_a_prompt_alone(self) -> None:
+        assert list(mistakes(ChatRequest, {**CHAT, "max_tokens": 0})) == [("max_tokens",)]
+        assert (
+            CompletionRequest.model_validate({**COMPLETION, "max_tokens": 0, "echo": True}).sampling().max_tokens == 0
+        )
 
     @pytest.mark.parametrize(
         ("request_type", "body", "names"),
@@ -231,6 +262,7 @@ class TestSampling:
             (ChatRequest, CHAT, ["n", "max_tokens", "max_completion_tokens", "seed", "top_k", "min_tokens"]),
             (ChatRequest, {**CHAT, "logprobs": True}, ["top_logprobs"]),
             (CompletionRequest, COMPLETION, ["n", "max_tokens", "seed", "top_k", "min_tokens", "logprobs"]),
+            (CompletionRequest, COMPLETION, ["prompt_logprobs"]),
             (CompletionRequest, {**COMPLETION, "n": 3}, ["best_of"]),
             (EmbeddingRequest, {"model": "e", "input": "a"}, ["dimensions"]),
         ],

@@ -80,7 +80,7 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "temperature negative": (sampling(temperature=-1), ["temperature", "-1", "greater than or equal to 0"]),
     "top_p negative": (sampling(top_p=-0.5), ["top_p", "-0.5", "greater than or equal to 0"]),
     "penalty out of range": (sampling(frequency_penalty=-3), ["frequency_penalty", "-3", "-2"]),
-    "no tokens": (sampling(max_tokens=0), ["max_tokens", "0", "greater than or equal to 1"]),
+    "no tokens": (sampling(max_tokens=0), ["max_tokens: 0", "only with prompt_logprobs"]),
     "more tokens than the context": (sampling(max_tokens=2048), ["max_tokens: 2048", "2048 tokens", "at most"]),
     "prompt over the context": ({"text_input": "word " * 3000}, ["the prompt has", "2048"]),
     "min_tokens over max_tokens": (sampling(max_tokens=3, min_tokens=5), ["min_tokens: 5", "max_tokens, 3"]),

@@ -133,8 +133,19 @@ class GenerationRequest(Strict):
     min_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = Field(None, max_length=1024)
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description="Alternatives to report per token of the prompt; not for streams."
+    )
+    return_token_ids: bool | None = Field(None, description="Report the ids of the prompt and of the answer.")
 
-    _whole = field_validator("n", "max_tokens", "seed", "top_k", "min_tokens", mode="before")(whole)
+    _whole = field_validator("n", "max_tokens", "seed", "top_k", "min_tokens", "prompt_logprobs", mode="before")(whole)
+
+    @field_validator("prompt_logprobs")
+    @classmethod
+    def _not_for_streams(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("stream"):
+            raise PydanticCustomError("unsupported", "not for streams; leave it out, or send stream: false with it")
+        return value
 
     @field_validator("stream_options")
     @classmethod
@@ -170,4 +181,6 @@ class GenerationRequest(Strict):
             ignore_eos=self.ignore_eos,
             seed=self.seed,
             logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            return_token_ids=self.return_token_ids or None,
         )

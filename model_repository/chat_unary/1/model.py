@@ -27,6 +27,9 @@ _OUTPUTS = (
     "num_output_tokens",
     "num_cached_tokens",
     "logprobs",
+    "prompt_logprobs",
+    "token_ids",
+    "prompt_token_ids",
 )
 # How Triton's own queue says that it is full, or that a request has waited too long.
 _REFUSALS = ("maximum queue size", "timeout expired")
@@ -126,7 +129,8 @@ class _Rows:
             if response.has_error():
                 self.fail(index, _with_code(response.error().message()))
             elif response.output_tensors():
-                self._results[index] = response.output_tensors()
+                found = {tensor.name(): tensor for tensor in response.output_tensors()}
+                self._results[index] = [found.get(name) or _nothing(name) for name in _OUTPUTS]
 
     def fail(self, index: int, error: pb_utils.TritonError) -> None:
         """The first row that fails decides the whole response: Triton allows one status per request."""
@@ -169,6 +173,11 @@ class _Rows:
         with self._sending:
             self._answered = True
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _nothing(name: str) -> pb_utils.Tensor:
+    """In place of an output that `chat` leaves out where it is empty: the other rows may have it."""
+    return pb_utils.Tensor(name, np.array([[b""]], dtype=np.object_))
 
 
 def _with_code(message: str) -> pb_utils.TritonError:
