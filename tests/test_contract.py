@@ -107,6 +107,18 @@ def test_a_model_is_known_by_its_tensors(model: str) -> None:
     assert kind_of(config(REPOSITORY / model / "config.pbtxt")) == model
 
 
+@pytest.mark.parametrize("model", ["chat", "chat_unary"])
+def test_a_model_of_an_older_server_is_known_without_newer_outputs(model: str) -> None:
+    """Both run side by side during an update."""
+    older = config(REPOSITORY / model / "config.pbtxt")
+    kept = [
+        output for output in older.output if output.name not in {"prompt_logprobs", "token_ids", "prompt_token_ids"}
+    ]
+    del older.output[:]
+    older.output.extend(kept)
+    assert kind_of(older) == model
+
+
 def test_chat_unary_forwards_to_chat() -> None:
     parsed = config(REPOSITORY / "chat_unary" / "config.pbtxt")
     assert parsed.parameters["chat_model"].string_value == "chat"
