@@ -54,13 +54,13 @@ class EngineError(TritonChatError):
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\]\s*")
 _STACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
 
-_FIELD = r"(?!error|internal|failed)(?-i:[a-z_]\w*)(?:\.\w+)*"
-"""A name as in `messages.0.content`, which begins in lower case, unlike an exception's."""
+_FIELD = r"(?!error|internal|failed)(?-i:[a-z_]\w*)(?:\.\w+|\[\d+\])*"
+"""A name as in `messages.0.content` or `messages[0].content`, which begins in lower case, unlike an exception's."""
 
 _BY_TEXT: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), error)
     for pattern, error in (
-        (r"the context holds|exceed the context", ContextLengthError),
+        (r"maximum context length is|the context holds|exceed the context", ContextLengthError),
         (rf"^(?:row \d+: )?{_FIELD}(?:, {_FIELD})*: |: unknown parameter", InvalidRequestError),
         (r"exceeds maximum queue size|request timeout expired|as many as allowed", OverloadedError),
         (r"no available versions", ServerStoppingError),  # of a server that stops, or a model that failed to load

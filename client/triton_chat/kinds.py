@@ -16,7 +16,7 @@ def kind_of(config: Any) -> ModelKind:
     outputs = _names(config.output)
     if outputs >= _names(wire.OUTPUTS):
         return "chat" if config.model_transaction_policy.decoupled else "chat_unary"
-    if outputs >= _names(tokenizer.OUTPUTS):
+    if outputs >= _names(tokenizer.TOKENS):
         return "tokenizer"
     return "embeddings" if outputs >= _names(embeddings.OUTPUTS) else "other"
 

@@ -35,6 +35,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     """Alternatives to report per token; 0 reports only the chosen token, None nothing."""
+    skip_special_tokens: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is set, ready for JSON."""
@@ -65,6 +66,7 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool | None
     seed: int | None
     logprobs: int | None
+    skip_special_tokens: bool | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -76,6 +78,8 @@ class CallOptions(SamplingOptions, total=False):
     """A prompt as token ids, taken as they are."""
     add_generation_prompt: bool | None
     """False: the chat template does not begin the assistant's turn. For messages only."""
+    continue_final_message: bool | None
+    """True: the last message is left open, and the answer goes on with it. For messages only."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
@@ -100,6 +104,7 @@ class ChatRequest:
     prompt: str | None = None
     prompt_token_ids: Sequence[int] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     sampling: SamplingParams = SamplingParams()
     stream: bool = True
     exclude_input_in_output: bool = True
@@ -107,8 +112,9 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
             raise InvalidRequestError("give exactly one of messages, prompt and prompt_token_ids")
-        if self.add_generation_prompt is not None and self.messages is None:
-            raise InvalidRequestError("add_generation_prompt: only for messages; a raw prompt is taken as it is")
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if getattr(self, name) is not None and self.messages is None:
+                raise InvalidRequestError(f"{name}: only for messages; a raw prompt is taken as it is")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,7 @@ class Call:
             prompt=rest.pop("prompt", None),
             prompt_token_ids=rest.pop("prompt_token_ids", None),
             add_generation_prompt=rest.pop("add_generation_prompt", None),
+            continue_final_message=rest.pop("continue_final_message", None),
             sampling=replace(base, **overrides),
             exclude_input_in_output=rest.pop("exclude_input_in_output", True),
         )
@@ -216,6 +223,19 @@ class Tokens:
     """For messages: the prompt that the chat template makes of them."""
     max_model_len: int
     """How many tokens the model's context holds, prompt and answer together."""
+    token_strs: tuple[str, ...] = ()
+    """The tokenizer's own name of each token; only where asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """What the checkpoint of a chat model says about its texts."""
+
+    root: str
+    """The checkpoint: its id on a hub, or the name of its folder."""
+    max_model_len: int
+    config: Mapping[str, Any]
+    """As in its `tokenizer_config.json`: special tokens, chat template and the like; no paths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, get_args
 
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chat_gateway.errors import SHOWN, ApiError, from_client
+from chat_gateway.errors import ErrorType as ApiErrorType
 from chat_gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
 from triton_chat.errors import TritonChatError
 
@@ -25,6 +27,13 @@ _SENTENCES = {
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
 }
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "unsupported": "unsupported_value",
+    "form": "invalid_type",
+}
+"""OpenAI's words for what pydantic and `schemas.fields` find; of the others see `_code`."""
 _WORDED_BY_PYDANTIC = set(get_args(ErrorType)) - {"value_error", "assertion_error"}
 
 _log = logging.getLogger(__name__)
@@ -55,7 +64,8 @@ class Errors:
             case ClientDisconnect():
                 return ApiError(CLIENT_CLOSED_REQUEST, "the client left", "server_error", code="cancelled")
             case _:
-                return ApiError(500, "the gateway failed while it worked on this request", "server_error")
+                sentence = "the gateway failed while it worked on this request"
+                return ApiError(500, sentence, "server_error", code="internal_error")
 
 
 class Guard:
@@ -93,15 +103,26 @@ def _http(error: HTTPException, scope: Scope) -> ApiError:
             sentence = f"the route does not have this method: {target}"
             return ApiError(405, sentence, code="method_not_allowed", headers=error.headers)
         case status:
-            return ApiError(status, str(error.detail), "server_error" if status >= 500 else "invalid_request_error")
+            kind: ApiErrorType = "server_error" if status >= 500 else "invalid_request_error"
+            return ApiError(status, str(error.detail), kind, code=HTTPStatus(status).name.lower())
 
 
 def _invalid(found: Sequence[Mapping[str, Any]], body: object) -> ApiError:
     """The first thing that is wrong with a body, by the name of its field."""
     error = found[0]
-    param = _param(error["loc"][1:], body, ends_outside=error["type"] == "missing")
+    source, *location = error["loc"]
+    if source == "query":
+        body = {location[0]: error.get("input")}
+    param = _param(location, body, ends_outside=error["type"] == "missing")
     sentence = _sentence(error)
-    return ApiError(400, f"{param}: {sentence}" if param else f"the body {sentence}", param=param)
+    message = f"{param}: {sentence}" if param else f"the body {sentence}"
+    return ApiError(400, message, param=param, code=_code(error["type"]))
+
+
+def _code(kind: str) -> str:
+    if kind in _CODES:
+        return _CODES[kind]
+    return "invalid_type" if kind.endswith(("_type", "_from_float", "_parsing")) else "invalid_value"
 
 
 def _param(location: Sequence[str | int], body: Any, *, ends_outside: bool) -> str | None:

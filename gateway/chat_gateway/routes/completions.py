@@ -49,7 +49,9 @@ async def create_completion(
     generation = Generation(backend.client, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
-        return EventStream(generation, CompletionChunks(head, include_usage=body.include_usage), settings)
+        usage_so_far = generation.usage if body.continuous_usage else None
+        chunks = CompletionChunks(head, include_usage=body.include_usage, usage_so_far=usage_so_far)
+        return EventStream(generation, chunks, settings)
     results = await unless_gone(request.receive, generation.results())
     return reply(_completion(head, results, generation.usage()))
 
