@@ -172,6 +172,22 @@ def test_unknown_routes_and_methods(client: TestClient, method: str, path: str, 
 
 
 @pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/ping", "GET, HEAD, POST"),
+        ("/health", "GET, HEAD"),
+        ("/v1/models/chat", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/tokenizer_info", "GET, HEAD"),
+        ("/v1/chat/completions", "POST"),
+        ("/order", "POST"),
+    ],
+)
+def test_a_route_tells_all_its_methods(client: TestClient, path: str, allowed: str) -> None:
+    assert client.request("TRACE", path).headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
     ("body", "param", "sentence", "code"),
     [
         ({"temperature": 3}, "temperature", "must be less than or equal to 2, not 3", "invalid_value"),
