@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from openai import OpenAI
 from starlette.testclient import TestClient
 from typing_extensions import Unpack
 
-from chat_gateway.routes.embeddings import written
+from chat_gateway.routes.embeddings import unhurried, written
 from chat_gateway.schemas.embeddings import EmbeddingResponse
 from tests.gateway.apps import app_for
 from tests.gateway.callers import Caller, openai_over
@@ -147,22 +146,30 @@ def test_one_more_is_refused_with_the_limit(api: OpenAI, fake: Embedder) -> None
     assert fake.asked == []
 
 
-async def test_others_go_on_while_a_long_answer_is_written(fake: Embedder) -> None:
-    """Nobody waits for all of it, and its memory is that of a piece."""
-    fake.width = 1024
-    app = app_for(fake)
-    async with Caller(app, PATH, {"model": "embeddings", "input": ["a"] * 2048}) as caller:
-        sizes, turns, slowest = [], 0, 0.0
-        while (chunk := await caller.chunk()) is not None:
-            sizes.append(len(chunk))
-            began = time.perf_counter()
-            await asyncio.sleep(0)
-            slowest = max(slowest, time.perf_counter() - began)
+async def test_others_have_a_turn_after_each_piece_of_a_long_answer() -> None:
+    result = EmbeddingResult(np.zeros((2048, 256), dtype=np.float32), [1] * 2048)
+    turns, done = 0, False
+
+    async def other() -> None:
+        nonlocal turns
+        while not done:
             turns += 1
-    assert caller.status == 200
-    assert max(sizes) < 100_000
-    assert turns > 100
-    assert slowest < 0.5
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(other())
+    pieces = written(result, "m", None)
+    sizes = [len(piece) async for piece in unhurried(next(pieces), next(pieces), pieces)]
+    done = True
+    await others
+    assert max(sizes) < 80_000
+    assert turns >= len(sizes) - 2 > 10
+
+
+def test_a_long_answer_reaches_its_caller(gateway: TestClient, fake: Embedder) -> None:
+    fake.width = 256
+    response = gateway.post(PATH, json={"model": "embeddings", "input": ["a"] * 2048})
+    assert [entry["index"] for entry in response.json()["data"]] == list(range(2048))
+    assert response.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize(

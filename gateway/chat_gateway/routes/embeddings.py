@@ -75,7 +75,7 @@ async def create_embeddings(
     second = next(pieces, None)
     if second is None:
         return Response(first, media_type=_JSON)
-    return StreamingResponse(_unhurried(first, second, pieces), media_type=_JSON)
+    return StreamingResponse(unhurried(first, second, pieces), media_type=_JSON)
 
 
 def written(result: EmbeddingResult, model: str, encoding: Encoding | None) -> Iterator[bytes]:
@@ -100,7 +100,7 @@ def _encoded(vector: npt.NDArray[np.float32], encoding: Encoding | None) -> list
     return numbers
 
 
-async def _unhurried(first: bytes, second: bytes, others: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def unhurried(first: bytes, second: bytes, others: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces, with a turn for everybody else after each."""
     yield first
     yield second
