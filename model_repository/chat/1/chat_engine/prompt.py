@@ -42,11 +42,6 @@ class PromptEncoder:
         """Raises UnsupportedModelError, and OSError when there is no such checkpoint."""
         return cls(AutoTokenizer.from_pretrained(config.model, revision=config.revision, trust_remote_code=False))
 
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """As transformers has it, for what it knows of itself."""
-        return self._tokenizer
-
     def render(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:
         """The prompt as text, ending in the beginning of an answer if wanted.
 
@@ -75,3 +70,8 @@ class PromptEncoder:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included; ids that the tokenizer has no text for give none."""
         return self.backend.decode(token_ids, skip_special_tokens=False)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """As transformers has it, for what it knows of itself."""
+        return self._tokenizer

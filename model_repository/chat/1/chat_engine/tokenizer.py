@@ -73,9 +73,9 @@ class ChatTokenizer:
         """Raises UnsupportedModelError, or OSError for a missing checkpoint."""
         limits = context_limits(config)
         encoder = PromptEncoder.load(config)
-        self._backend = encoder.backend
         self._prompts = PromptParser(encoder, config, limits.vocab_size, "token_ids")
         self._max_model_len = limits.max_model_len
+        self._backend = encoder.backend
         self.info = {"root": checkpoint_name(config.model), "config": tokenizer_config(encoder.tokenizer)}
 
     def tokens(self, request: TokenizerRequest) -> Tokens:
