@@ -27,12 +27,15 @@ MESSAGES = TypeAdapter(list[Message])
 
 
 class PromptEncoder:
-    """Prompts of one model. `backend` is its `tokenizers` object, never changed again, so that threads may share it."""
+    """Prompts of one model. `backend` is its `tokenizers` object, never changed again, so that threads may share it.
+
+    `tokenizer` is what transformers has made of the checkpoint, for what it knows of itself.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.is_fast:
             raise UnsupportedModelError("the checkpoint has no fast tokenizer (tokenizer.json), which streaming needs")
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.backend: Tokenizer = tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -47,11 +50,11 @@ class PromptEncoder:
 
         Raises InvalidRequestError where the template refuses or there is none.
         """
-        if not self._tokenizer.chat_template:
+        if not self.tokenizer.chat_template:
             raise InvalidRequestError("messages: this model has no chat template; send text_input instead")
         turns = [message.model_dump() for message in messages]
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except TemplateError as error:
@@ -70,8 +73,3 @@ class PromptEncoder:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included; ids that the tokenizer has no text for give none."""
         return self.backend.decode(token_ids, skip_special_tokens=False)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """As transformers has it, for what it knows of itself."""
-        return self._tokenizer
