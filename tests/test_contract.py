@@ -72,7 +72,7 @@ def test_the_model_knows_every_input() -> None:
     known = {field.name for field in fields(parse.WireRequest)} - {"id", "parameters"}
     assert known == {spec.name for spec in wire.INPUTS}
     assert tuple(spec.name for spec in wire.INPUTS[:3]) == parse.PROMPTS
-    assert wire.ADD_GENERATION_PROMPT in parse.TEMPLATE_OPTIONS
+    assert parse.TEMPLATE_OPTIONS == (wire.ADD_GENERATION_PROMPT, wire.CONTINUE_FINAL_MESSAGE)
     assert set(parse.SWITCHES) == {spec.name for spec in wire.INPUTS if spec.datatype == "BOOL"}
 
 

@@ -39,6 +39,7 @@ class SamplingParams:
     """The same for the tokens of the prompt."""
     return_token_ids: bool | None = None
     """Report the ids of the prompt and of the answer."""
+    skip_special_tokens: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is set, ready for JSON."""
@@ -71,6 +72,7 @@ class SamplingOptions(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     return_token_ids: bool | None
+    skip_special_tokens: bool | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -82,6 +84,8 @@ class CallOptions(SamplingOptions, total=False):
     """A prompt as token ids, taken as they are."""
     add_generation_prompt: bool | None
     """False: the chat template does not begin the assistant's turn. For messages only."""
+    continue_final_message: bool | None
+    """True: the last message is left open, and the answer goes on with it. For messages only."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
@@ -106,6 +110,7 @@ class ChatRequest:
     prompt: str | None = None
     prompt_token_ids: Sequence[int] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     sampling: SamplingParams = SamplingParams()
     stream: bool = True
     exclude_input_in_output: bool = True
@@ -113,8 +118,9 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
             raise InvalidRequestError("give exactly one of messages, prompt and prompt_token_ids")
-        if self.add_generation_prompt is not None and self.messages is None:
-            raise InvalidRequestError("add_generation_prompt: only for messages; a raw prompt is taken as it is")
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if getattr(self, name) is not None and self.messages is None:
+                raise InvalidRequestError(f"{name}: only for messages; a raw prompt is taken as it is")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +151,7 @@ class Call:
             prompt=rest.pop("prompt", None),
             prompt_token_ids=rest.pop("prompt_token_ids", None),
             add_generation_prompt=rest.pop("add_generation_prompt", None),
+            continue_final_message=rest.pop("continue_final_message", None),
             sampling=replace(base, **overrides),
             exclude_input_in_output=rest.pop("exclude_input_in_output", True),
         )
@@ -262,6 +269,19 @@ class Tokens:
     """For messages: the prompt that the chat template makes of them."""
     max_model_len: int
     """How many tokens the model's context holds, prompt and answer together."""
+    token_strs: tuple[str, ...] = ()
+    """The tokenizer's own name of each token; only where asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """What the checkpoint of a chat model says about its texts."""
+
+    root: str
+    """The checkpoint: its id on a hub, or the name of its folder."""
+    max_model_len: int
+    config: Mapping[str, Any]
+    """As in its `tokenizer_config.json`: special tokens, chat template and the like; no paths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
 )
 SAMPLING_PARAMETERS: tuple[str, ...] = tuple(field.name for field in fields(SamplingParams))
 ADD_GENERATION_PROMPT = "add_generation_prompt"
-"""Travels with the sampling parameters, but is about the prompt."""
+CONTINUE_FINAL_MESSAGE = "continue_final_message"
+"""These two travel with the sampling parameters, but are about the prompt."""
 
 FINAL_RESPONSE = "triton_final_response"
 STATUS_METADATA = (("triton_grpc_error", "true"),)
@@ -234,9 +235,12 @@ def _prompt(request: ChatRequest) -> tuple[TensorSpec, Value]:
 
 
 def _parameters(request: ChatRequest) -> dict[str, Any]:
-    if request.add_generation_prompt is None:
-        return request.sampling.to_dict()
-    return request.sampling.to_dict() | {ADD_GENERATION_PROMPT: request.add_generation_prompt}
+    about_the_prompt = {
+        ADD_GENERATION_PROMPT: request.add_generation_prompt,
+        CONTINUE_FINAL_MESSAGE: request.continue_final_message,
+    }
+    given = {name: value for name, value in about_the_prompt.items() if value is not None}
+    return request.sampling.to_dict() | given
 
 
 def dump_messages(messages: Messages) -> bytes:

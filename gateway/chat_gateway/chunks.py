@@ -39,16 +39,35 @@ class Head(TypedDict):
 
 
 class _Chunks(ABC):
-    """What the two endpoints share. `usage` is null in every chunk but the last, if it is wanted."""
+    """What the two endpoints share.
 
-    def __init__(self, head: Head, *, include_usage: bool) -> None:
+    Args:
+        head: of each chunk.
+        include_usage: a last chunk has the usage, and all others have `usage: null`.
+        usage_so_far: tells what all others have in its place, if it is wanted.
+    """
+
+    def __init__(
+        self, head: Head, *, include_usage: bool, usage_so_far: Callable[[], CompletionUsage] | None = None
+    ) -> None:
         self._head = head
-        self._extra: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._include_usage = include_usage
+        self._usage_so_far = usage_so_far
         self._fill: dict[int, Fill] = {}
 
     def usage(self, usage: CompletionUsage) -> bytes:
         """See `sse.Chunks`."""
-        return _data(self._object([], usage=usage)) if self._extra else b""
+        return _data(self._object([], usage=usage)) if self._include_usage else b""
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        if not self._include_usage:
+            return {}
+        return {"usage": self._usage_so_far() if self._usage_so_far else None}
+
+    def _filler(self, chunk: Callable[[str], BaseModel]) -> Fill:
+        """Makes chunks of plain text: from a template, unless each has a usage of its own."""
+        return (lambda text: _data(chunk(text))) if self._usage_so_far else _template(chunk(_HOLE))
 
     @abstractmethod
     def _object(self, choices: list[Any], **extra: Any) -> BaseModel: ...
@@ -61,7 +80,7 @@ class ChatChunks(_Chunks):
         """See `sse.Chunks`."""
         parts = []
         if index not in self._fill:
-            self._fill[index] = _template(self._chunk(index, ChoiceDelta(content=_HOLE)))
+            self._fill[index] = self._filler(lambda text: self._chunk(index, ChoiceDelta(content=text)))
             first = self._chunk(index, ChoiceDelta(role="assistant", content="", refusal=None))
             parts.append(_data(_with(first, prompt_token_ids=event.prompt_token_ids)))
         if event.logprobs or event.token_ids:
@@ -97,8 +116,15 @@ class ChatChunks(_Chunks):
 class CompletionChunks(_Chunks):
     """`text_completion`s, each with some text; the last one of a choice has the finish reason too."""
 
-    def __init__(self, head: Head, *, include_usage: bool, logprobs: int | None = None) -> None:
-        super().__init__(head, include_usage=include_usage)
+    def __init__(
+        self,
+        head: Head,
+        *,
+        include_usage: bool,
+        usage_so_far: Callable[[], CompletionUsage] | None = None,
+        logprobs: int | None = None,
+    ) -> None:
+        super().__init__(head, include_usage=include_usage, usage_so_far=usage_so_far)
         self._logprobs = defaultdict[int, CompletionLogprobs](lambda: CompletionLogprobs(logprobs))
 
     def encode(self, index: int, event: ChatEvent) -> bytes:
@@ -108,7 +134,7 @@ class CompletionChunks(_Chunks):
         if not event.text:
             return b""
         if index not in self._fill:
-            self._fill[index] = _template(self._chunk(index, ChatEvent(_HOLE)))
+            self._fill[index] = self._filler(lambda text: self._chunk(index, ChatEvent(text)))
         return self._fill[index](event.text)
 
     def _chunk(self, index: int, event: ChatEvent) -> Completion:

@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from chat_gateway.protocol import BoundedHead
+from chat_gateway.protocol import Protocol
 from chat_gateway.settings import GatewaySettings
 
 _KEEP_ALIVE_S = 75
@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                http=BoundedHead,
+                http=Protocol,
                 ws="none",
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CANCEL_S,

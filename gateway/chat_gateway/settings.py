@@ -45,7 +45,7 @@ class GatewaySettings(BaseSettings):
 
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest body of a request.")
     max_choices: int = Field(16, ge=1, description="Largest `n`, and most prompts times `n`, of one request.")
-    max_embedding_inputs: int = Field(256, ge=1, description="Most texts of one request.")
+    max_embedding_inputs: int = Field(2048, ge=1, description="Most texts of one request, as OpenAI has it.")
 
     request_timeout: float = Field(600.0, gt=0, description="For a whole answer.")
     first_token_timeout: float = Field(120.0, gt=0, description="For the first token, the queue included.")

@@ -117,3 +117,21 @@ def test_no_usage_unless_asked_for(kind: type[ChatChunks | CompletionChunks]) ->
     chunks = kind(HEAD, include_usage=False)
     assert not any("usage" in event for event in sent(chunks, (0, ChatEvent("a", "stop"))))
     assert chunks.usage(USAGE) == b""
+
+
+@pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
+def test_usage_so_far_in_each_chunk(kind: type[ChatChunks | CompletionChunks]) -> None:
+    counts = iter(range(1, 100))
+
+    def so_far() -> CompletionUsage:
+        count = next(counts)
+        return CompletionUsage(prompt_tokens=7, completion_tokens=count, total_tokens=7 + count)
+
+    chunks = kind(HEAD, include_usage=True, usage_so_far=so_far)
+    events = [(0, ChatEvent("a")), (0, ChatEvent("b")), (0, ChatEvent("c", "stop"))]
+    found = sent(chunks, *events)
+    assert [event["usage"]["completion_tokens"] for event in found] == list(range(1, len(found) + 1))
+    texts = [c["text"] if "text" in (c := event["choices"][0]) else c["delta"].get("content", "") for event in found]
+    assert "".join(texts) == "abc"
+    (last,) = events_of(chunks.usage(USAGE).decode())
+    assert (last["choices"], last["usage"]) == ([], USAGE.model_dump(exclude_unset=True))

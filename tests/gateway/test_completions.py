@@ -238,3 +238,21 @@ async def test_leaving_cancels_all_prompts(fake: FakeClient, stream: bool) -> No
     async with Caller(app_for(fake), PATH, body) as caller:
         await caller.reaches(lambda: len(fake.streams) == 3)
     assert all(stream.cancelled.is_set() for stream in fake.streams)
+
+
+def test_usage_in_each_chunk(api: OpenAI, fake: FakeClient) -> None:
+    """guidellm asks for it, always."""
+    fake.script = says("a", "b", "c")
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    stream = api.completions.create(model="chat", prompt=["x", "y"], stream=True, stream_options=options)
+    *chunks, last = list(stream)
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+    assert len(counts) == len(chunks)
+    assert (counts, counts[-1]) == (sorted(counts), 6)
+    assert (last.choices, last.usage and last.usage.completion_tokens) == ([], 6)
+
+
+def test_what_lm_eval_sends(gateway: TestClient, fake: FakeClient) -> None:
+    body = {"model": "chat", "prompt": [[1, 2], [3]], "max_tokens": 8, "temperature": 0, "stop": ["\n"], "seed": 1234}
+    assert gateway.post(PATH, json=body).status_code == 200
+    assert [call.request.sampling.seed for call in fake.calls] == [1234, 1234]

@@ -39,6 +39,7 @@ async def create_chat_completion(
         n=body.num_answers,
         sampling=body.sampling(),
         add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
         request_id=request_id,
         headers=trace_headers(),
         names=body.names,
@@ -46,7 +47,9 @@ async def create_chat_completion(
     generation = Generation(backend.client, order)
     head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
-        return EventStream(generation, ChatChunks(head, include_usage=body.include_usage), settings)
+        usage_so_far = generation.usage if body.continuous_usage else None
+        chunks = ChatChunks(head, include_usage=body.include_usage, usage_so_far=usage_so_far)
+        return EventStream(generation, chunks, settings)
     results = await unless_gone(request.receive, generation.results())
     return reply(_completion(body, head, results, generation.usage()))
 

@@ -50,7 +50,12 @@ async def create_completion(
     generation = Generation(backend.client, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
-        chunks = CompletionChunks(head, include_usage=body.include_usage, logprobs=body.logprobs)
+        chunks = CompletionChunks(
+            head,
+            include_usage=body.include_usage,
+            usage_so_far=generation.usage if body.continuous_usage else None,
+            logprobs=body.logprobs,
+        )
         return EventStream(generation, chunks, settings)
     results = await unless_gone(request.receive, generation.results())
     return reply(_completion(body, head, results, generation.usage()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.common import MAX_COUNT, MAX_LOGPROBS, GenerationRequest, only, whole
+from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
+from chat_gateway.schemas.fields import MAX_COUNT, MAX_LOGPROBS, only, whole
+from chat_gateway.schemas.inert import InertInCompletions
 from chat_gateway.schemas.inputs import Inputs
 from triton_chat.types import SamplingParams
 
@@ -16,7 +18,7 @@ DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's. The chat endpoint has the engine's default."""
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(InertInCompletions, GenerationRequest):
     """One or several prompts, and how to continue them."""
 
     prompt: Inputs = Field(description="Choice `i` of prompt `p` has the index `p * n + i`.")
@@ -31,7 +33,8 @@ class CompletionRequest(GenerationRequest):
     )
     echo: bool | None = Field(None, description="The text begins with the prompt, and so do the logprobs.")
     best_of: int | None = Field(None, ge=1, le=MAX_COUNT, description="Only at the value of n.")
-    suffix: Annotated[None, only("nothing is inserted before a suffix here; leave it out")] = None
+    response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
+    suffix: Annotated[Literal[""] | None, only("nothing is inserted before a suffix here; leave it out")] = None
 
     _whole_of_completions = field_validator("logprobs", "best_of", mode="before")(whole)
 

@@ -57,6 +57,8 @@ class Rendered:
 class PromptEncoder:
     """Prompts of one model. `backend` is its `tokenizers` object, never changed again, so that threads may share it.
 
+    `tokenizer` is what transformers has made of the checkpoint, for what it knows of itself.
+
     Args:
         tokenizer: the model's, with a chat template or without.
         template: the name of one of its templates.
@@ -77,6 +79,7 @@ class PromptEncoder:
     ) -> None:
         if not tokenizer.is_fast:
             raise UnsupportedModelError("the checkpoint has no fast tokenizer (tokenizer.json), which streaming needs")
+        self.tokenizer = tokenizer
         self.backend: Tokenizer = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -95,6 +98,11 @@ class PromptEncoder:
             split_special_tokens=config.split_special_tokens,
             backend=_faithful(tokenizer, config) if tokenizer.is_fast else None,
         )
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that is used."""
+        return self._template.source if self._template else None
 
     @property
     def end_ids(self) -> frozenset[int]:
