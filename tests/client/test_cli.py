@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.client.commands import COMMAND, WAIT_S, Terminal, environment, run, start
 from tests.client.fake_server import FakeTriton, Received, fail, pb, say
+from triton_chat.cli import status
+from triton_chat.cli.options import Connection
 
 
 def messages_of(received: Received) -> object:
@@ -240,6 +243,23 @@ def test_status_watch_goes_on(fake: FakeTriton, metrics_url: str) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
+
+
+def test_status_watch_ends_though_the_interrupt_came_where_python_drops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def show(*_: object) -> bool:
+        shown.append(1)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    monkeypatch.setattr(status, "_show", show)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        status.status(Connection("localhost:1", as_json=False), None, True, 0)
+    assert shown == [1]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("command", ["", "ask", "chat", "complete", "models", "status"])
