@@ -151,6 +151,28 @@ def test_json_is_one_document(fake: FakeTriton) -> None:
     assert "2 tokens in" in done.stderr.decode()
 
 
+def paced(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+    """Four responses of five tokens, 0.05 seconds apart."""
+    for index in range(4):
+        received.cancelled.wait(0.05)
+        yield say("words ", "stop" if index == 3 else "", (index + 1) * 5)
+
+
+@pytest.mark.parametrize("command", ["ask", "complete"])
+def test_json_tells_the_pace_of_the_tokens_as_they_came(fake: FakeTriton, command: str) -> None:
+    fake.reply = paced
+    document = json.loads(run(fake.url, command, "x", "--json").stdout)
+    assert 0.05 <= document["ttft_s"] <= document["duration_s"] - 0.14
+    assert document["tokens_per_s"] == pytest.approx(15 / (document["duration_s"] - document["ttft_s"]), rel=0.2)
+
+
+def test_an_answer_of_one_response_has_no_rate(fake: FakeTriton) -> None:
+    fake.reply = lambda _: iter([say("all of it", "stop", 20)])
+    done = run(fake.url, "ask", "x", "--json", "--stats")
+    assert json.loads(done.stdout)["tokens_per_s"] is None
+    assert "tokens/s" not in done.stderr.decode()
+
+
 def test_logprobs_and_stats_go_to_stderr(fake: FakeTriton) -> None:
     entry = {"token": "yes", "logprob": -0.1, "bytes": [121], "top_logprobs": [{"token": "no", "logprob": -2.5}]}
     fake.reply = lambda _: iter([say("yes", "length", 1, json.dumps([entry]))])
