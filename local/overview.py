@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
 from pathlib import Path
 
 from local.settings import ROOT, TritonSettings
@@ -30,7 +30,8 @@ Triton   {triton.http_url}
 metrics  {triton.metrics_url}  {gateway.metrics_url}
   curl -s {triton.metrics_url} {gateway.metrics_url} | grep -E '^(gen_ai|triton_chat)'
 
-logs     {_short(server.settings.log_path for server in stack.servers)}
+logs     {_short(triton.settings.log_path.parent)}
+  tail -n +1 -F {" ".join(_short(server.settings.log_path) for server in stack.servers)}
 
 Ctrl-C stops it.
 """
@@ -40,5 +41,5 @@ def _url_option(triton: LocalTriton) -> str:
     return "" if triton.settings.grpc_port == TritonSettings.grpc_port else f" --url {triton.grpc_address}"
 
 
-def _short(paths: Iterable[Path]) -> str:
-    return "  ".join(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) for path in paths)
+def _short(path: Path) -> str:
+    return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))

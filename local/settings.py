@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from local import logs
 from local.preflight import PORT_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
-LOGS = CACHE / "logs"
+RUN_LOGS = CACHE / "logs" / logs.run_name()
+"""Of the servers of this process."""
 DEFAULT_MODEL = ROOT / "models" / "tiny-chat"
 
 
@@ -39,7 +41,7 @@ class TritonSettings(ServerSettings):
     models: tuple[str, ...] = ()
     """The models to load; empty for all in the repository."""
     extra_args: tuple[str, ...] = ()
-    log_path: Path = LOGS / "tritonserver.log"
+    log_path: Path = RUN_LOGS / "tritonserver.log"
     ready_timeout_s: float = 900.0
 
     @property
@@ -73,7 +75,7 @@ class GatewaySettings(ServerSettings):
     port: int = 9000
     needs_key: bool = False
     """Whether its callers must show one of the keys that the environment names."""
-    log_path: Path = LOGS / "gateway.log"
+    log_path: Path = RUN_LOGS / "gateway.log"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> GatewaySettings:
@@ -90,7 +92,7 @@ class GatewaySettings(ServerSettings):
 @dataclass(frozen=True, kw_only=True)
 class PageSettings(ServerSettings):
     port: int = 8501
-    log_path: Path = LOGS / "page.log"
+    log_path: Path = RUN_LOGS / "page.log"
     exit_timeout_s: int = 5
 
     @classmethod
