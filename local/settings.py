@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from local import logs
@@ -61,7 +62,7 @@ class TritonSettings(ServerSettings):
         """Raises ValueError, naming the variable, for a port that is none and a folder that is not there."""
         engine_config = environment.get("TRITON_CHAT_ENGINE_CONFIG")
         return cls(
-            host=environment.get("TRITON_HOST") or cls.host,
+            host=_address(environment, "TRITON_HOST", cls.host),
             http_port=_port(environment, "TRITON_HTTP_PORT", cls.http_port),
             grpc_port=_port(environment, "TRITON_GRPC_PORT", cls.grpc_port),
             metrics_port=_port(environment, "TRITON_METRICS_PORT", cls.metrics_port),
@@ -82,7 +83,7 @@ class GatewaySettings(ServerSettings):
         """Host, keys and drain time are the gateway's own settings. Raises ValueError, naming the variable."""
         keys = ("TRITON_CHAT_GATEWAY_API_KEYS", "TRITON_CHAT_GATEWAY_API_KEYS_FILE")
         return cls(
-            host=environment.get("TRITON_CHAT_GATEWAY_HOST") or cls.host,
+            host=_host(environment, "TRITON_CHAT_GATEWAY_HOST", cls.host),
             port=_port(environment, "GATEWAY_PORT", cls.port),
             needs_key=any(environment.get(variable) for variable in keys),
             exit_timeout_s=_seconds(environment, "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT", cls.exit_timeout_s),
@@ -98,7 +99,7 @@ class PageSettings(ServerSettings):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> PageSettings:
         """Raises ValueError, naming the variable."""
-        return cls(host=environment.get("UI_HOST") or cls.host, port=_port(environment, "UI_PORT", cls.port))
+        return cls(host=_host(environment, "UI_HOST", cls.host), port=_port(environment, "UI_PORT", cls.port))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,25 @@ def resolve_model(model: str | None, default: str | None) -> str | None:
     if model.startswith(("/", ".", "~")):
         raise ValueError(f"MODEL (TRITON_CHAT_MODEL) must be a folder that exists or a hub id, not {model!r}")
     return model
+
+
+def _host(environment: Mapping[str, str], variable: str, default: str) -> str:
+    """An address, or a name that stands for one; IPv6 without its brackets."""
+    host = (environment.get(variable) or "").strip().removeprefix("[").removesuffix("]") or default
+    return _checked(host, variable) if ":" in host else host
+
+
+def _address(environment: Mapping[str, str], variable: str, default: str) -> str:
+    """tritonserver's HTTP takes no names: it would listen where nobody finds it."""
+    host = _host(environment, variable, default)
+    return default if host == "localhost" else _checked(host, variable)
+
+
+def _checked(address: str, variable: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        raise ValueError(f"{variable} must be an address, such as 127.0.0.1, ::1 or ::, not {address!r}") from None
 
 
 def _port(environment: Mapping[str, str], variable: str, default: int) -> int:

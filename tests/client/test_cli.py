@@ -13,6 +13,7 @@ import pytest
 
 from tests.client.commands import COMMAND, WAIT_S, Terminal, environment, run, start
 from tests.client.fake_server import FakeTriton, Received, fail, pb, say
+from tests.ipv6 import needs_ipv6
 
 
 def messages_of(received: Received) -> object:
@@ -27,6 +28,17 @@ def test_ask(fake: FakeTriton) -> None:
     assert messages_of(received) == messages
     assert json.loads(done.stdout) == messages
     assert json.loads(received.tensor("sampling_parameters")[0]) == {"max_tokens": 5, "stop": ["x", "y"]}
+
+
+@needs_ipv6
+@pytest.mark.parametrize("scheme", ["", "grpc://"])
+def test_ask_over_ipv6(scheme: str) -> None:
+    server = FakeTriton("[::1]:0")
+    try:
+        done = run(scheme + server.url, "ask", "hello")
+    finally:
+        server.stop()
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:

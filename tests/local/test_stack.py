@@ -7,6 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from local.display import Readiness
@@ -49,6 +50,21 @@ def test_the_stack_is_wired_up_on_ports_of_its_own() -> None:
     assert stack.page.gateway_url == stack.gateway.url
     ports = {*stack.triton.settings.ports, stack.gateway.settings.port, stack.page.settings.port, 0}
     assert len(ports) == 6
+
+
+@pytest.mark.parametrize(
+    ("host", "triton", "others"),
+    [("0.0.0.0", "127.0.0.1", "127.0.0.1"), ("::1", "[::1]", "[::1]"), ("::", "[::1]", "127.0.0.1")],
+)
+def test_where_a_client_finds_them(host: str, triton: str, others: str) -> None:
+    settings = StackSettings(
+        triton=TritonSettings(host=host), gateway=GatewaySettings(host=host), page=PageSettings(host=host)
+    )
+    stack = LocalStack(settings)
+    assert (stack.triton.http_url, stack.triton.grpc_address) == (f"http://{triton}:8000", f"{triton}:8001")
+    assert (stack.gateway.url, stack.page.url) == (f"http://{others}:9000", f"http://{others}:8501")
+    assert f"--server.address={host}" in stack.page.command()
+    assert ("--url" in overview(stack)) == (triton == "[::1]")
 
 
 def test_the_overview_has_every_door() -> None:
