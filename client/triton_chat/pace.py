@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-AT_ONCE_S = 0.01
+AT_ONCE_S = 0.02
 """What comes within so short a time came at once: it tells how late its reader was, not how fast the model is. On a
 busy machine tokens share responses, and a reader that had to wait for a core finds several responses waiting."""
 

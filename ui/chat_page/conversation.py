@@ -9,7 +9,7 @@ from typing import Any, Literal
 State = Literal["running", "complete", "stopped", "failed"]
 Message = dict[str, str]
 
-AT_ONCE_S = 0.01
+AT_ONCE_S = 0.02
 """What comes within so short a time came at once: it tells how late the page was, not how fast the model is."""
 
 
