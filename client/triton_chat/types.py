@@ -241,19 +241,14 @@ class ChatResult:
     token_ids: tuple[int, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     ttft_s: float | None = None
-    """Seconds from sending to the first text; None where the answer came in one piece or had no text."""
+    """Seconds from sending to the first text; None where the answer was not streamed or had no text."""
     duration_s: float = 0.0
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Output tokens per second after the first one; None where that cannot be said."""
-        if self.ttft_s is None or self.num_output_tokens < 2 or self.duration_s <= self.ttft_s:
-            return None
-        return (self.num_output_tokens - 1) / (self.duration_s - self.ttft_s)
+    tokens_per_s: float | None = None
+    """Output tokens per second after those that came first; None where all came at once."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; without log-probabilities and token ids where there are none."""
-        document = asdict(self) | {"tokens_per_s": self.tokens_per_s}
+        document = asdict(self)
         for name in ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"):
             if not document[name]:
                 del document[name]

@@ -14,6 +14,7 @@ import pytest
 
 from tests.client.commands import COMMAND, WAIT_S, Terminal, environment, run, start
 from tests.client.fake_server import FakeTriton, Received, fail, pb, say
+from tests.ipv6 import needs_ipv6
 from triton_chat.cli import status
 from triton_chat.cli.options import Connection
 
@@ -30,6 +31,17 @@ def test_ask(fake: FakeTriton) -> None:
     assert messages_of(received) == messages
     assert json.loads(done.stdout) == messages
     assert json.loads(received.tensor("sampling_parameters")[0]) == {"max_tokens": 5, "stop": ["x", "y"]}
+
+
+@needs_ipv6
+@pytest.mark.parametrize("scheme", ["", "grpc://"])
+def test_ask_over_ipv6(scheme: str) -> None:
+    server = FakeTriton("[::1]:0")
+    try:
+        done = run(scheme + server.url, "ask", "hello")
+    finally:
+        server.stop()
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
@@ -153,6 +165,28 @@ def test_json_is_one_document(fake: FakeTriton) -> None:
     assert (document["num_input_tokens"], document["num_output_tokens"], document["num_cached_tokens"]) == (7, 2, 3)
     assert document["ttft_s"] <= document["duration_s"]
     assert "2 tokens in" in done.stderr.decode()
+
+
+def paced(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+    """Four responses of five tokens, 0.05 seconds apart."""
+    for index in range(4):
+        received.cancelled.wait(0.05)
+        yield say("words ", "stop" if index == 3 else "", (index + 1) * 5)
+
+
+@pytest.mark.parametrize("command", ["ask", "complete"])
+def test_json_tells_the_pace_of_the_tokens_as_they_came(fake: FakeTriton, command: str) -> None:
+    fake.reply = paced
+    document = json.loads(run(fake.url, command, "x", "--json").stdout)
+    assert 0.05 <= document["ttft_s"] <= document["duration_s"] - 0.14
+    assert document["tokens_per_s"] == pytest.approx(15 / (document["duration_s"] - document["ttft_s"]), rel=0.2)
+
+
+def test_an_answer_of_one_response_has_no_rate(fake: FakeTriton) -> None:
+    fake.reply = lambda _: iter([say("all of it", "stop", 20)])
+    done = run(fake.url, "ask", "x", "--json", "--stats")
+    assert json.loads(done.stdout)["tokens_per_s"] is None
+    assert "tokens/s" not in done.stderr.decode()
 
 
 def test_logprobs_and_stats_go_to_stderr(fake: FakeTriton) -> None:
