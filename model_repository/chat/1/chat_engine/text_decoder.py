@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 from chat_engine.token_text import Piece, Rules, Strip, TokenTexts
@@ -62,7 +63,7 @@ class TextDecoder:
     def skip(self, ids: Sequence[int]) -> None:
         """See `Decoder`. Only the tokens at both ends can matter, so that the others are left out."""
         end = self._end_of(ids)
-        for token_id in ids[:end]:
+        for token_id in islice(ids, end):
             if self._begun and all(strip.begun for strip in self._strips):
                 self._utf8.reset()
                 self._if_followed = b""
