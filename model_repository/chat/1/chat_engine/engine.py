@@ -47,7 +47,13 @@ class _Running:
         self.stop_ids = stop_ids
         self.sequence = Sequence(request)
         self.sampling = SamplingState.start(params, request.seed, stop_ids, request.prompt_ids, rules)
-        self.text = TextStream(tokenizer, request.prompt_ids, params.stop)
+        self.text = TextStream(
+            tokenizer,
+            request.prompt_ids,
+            params.stop,
+            skip_special_tokens=params.skip_special_tokens,
+            echo=bool(request.echo),
+        )
         self.echo = request.echo
         self.began = False  # whether the first event has been handed out
         self.token_ids: list[int] = []  # those made and those scored since the last event, where asked for
@@ -289,9 +295,10 @@ class ChatEngine:
             running.token_ids.append(choice.token_id)
         logprobs = (self._name(choice.token_id, choice.logprobs),) if choice.logprobs else ()
         if choice.token_id in running.stop_ids:
-            self._end(running, FinishReason.STOP, text=running.text.flush(), logprobs=logprobs)
+            self._end(running, FinishReason.STOP, text=running.text.close(choice.token_id), logprobs=logprobs)
             return
-        text = running.text.push(choice.token_id)
+        may_stop = sequence.num_output >= running.request.sampling.min_tokens
+        text = running.text.push(choice.token_id, may_stop)
         if running.text.stopped:
             self._end(running, FinishReason.STOP, text=text, logprobs=logprobs)
         elif sequence.num_output >= running.request.max_tokens:

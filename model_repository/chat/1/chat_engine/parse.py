@@ -98,7 +98,7 @@ class RequestParser:
             sampling=sampling,
             max_tokens=self._max_tokens(len(prompt.ids), sampling),
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
-            echo="" if switches["exclude_input_in_output"] else self._prompts.text_of(prompt),
+            echo="" if switches["exclude_input_in_output"] else self._prompts.echo(prompt),
             stream=switches["stream"],
         )
 

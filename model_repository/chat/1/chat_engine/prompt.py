@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from chat_engine.config import EngineConfig
+from chat_engine.detokenizer import echo_text, text_of
 from chat_engine.errors import InvalidRequestError, UnsupportedModelError
 from chat_engine.special_tokens import SpecialTokenGuard
 from chat_engine.template import ChatTemplate, load_template
@@ -168,7 +169,11 @@ class PromptEncoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included; ids that the tokenizer has no text for give none."""
-        return self.backend.decode(token_ids, skip_special_tokens=False)
+        return text_of(self.backend, token_ids)
+
+    def echo(self, token_ids: Sequence[int]) -> str:
+        """The same for a prompt: a character at its end that an answer may complete is the answer's."""
+        return echo_text(self.backend, token_ids)
 
     def token(self, token_id: int) -> str:
         """What a token is called, as people write it."""
