@@ -127,7 +127,8 @@ STOPSIGNAL SIGTERM
 FROM python AS gateway
 COPY --from=gateway-packages /opt/triton-chat /opt/triton-chat
 COPY --from=gateway-files /opt/triton-chat /opt/triton-chat
-ENV TRITON_CHAT_GATEWAY_HOST=0.0.0.0 \
+# `::` takes IPv4 as well.
+ENV TRITON_CHAT_GATEWAY_HOST=:: \
     TRITON_CHAT_GATEWAY_PORT=9000
 USER 10001:10001
 EXPOSE 9000
@@ -149,9 +150,9 @@ LABEL org.opencontainers.image.title="triton-chat-gateway" \
 FROM python AS ui
 COPY --from=ui-packages /opt/triton-chat /opt/triton-chat
 COPY --from=ui-files /opt/triton-chat /opt/triton-chat
-# The welcome names the machine's public address, for which Streamlit asks a server outside.
+# The welcome names the machine's public address, for which Streamlit asks a server outside. `::` takes IPv4 as well.
 ENV STREAMLIT_LOGGER_HIDE_WELCOME_MESSAGE=true \
-    STREAMLIT_SERVER_ADDRESS=0.0.0.0 \
+    STREAMLIT_SERVER_ADDRESS=:: \
     STREAMLIT_SERVER_PORT=8501
 USER 10001:10001
 EXPOSE 8501

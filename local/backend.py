@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def _link(source: Path, target: Path) -> None:
     if target.is_symlink() and target.readlink() == source:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{id(target)}")
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(source)
     fresh.replace(target)

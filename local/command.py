@@ -17,16 +17,17 @@ def server_command(settings: TritonSettings, install: TritonInstall, gpu: bool, 
     ours = [
         f"--backend-directory={install.backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--http-address={settings.host}",
-        f"--grpc-address={settings.host}",
-        f"--metrics-address={settings.host}",
         f"--http-port={settings.http_port}",
         f"--grpc-port={settings.grpc_port}",
         f"--metrics-port={settings.metrics_port}",
         f"--exit-timeout-secs={settings.exit_timeout_s}",
         *_model_control(settings.models),
     ]
-    return [str(install.binary), *flags.server_flags(settings.repository, gpu=gpu, given=[*ours, *settings.extra_args])]
+    given = [*ours, *settings.extra_args]
+    return [
+        str(install.binary),
+        *flags.server_flags(settings.repository, gpu=gpu, given=given, address=settings.host),
+    ]
 
 
 def server_environment(

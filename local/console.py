@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import NoReturn, Protocol, TypeVar
 
@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from local import logs
 from local.display import Readiness
 from local.server import LocalServer, ServerError, start_together, stop_together
+from local.settings import RUN_LOGS
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -39,21 +41,12 @@ def running(make: FromEnvironment[RunnableT]) -> Iterator[RunnableT]:
     """
     _interrupt_on_signals()
     runnable = checked(make)
-    servers = runnable.servers
-    out.print(f"Starting {', '.join(server.title for server in servers)} ...", markup=False)
-    readiness = Readiness(servers)
-    try:
-        with Live(readiness, console=out, refresh_per_second=10, transient=True):
-            start_together(servers)
-    except ServerError as error:
-        err.print(str(error), markup=False)
-        raise typer.Exit(1) from error
-    out.print(readiness)
-    try:
-        yield runnable
-    finally:
-        with out.status(f"Stopping {', '.join(server.name for server in reversed(servers))} ... (Ctrl-C kills)"):
-            stop_together(servers)
+    with logs.kept(RUN_LOGS) if _log_there(runnable.servers) else nullcontext():
+        _start(runnable.servers)
+        try:
+            yield runnable
+        finally:
+            _stop(runnable.servers)
 
 
 def checked(make: FromEnvironment[RunnableT]) -> RunnableT:
@@ -69,6 +62,27 @@ def checked(make: FromEnvironment[RunnableT]) -> RunnableT:
     if problems:
         raise typer.Exit(1)
     return runnable
+
+
+def _start(servers: Sequence[LocalServer]) -> None:
+    out.print(f"Starting {', '.join(server.title for server in servers)} ...", markup=False)
+    readiness = Readiness(servers)
+    try:
+        with Live(readiness, console=out, refresh_per_second=10, transient=True):
+            start_together(servers)
+    except ServerError as error:
+        err.print(str(error), markup=False)
+        raise typer.Exit(1) from error
+    out.print(readiness)
+
+
+def _stop(servers: Sequence[LocalServer]) -> None:
+    with out.status(f"Stopping {', '.join(server.name for server in reversed(servers))} ... (Ctrl-C kills)"):
+        stop_together(servers)
+
+
+def _log_there(servers: Sequence[LocalServer]) -> bool:
+    return any(server.settings.log_path.parent == RUN_LOGS for server in servers)
 
 
 def _interrupt_on_signals() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 
 from local.settings import ROOT, TritonSettings
 from local.stack import LocalStack
@@ -19,26 +19,28 @@ def overview(stack: LocalStack) -> str:
 page     {page.url}
 
 OpenAI   {gateway.openai_url}
-  curl {gateway.openai_url}/chat/completions {key}-H 'Content-Type: application/json' -d '{chat}'
+  curl {quote(gateway.openai_url + "/chat/completions")} {key}-H 'Content-Type: application/json' -d '{chat}'
 
 gRPC     {triton.grpc_address}
   .venv/bin/triton-chat ask{_url_option(triton)} "Who are you?"
 
 Triton   {triton.http_url}
-  curl -N {triton.http_url}/v2/models/chat/generate_stream -d '{generate}'
+  curl -N {quote(triton.http_url + "/v2/models/chat/generate_stream")} -d '{generate}'
 
 metrics  {triton.metrics_url}  {gateway.metrics_url}
-  curl -s {triton.metrics_url} {gateway.metrics_url} | grep -E '^(gen_ai|triton_chat)'
+  curl -s {quote(triton.metrics_url)} {quote(gateway.metrics_url)} | grep -E '^(gen_ai|triton_chat)'
 
-logs     {_short(server.settings.log_path for server in stack.servers)}
+logs     {_short(triton.settings.log_path.parent)}
+  tail -n +1 -F {" ".join(_short(server.settings.log_path) for server in stack.servers)}
 
 Ctrl-C stops it.
 """
 
 
 def _url_option(triton: LocalTriton) -> str:
-    return "" if triton.settings.grpc_port == TritonSettings.grpc_port else f" --url {triton.grpc_address}"
+    default = f"{TritonSettings.host}:{TritonSettings.grpc_port}"
+    return "" if triton.grpc_address == default else f" --url {quote(triton.grpc_address)}"
 
 
-def _short(paths: Iterable[Path]) -> str:
-    return "  ".join(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) for path in paths)
+def _short(path: Path) -> str:
+    return quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))

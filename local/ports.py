@@ -14,6 +14,7 @@ def choose(host: str, ports: Sequence[int]) -> tuple[int, ...]:
 
 
 def _free_port(stack: ExitStack, host: str) -> int:
-    listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
     listener.bind((host, 0))
     return int(listener.getsockname()[1])

@@ -6,6 +6,7 @@ Standard library only, and no syntax newer than Python 3.8: `make` runs this fil
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import platform
@@ -31,6 +32,8 @@ GLIBCXX = "GLIBCXX_3.4.30"
 
 DISK_GB = 3.0
 """The environment takes 1.5 GB, and pip needs as much again while it unpacks."""
+
+_NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 PORT_NAMES = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "GATEWAY_PORT", "UI_PORT")
 
@@ -107,8 +110,14 @@ def check_libstdcxx(library: Path | None) -> Problem | None:
 
 
 def check_port(variable: str, host: str, port: int) -> Problem | None:
-    if port == 0 or _can_bind(host, port):
+    number = 0 if port == 0 else _bind_error(host, port)
+    if number == 0:
         return None
+    if number in _NO_ADDRESS:
+        return Problem(
+            f"{host} is no address of this machine, so nothing can listen there.",
+            "choose another, such as 127.0.0.1, or ::1 where there is IPv6.",
+        )
     return Problem(f"port {port} is taken ({variable}).", f"choose another: {variable}={port + 10} make serve")
 
 
@@ -235,15 +244,18 @@ def _ldconfig_entry(name: str) -> Path | None:
     return next((Path(line.split("=>")[-1].strip()) for line in lines), None)
 
 
-def _can_bind(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # A port in TIME_WAIT is free for a server.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+def _bind_error(host: str, port: int) -> int:
+    """Its errno; 0 where a server can listen. `::` stands for IPv4 as well."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # A port in TIME_WAIT is free for a server.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if host == "::":
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    return 0
 
 
 def _installed(distribution: str) -> str | None:

@@ -146,7 +146,11 @@ class LocalServer(ABC):
 
     @property
     def _client_host(self) -> str:
-        return "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host  # noqa: S104 - compares only
+        """As it stands in a URL. Of the wildcards both are open to IPv4."""
+        host = self.settings.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - compares only
+            return "127.0.0.1"
+        return f"[{host}]" if ":" in host else host
 
     def _error(self, what: str) -> ServerError:
         complaints = self._complaints(readiness.read_log(self.settings.log_path))

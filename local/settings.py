@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
+from local import logs
 from local.preflight import PORT_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
-LOGS = CACHE / "logs"
+RUN_LOGS = CACHE / "logs" / logs.run_name()
+"""Of the servers of this process."""
 DEFAULT_MODEL = ROOT / "models" / "tiny-chat"
 
 
@@ -39,7 +42,7 @@ class TritonSettings(ServerSettings):
     models: tuple[str, ...] = ()
     """The models to load; empty for all in the repository."""
     extra_args: tuple[str, ...] = ()
-    log_path: Path = LOGS / "tritonserver.log"
+    log_path: Path = RUN_LOGS / "tritonserver.log"
     ready_timeout_s: float = 900.0
 
     @property
@@ -59,7 +62,7 @@ class TritonSettings(ServerSettings):
         """Raises ValueError, naming the variable, for a port that is none and a folder that is not there."""
         engine_config = environment.get("TRITON_CHAT_ENGINE_CONFIG")
         return cls(
-            host=environment.get("TRITON_HOST") or cls.host,
+            host=_address(environment, "TRITON_HOST", cls.host),
             http_port=_port(environment, "TRITON_HTTP_PORT", cls.http_port),
             grpc_port=_port(environment, "TRITON_GRPC_PORT", cls.grpc_port),
             metrics_port=_port(environment, "TRITON_METRICS_PORT", cls.metrics_port),
@@ -73,14 +76,14 @@ class GatewaySettings(ServerSettings):
     port: int = 9000
     needs_key: bool = False
     """Whether its callers must show one of the keys that the environment names."""
-    log_path: Path = LOGS / "gateway.log"
+    log_path: Path = RUN_LOGS / "gateway.log"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> GatewaySettings:
         """Host, keys and drain time are the gateway's own settings. Raises ValueError, naming the variable."""
         keys = ("TRITON_CHAT_GATEWAY_API_KEYS", "TRITON_CHAT_GATEWAY_API_KEYS_FILE")
         return cls(
-            host=environment.get("TRITON_CHAT_GATEWAY_HOST") or cls.host,
+            host=_host(environment, "TRITON_CHAT_GATEWAY_HOST", cls.host),
             port=_port(environment, "GATEWAY_PORT", cls.port),
             needs_key=any(environment.get(variable) for variable in keys),
             exit_timeout_s=_seconds(environment, "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT", cls.exit_timeout_s),
@@ -90,13 +93,13 @@ class GatewaySettings(ServerSettings):
 @dataclass(frozen=True, kw_only=True)
 class PageSettings(ServerSettings):
     port: int = 8501
-    log_path: Path = LOGS / "page.log"
+    log_path: Path = RUN_LOGS / "page.log"
     exit_timeout_s: int = 5
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> PageSettings:
         """Raises ValueError, naming the variable."""
-        return cls(host=environment.get("UI_HOST") or cls.host, port=_port(environment, "UI_PORT", cls.port))
+        return cls(host=_host(environment, "UI_HOST", cls.host), port=_port(environment, "UI_PORT", cls.port))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,25 @@ def resolve_model(model: str | None, default: str | None) -> str | None:
     if model.startswith(("/", ".", "~")):
         raise ValueError(f"MODEL (TRITON_CHAT_MODEL) must be a folder that exists or a hub id, not {model!r}")
     return model
+
+
+def _host(environment: Mapping[str, str], variable: str, default: str) -> str:
+    """An address, or a name that stands for one; IPv6 without its brackets."""
+    host = (environment.get(variable) or "").strip().removeprefix("[").removesuffix("]") or default
+    return _checked(host, variable) if ":" in host else host
+
+
+def _address(environment: Mapping[str, str], variable: str, default: str) -> str:
+    """tritonserver's HTTP takes no names: it would listen where nobody finds it."""
+    host = _host(environment, variable, default)
+    return default if host == "localhost" else _checked(host, variable)
+
+
+def _checked(address: str, variable: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        raise ValueError(f"{variable} must be an address, such as 127.0.0.1, ::1 or ::, not {address!r}") from None
 
 
 def _port(environment: Mapping[str, str], variable: str, default: int) -> int:

@@ -41,6 +41,10 @@ class LocalTriton(LocalServer):
     def metrics_url(self) -> str:
         return f"http://{self._client_host}:{self.settings.metrics_port}/metrics"
 
+    @property
+    def _client_host(self) -> str:
+        return "[::1]" if self.settings.host == "::" else super()._client_host  # its HTTP is not open to both families
+
     def problems(self) -> list[Problem]:
         return preflight.before_start(self.settings.host, self.settings.ports, os.environ)
 

@@ -76,7 +76,7 @@ def test_the_model_knows_every_input() -> None:
     known = {field.name for field in fields(parse.WireRequest)} - {"id", "parameters"}
     assert known == {spec.name for spec in wire.INPUTS}
     assert tuple(spec.name for spec in wire.INPUTS[:3]) == parse.PROMPTS
-    assert wire.ADD_GENERATION_PROMPT == parse.ADD_GENERATION_PROMPT
+    assert parse.TEMPLATE_OPTIONS == (wire.ADD_GENERATION_PROMPT, wire.CONTINUE_FINAL_MESSAGE)
     assert set(parse.SWITCHES) == {spec.name for spec in wire.INPUTS if spec.datatype == "BOOL"}
 
 
@@ -109,6 +109,18 @@ def test_the_tokenizer_takes_no_batches_and_no_gpu() -> None:
 @pytest.mark.parametrize("model", [*TENSORS, "embeddings"])
 def test_a_model_is_known_by_its_tensors(model: str) -> None:
     assert kind_of(config(REPOSITORY / model / "config.pbtxt")) == model
+
+
+@pytest.mark.parametrize("model", ["chat", "chat_unary"])
+def test_a_model_of_an_older_server_is_known_without_newer_outputs(model: str) -> None:
+    """Both run side by side during an update."""
+    older = config(REPOSITORY / model / "config.pbtxt")
+    kept = [
+        output for output in older.output if output.name not in {"prompt_logprobs", "token_ids", "prompt_token_ids"}
+    ]
+    del older.output[:]
+    older.output.extend(kept)
+    assert kind_of(older) == model
 
 
 @pytest.mark.parametrize("model", ["chat_unary", "vllm_model"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from embedder import parse
 from embedder.config import load_config
 from embedder.parse import WireRequest
 from local.settings import DEFAULT_MODEL, ROOT
@@ -38,6 +39,11 @@ def test_config_and_client_agree() -> None:
 
 def test_the_model_knows_every_input() -> None:
     assert [field.name for field in fields(WireRequest)] == [spec.name for spec in embeddings.INPUTS] + ["parameters"]
+
+
+def test_the_model_knows_every_parameter() -> None:
+    assert parse.PARAMETERS == embeddings.PARAMETERS
+    assert {*parse.PARAMETERS, "dimensions"} == set(embeddings.EmbedOptions.__annotations__)
 
 
 def test_triton_forms_batches_of_preferred_sizes_and_is_never_late() -> None:

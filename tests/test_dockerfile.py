@@ -44,6 +44,11 @@ def test_all_that_is_copied_is_in_the_context() -> None:
         assert any(Path(source).match(name) or Path(name).is_relative_to(source) for name in kept), source
 
 
+@pytest.mark.parametrize("variable", ["TRITON_CHAT_GATEWAY_HOST", "STREAMLIT_SERVER_ADDRESS"])
+def test_the_doors_are_open_to_ipv4_and_ipv6(variable: str) -> None:
+    assert re.findall(rf"{variable}=(\S+)", DOCKERFILE.read_text("utf-8")) == ["::"]
+
+
 def test_the_base_is_a_triton_without_the_known_holes() -> None:
     (version,) = re.findall(
         r"^ARG TRITON_BASE=\S+/tritonserver:(\d+\.\d+)-py3$", DOCKERFILE.read_text("utf-8"), re.MULTILINE

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ModelInfo,
         SamplingParams,
         Timeouts,
+        TokenizerInfo,
         TokenLogprob,
         Tokens,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "StreamTimeoutError",
     "Timeouts",
     "TokenLogprob",
+    "TokenizerInfo",
     "Tokens",
     "TritonChatError",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from triton_chat.errors import InvalidRequestError
 
@@ -40,8 +41,6 @@ _SERVICE_CONFIG = {
 }
 """Source: grpc/grpc-proto, service_config.proto."""
 
-_LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -54,6 +53,8 @@ class Target:
 
 def parse_url(url: str) -> Target:
     """Read `host`, `host:port`, `grpc://host:port` or, for TLS, `grpcs://host:port`; the default port is 8001.
+
+    An IPv6 address with a port stands in brackets, as in `[::1]:8001`.
 
     Raises:
         InvalidRequestError: another scheme, a path, or a port that is not a number.
@@ -69,7 +70,7 @@ def parse_url(url: str) -> Target:
     if scheme not in {"grpc", "grpcs"}:
         raise InvalidRequestError(f"{scheme}:// is unknown: use grpc:// or, for TLS, grpcs://")
     host, port = _split_port(rest.rstrip("/"))
-    if not host or "/" in host or any(character.isspace() for character in host) or not _is_port(port):
+    if not _is_host(host) or not _is_port(port):
         raise InvalidRequestError(f"{url!r} is not a server address: write host:port, as in {DEFAULT_URL}")
     bracketed = f"[{host}]" if ":" in host else host
     return Target(address=f"{bracketed}:{port or GRPC_PORT}", host=host, tls=scheme == "grpcs")
@@ -77,12 +78,32 @@ def parse_url(url: str) -> Target:
 
 def _split_port(address: str) -> tuple[str, str]:
     if address.startswith("["):
-        host, _, port = address[1:].partition("]")
-        return host, port.removeprefix(":")
+        host, bracket, rest = address[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        well_formed = bracket and colon in ("", ":") and ":" in host
+        return (host, port) if well_formed else ("", "")
     if address.count(":") > 1:
         return address, ""
     host, _, port = address.partition(":")
     return host, port
+
+
+def _is_host(text: str) -> bool:
+    if ":" in text:
+        return _ip(text) is not None
+    return bool(text) and not any(character in "/[]" or character.isspace() for character in text)
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _is_local(host: str) -> bool:
+    address = _ip(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def _is_port(text: str) -> bool:
@@ -111,6 +132,6 @@ def channel_options(target: Target, connect_s: float) -> ChannelOptions:
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ]
-    if target.host in _LOCAL_HOSTS:
+    if _is_local(target.host):
         options.append(("grpc.enable_http_proxy", 0))
     return options

@@ -26,6 +26,8 @@ from triton_chat.types import Call, CallOptions, ChatEvent, ChatRequest, ChatRes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from triton_chat.embeddings import EmbedOptions
+
 Conversations = Sequence[Messages]
 
 
@@ -104,23 +106,23 @@ class ChatClient(SyncConnection):
         inputs: embeddings.Inputs,
         *,
         model: str = "embeddings",
-        dimensions: int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> EmbeddingResult:
         """The vectors of texts, in requests of as many rows as the model takes, one after the other.
 
         Args:
             inputs: texts, or lists of token ids, which are taken as they are.
-            dimensions: keep only the first so many components and give those the length 1 again.
             timeout: seconds for all of it; by default the client's limit for batches.
+            options: see `EmbedOptions`.
 
         Raises:
             TritonChatError: how the first request that failed did; a row of `inputs` is named by its index.
         """
         deadline = Deadline(self.timeouts.batch if timeout is None else timeout)
         parts = []
-        for batch in embeddings.batches(inputs, model, dimensions):
+        for batch in embeddings.batches(inputs, model, options):
             with batch.errors():
                 parts.append(embeddings.read(self._infer(batch.request, deadline.left(), headers)))
         return embeddings.joined(parts)
@@ -180,9 +182,9 @@ class AsyncChatClient(AsyncConnection):
         inputs: embeddings.Inputs,
         *,
         model: str = "embeddings",
-        dimensions: int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> EmbeddingResult:
         """The vectors of texts; see `ChatClient.embed`.
 
@@ -191,7 +193,7 @@ class AsyncChatClient(AsyncConnection):
         """
         deadline = Deadline(self.timeouts.batch if timeout is None else timeout)
         parts = []
-        for batch in embeddings.batches(inputs, model, dimensions):
+        for batch in embeddings.batches(inputs, model, options):
             with batch.errors():
                 parts.append(embeddings.read(await self._infer(batch.request, deadline.left(), headers)))
         return embeddings.joined(parts)

@@ -26,10 +26,12 @@ from triton_chat.errors import (
 )
 from triton_chat.kinds import READY, Kinds
 from triton_chat.limits import WaitLimit, Watchdog
-from triton_chat.types import Call, Messages, ModelInfo, ModelKind, ServerInfo, Timeouts, Tokens
+from triton_chat.types import Call, Messages, ModelInfo, ModelKind, ServerInfo, Timeouts, TokenizerInfo, Tokens
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from triton_chat.tokenizer import TokenizeOptions
 
 # Why a model's config may not be had: unloaded meanwhile, or a server without that extension.
 _NO_CONFIG = (ModelNotFoundError, ServerUnavailableError, InvalidRequestError)
@@ -177,23 +179,20 @@ class SyncConnection(Connection):
         *,
         text: str | None = None,
         model: str = "chat",
-        add_generation_prompt: bool | None = None,
-        add_special_tokens: bool | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Tokens:
         """The token ids of a conversation, by the chat template of `model`, or of a text.
 
         Args:
-            add_generation_prompt: whether the template begins the assistant's turn; None for yes.
-            add_special_tokens: such as the one that begins a text; None for yes with `text`, no with messages, whose
-                template has them already.
+            options: see `TokenizeOptions`.
 
         Raises:
             TritonChatError: how the request failed.
         """
-        request = tokenizer.encode_request(model, messages, text, add_generation_prompt, add_special_tokens)
-        return tokenizer.read(self._infer(request, self._control_limit(timeout), headers))
+        request = tokenizer.encode_request(model, messages, text, options)
+        return tokenizer.read(self._infer(request, self._control_limit(timeout), headers), options)
 
     def detokenize(
         self,
@@ -210,6 +209,17 @@ class SyncConnection(Connection):
         """
         request = tokenizer.decode_request(model, token_ids)
         return tokenizer.read(self._infer(request, self._control_limit(timeout), headers))
+
+    def tokenizer_info(
+        self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> TokenizerInfo:
+        """What the checkpoint of a chat model says about its texts.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        request = tokenizer.info_request(model)
+        return tokenizer.read_info(self._infer(request, self._control_limit(timeout), headers))
 
     def _model_ready(self, entry: Any) -> bool:
         return entry.state == READY and bool(self._control("ModelReady", _ready_request(entry)).ready)
@@ -295,18 +305,17 @@ class AsyncConnection(Connection):
         *,
         text: str | None = None,
         model: str = "chat",
-        add_generation_prompt: bool | None = None,
-        add_special_tokens: bool | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Tokens:
         """The token ids of a conversation or of a text; see `SyncConnection.tokenize`.
 
         Raises:
             TritonChatError: how the request failed.
         """
-        request = tokenizer.encode_request(model, messages, text, add_generation_prompt, add_special_tokens)
-        return tokenizer.read(await self._infer(request, self._control_limit(timeout), headers))
+        request = tokenizer.encode_request(model, messages, text, options)
+        return tokenizer.read(await self._infer(request, self._control_limit(timeout), headers), options)
 
     async def detokenize(
         self,
@@ -323,6 +332,17 @@ class AsyncConnection(Connection):
         """
         request = tokenizer.decode_request(model, token_ids)
         return tokenizer.read(await self._infer(request, self._control_limit(timeout), headers))
+
+    async def tokenizer_info(
+        self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> TokenizerInfo:
+        """What the checkpoint of a chat model says about its texts.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        request = tokenizer.info_request(model)
+        return tokenizer.read_info(await self._infer(request, self._control_limit(timeout), headers))
 
     async def _model_ready(self, entry: Any) -> bool:
         return entry.state == READY and bool((await self._control("ModelReady", _ready_request(entry))).ready)

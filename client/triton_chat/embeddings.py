@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
@@ -37,6 +37,7 @@ NUM_TOKENS = wire.TensorSpec("num_tokens", "INT32")
 
 INPUTS = (TEXT, TOKEN_IDS, DIMENSIONS)
 OUTPUTS = (EMBEDDING, NUM_TOKENS)
+PARAMETERS = ("truncate_prompt_tokens", "truncation_side")
 
 _INT32 = np.iinfo(np.int32)
 _ROW = re.compile(r"^row (\d+): ")
@@ -82,7 +83,18 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
 
-def batches(inputs: Inputs, model: str, dimensions: int | None) -> list[Batch]:
+class EmbedOptions(TypedDict, total=False):
+    """Keyword arguments of `embed`; None leaves an option to the server."""
+
+    dimensions: int | None
+    """Keep only the first so many components, and give those the length 1 again."""
+    truncate_prompt_tokens: int | None
+    """Cut longer inputs to so many tokens, special ones included; -1 for the most that the model takes."""
+    truncation_side: Literal["left", "right"] | None
+    """What is cut off: `right`, the default, keeps the beginning, `left` the end."""
+
+
+def batches(inputs: Inputs, model: str, options: EmbedOptions) -> list[Batch]:
     """The inputs as requests of at most `MAX_ROWS` rows, and of about the same size.
 
     Raises:
@@ -92,12 +104,13 @@ def batches(inputs: Inputs, model: str, dimensions: int | None) -> list[Batch]:
         raise InvalidRequestError("inputs: a list of texts is needed, and this is one text")
     if not inputs:
         raise InvalidRequestError("inputs: the list is empty; at least one text is needed")
+    dimensions = options.get("dimensions")
     if dimensions is not None and not 1 <= dimensions <= _INT32.max:
         raise InvalidRequestError(f"dimensions: must be at least 1 (got {dimensions})")
     spec, rows = _rows(inputs)
     count = math.ceil(len(rows) / MAX_ROWS)
     bounds = [len(rows) * index // count for index in range(count + 1)]
-    return [Batch(_request(model, spec, rows[first:end], dimensions), first) for first, end in pairwise(bounds)]
+    return [Batch(_request(model, spec, rows[first:end], options), first) for first, end in pairwise(bounds)]
 
 
 def read(response: pb.ModelInferResponse) -> EmbeddingResult:
@@ -124,12 +137,16 @@ def _rows(inputs: Inputs) -> tuple[wire.TensorSpec, list[bytes]]:
     return TOKEN_IDS, [wire.dump_json(list(ids), f"row {index}: token_ids") for index, ids in enumerate(inputs)]
 
 
-def _request(model: str, spec: wire.TensorSpec, rows: list[bytes], dimensions: int | None) -> pb.ModelInferRequest:
+def _request(model: str, spec: wire.TensorSpec, rows: list[bytes], options: EmbedOptions) -> pb.ModelInferRequest:
     message = pb.ModelInferRequest(model_name=model)
     columns = [(spec, b"".join(map(wire.to_raw, rows)))]
-    if dimensions is not None:
+    if (dimensions := options.get("dimensions")) is not None:
         columns.append((DIMENSIONS, np.full(len(rows), dimensions, dtype="<i4").tobytes()))
     for tensor, raw in columns:
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(rows), 1])
         message.raw_input_contents.append(raw)
+    if (limit := options.get("truncate_prompt_tokens")) is not None:
+        message.parameters["truncate_prompt_tokens"].int64_param = limit
+    if (side := options.get("truncation_side")) is not None:
+        message.parameters["truncation_side"].string_param = side
     return message

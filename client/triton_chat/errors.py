@@ -54,8 +54,8 @@ class EngineError(TritonChatError):
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\]\s*")
 _STACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
 
-_FIELD = r"(?!error|internal|failed)(?-i:[a-z_]\w*)(?:\.\w+)*"
-"""A name as in `messages.0.content`, which begins in lower case, unlike an exception's."""
+_FIELD = r"(?!error|internal|failed)(?-i:[a-z_]\w*)(?:\.\w+|\[\d+\])*"
+"""A name as in `messages.0.content` or `messages[0].content`, which begins in lower case, unlike an exception's."""
 
 _BY_TEXT: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), error)

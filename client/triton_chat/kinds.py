@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from triton_chat import embeddings, tokenizer, wire
+from triton_chat import embeddings
 from triton_chat.types import ModelKind
 
 READY = "READY"
+_CHAT = {"text_output", "finish_reason", "num_cached_tokens"}
+_TOKENIZER = {"token_ids", "max_model_len"}
+"""Outputs by which they are known. Not all that they have: during an update older and newer ones run side by side."""
 
 
 def kind_of(config: Any) -> ModelKind:
     """The kind of a model with this `ModelConfig` (protobuf)."""
     outputs = _names(config.output)
-    if outputs >= _names(wire.OUTPUTS):
+    if outputs >= _CHAT:
         return "chat" if config.model_transaction_policy.decoupled else "chat_unary"
-    if outputs >= _names(tokenizer.OUTPUTS):
+    if outputs >= _TOKENIZER:
         return "tokenizer"
     return "embeddings" if outputs >= _names(embeddings.OUTPUTS) else "other"
 

@@ -7,28 +7,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from tritonclient.grpc import service_pb2 as pb
 
 from triton_chat import wire
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import Messages, Tokens
+from triton_chat.types import Messages, TokenizerInfo, Tokens
 
 NAME = "tokenizer"
 
 MODEL = wire.TensorSpec("model", "BYTES", optional=True)
 TOKEN_IDS = wire.TensorSpec("token_ids", "BYTES", optional=True)
 INPUTS = (MODEL, wire.MESSAGES, wire.TEXT_INPUT, TOKEN_IDS)
-OUTPUTS = (wire.TensorSpec("token_ids", "BYTES"), wire.TEXT_OUTPUT, wire.TensorSpec("max_model_len", "INT32"))
-PARAMETERS = (wire.ADD_GENERATION_PROMPT, "add_special_tokens")
+TOKEN_STRS = wire.TensorSpec("token_strs", "BYTES")
+"""A JSON array, empty where it is not asked for."""
+INFO = wire.TensorSpec("info", "BYTES")
+"""A JSON object, empty where it is not asked for."""
+TOKENS = (wire.TensorSpec("token_ids", "BYTES"), wire.TEXT_OUTPUT, wire.TensorSpec("max_model_len", "INT32"))
+OUTPUTS = (*TOKENS, TOKEN_STRS, INFO)
+RETURN_NAMES = "return_token_strs"
+RETURN_INFO = "return_info"
+PARAMETERS = (
+    wire.ADD_GENERATION_PROMPT,
+    wire.CONTINUE_FINAL_MESSAGE,
+    "add_special_tokens",
+    RETURN_NAMES,
+    RETURN_INFO,
+)
+
+
+class TokenizeOptions(TypedDict, total=False):
+    """Keyword arguments of `tokenize`; None leaves an option to the server."""
+
+    add_generation_prompt: bool | None
+    """Whether the template begins the assistant's turn; yes by default."""
+    continue_final_message: bool | None
+    """Whether the last message is left open, to be gone on with; no by default."""
+    add_special_tokens: bool | None
+    """Such as the one that begins a text: by default yes with a text, no with messages, whose template has them."""
+    return_token_strs: bool | None
+    """Whether to name each token."""
 
 
 def encode_request(
-    model: str,
-    messages: Messages | None,
-    text: str | None,
-    add_generation_prompt: bool | None,
-    add_special_tokens: bool | None,
+    model: str, messages: Messages | None, text: str | None, options: TokenizeOptions
 ) -> pb.ModelInferRequest:
     """From text to token ids.
 
@@ -42,25 +65,43 @@ def encode_request(
         if messages is not None
         else (wire.TEXT_INPUT, wire.encode_text(text or "", "the text"))
     )
-    values = zip(PARAMETERS, (add_generation_prompt, add_special_tokens), strict=True)
-    return _request(model, *given, {name: value for name, value in values if value is not None})
+    return _request(model, {name: bool(value) for name, value in options.items() if value is not None}, given)
 
 
 def decode_request(model: str, token_ids: Sequence[int]) -> pb.ModelInferRequest:
     """From token ids to text. Raises InvalidRequestError for ids that are no plain numbers."""
-    return _request(model, TOKEN_IDS, wire.dump_json(list(token_ids), TOKEN_IDS.name), {})
+    return _request(model, {}, (TOKEN_IDS, wire.dump_json(list(token_ids), TOKEN_IDS.name)))
 
 
-def read(response: pb.ModelInferResponse) -> Tokens:
+def info_request(model: str) -> pb.ModelInferRequest:
+    """For what the checkpoint says."""
+    return _request(model, {RETURN_INFO: True})
+
+
+def read(response: pb.ModelInferResponse, options: TokenizeOptions | None = None) -> Tokens:
     """Raises EngineError: the outputs are not those of a tokenizer."""
+    names: tuple[str, ...] = ()
     with wire.reading("a tokenizer"):
-        (ids,), (text,), (limit,) = wire.read_columns(response, OUTPUTS)
-        return Tokens(tuple(json.loads(ids)), text, limit)
+        (ids,), (text,), (limit,) = wire.read_columns(response, TOKENS)
+        if (options or {}).get(RETURN_NAMES):
+            ((given,),) = wire.read_columns(response, (TOKEN_STRS,))
+            names = tuple(json.loads(given))
+        return Tokens(tuple(json.loads(ids)), text, limit, names)
 
 
-def _request(model: str, spec: wire.TensorSpec, value: bytes, parameters: Mapping[str, bool]) -> pb.ModelInferRequest:
+def read_info(response: pb.ModelInferResponse) -> TokenizerInfo:
+    """Raises EngineError: the outputs are not those of a tokenizer, or of an older one."""
+    with wire.reading("a tokenizer"):
+        (limit,), (given,) = wire.read_columns(response, (TOKENS[2], INFO))
+        info = json.loads(given)
+        return TokenizerInfo(str(info["root"]), limit, dict(info["config"]))
+
+
+def _request(
+    model: str, parameters: Mapping[str, bool], *inputs: tuple[wire.TensorSpec, bytes]
+) -> pb.ModelInferRequest:
     message = pb.ModelInferRequest(model_name=NAME)
-    for tensor, raw in ((MODEL, wire.encode_text(model, MODEL.name)), (spec, value)):
+    for tensor, raw in ((MODEL, wire.encode_text(model, MODEL.name)), *inputs):
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[1])
         message.raw_input_contents.append(wire.to_raw(raw))
     for name, flag in parameters.items():

@@ -35,6 +35,11 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     """Alternatives to report per token; 0 reports only the chosen token, None nothing."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt."""
+    return_token_ids: bool | None = None
+    """Report the ids of the prompt and of the answer."""
+    skip_special_tokens: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is set, ready for JSON."""
@@ -65,6 +70,9 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool | None
     seed: int | None
     logprobs: int | None
+    prompt_logprobs: int | None
+    return_token_ids: bool | None
+    skip_special_tokens: bool | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -76,6 +84,8 @@ class CallOptions(SamplingOptions, total=False):
     """A prompt as token ids, taken as they are."""
     add_generation_prompt: bool | None
     """False: the chat template does not begin the assistant's turn. For messages only."""
+    continue_final_message: bool | None
+    """True: the last message is left open, and the answer goes on with it. For messages only."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
@@ -100,6 +110,7 @@ class ChatRequest:
     prompt: str | None = None
     prompt_token_ids: Sequence[int] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     sampling: SamplingParams = SamplingParams()
     stream: bool = True
     exclude_input_in_output: bool = True
@@ -107,8 +118,9 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
             raise InvalidRequestError("give exactly one of messages, prompt and prompt_token_ids")
-        if self.add_generation_prompt is not None and self.messages is None:
-            raise InvalidRequestError("add_generation_prompt: only for messages; a raw prompt is taken as it is")
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if getattr(self, name) is not None and self.messages is None:
+                raise InvalidRequestError(f"{name}: only for messages; a raw prompt is taken as it is")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +151,7 @@ class Call:
             prompt=rest.pop("prompt", None),
             prompt_token_ids=rest.pop("prompt_token_ids", None),
             add_generation_prompt=rest.pop("add_generation_prompt", None),
+            continue_final_message=rest.pop("continue_final_message", None),
             sampling=replace(base, **overrides),
             exclude_input_in_output=rest.pop("exclude_input_in_output", True),
         )
@@ -165,6 +178,25 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptAlternative(TopLogprob):
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprob:
+    """One token of the prompt, given those before it."""
+
+    token: str
+    logprob: float | None
+    """None for the first token, which has none before it."""
+    bytes: tuple[int, ...] | None
+    token_id: int
+    rank: int | None = None
+    """1 for the most probable token of the vocabulary; None for the first."""
+    top_logprobs: tuple[PromptAlternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChatEvent:
     """One response of a stream. The token counts are cumulative."""
 
@@ -176,6 +208,23 @@ class ChatEvent:
     num_cached_tokens: int = 0
     """Prompt tokens that came from the prefix cache."""
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob, ...] = ()
+    """The next tokens of the prompt; all of them come before the answer's first token."""
+    token_ids: tuple[int, ...] = ()
+    """The answer's next tokens, its end token too; with `return_token_ids`."""
+    prompt_token_ids: tuple[int, ...] = ()
+    """In the first event; with `return_token_ids`."""
+
+    def joined(self, later: ChatEvent) -> ChatEvent:
+        """As one event with the next of the same answer."""
+        return replace(
+            later,
+            text=self.text + later.text,
+            logprobs=self.logprobs + later.logprobs,
+            prompt_logprobs=self.prompt_logprobs + later.prompt_logprobs,
+            token_ids=self.token_ids + later.token_ids,
+            prompt_token_ids=self.prompt_token_ids + later.prompt_token_ids,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +237,21 @@ class ChatResult:
     num_output_tokens: int
     num_cached_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
     ttft_s: float | None = None
-    """Seconds from sending to the first text; None where the answer came in one piece or had no text."""
+    """Seconds from sending to the first text; None where the answer was not streamed or had no text."""
     duration_s: float = 0.0
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Output tokens per second after the first one; None where that cannot be said."""
-        if self.ttft_s is None or self.num_output_tokens < 2 or self.duration_s <= self.ttft_s:
-            return None
-        return (self.num_output_tokens - 1) / (self.duration_s - self.ttft_s)
+    tokens_per_s: float | None = None
+    """Output tokens per second after those that came first; None where all came at once."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; without `logprobs` where there are none."""
-        document = asdict(self) | {"tokens_per_s": self.tokens_per_s}
-        if not self.logprobs:
-            del document["logprobs"]
+        """Ready for JSON; without log-probabilities and token ids where there are none."""
+        document = asdict(self)
+        for name in ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"):
+            if not document[name]:
+                del document[name]
         return document
 
 
@@ -216,6 +264,19 @@ class Tokens:
     """For messages: the prompt that the chat template makes of them."""
     max_model_len: int
     """How many tokens the model's context holds, prompt and answer together."""
+    token_strs: tuple[str, ...] = ()
+    """The tokenizer's own name of each token; only where asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """What the checkpoint of a chat model says about its texts."""
+
+    root: str
+    """The checkpoint: its id on a hub, or the name of its folder."""
+    max_model_len: int
+    config: Mapping[str, Any]
+    """As in its `tokenizer_config.json`: special tokens, chat template and the like; no paths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ from triton_chat.types import (
     ChatRequest,
     Message,
     Messages,
+    PromptAlternative,
+    PromptLogprob,
     SamplingParams,
     TokenLogprob,
     TopLogprob,
@@ -59,6 +61,11 @@ NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "INT32")
 NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "INT32")
 NUM_CACHED_TOKENS = TensorSpec("num_cached_tokens", "INT32")
 LOGPROBS = TensorSpec("logprobs", "BYTES")
+PROMPT_LOGPROBS = TensorSpec("prompt_logprobs", "BYTES")
+TOKEN_IDS = TensorSpec("token_ids", "BYTES")
+PROMPT_TOKEN_IDS_OUTPUT = TensorSpec("prompt_token_ids", "BYTES")
+SPARSE = {PROMPT_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS_OUTPUT}
+"""Outputs that `chat` leaves out of a response where they are empty."""
 
 INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, PROMPT_TOKEN_IDS, SAMPLING, STREAM, EXCLUDE_INPUT)
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -68,10 +75,14 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     NUM_OUTPUT_TOKENS,
     NUM_CACHED_TOKENS,
     LOGPROBS,
+    PROMPT_LOGPROBS,
+    TOKEN_IDS,
+    PROMPT_TOKEN_IDS_OUTPUT,
 )
 SAMPLING_PARAMETERS: tuple[str, ...] = tuple(field.name for field in fields(SamplingParams))
 ADD_GENERATION_PROMPT = "add_generation_prompt"
-"""Travels with the sampling parameters, but is about the prompt."""
+CONTINUE_FINAL_MESSAGE = "continue_final_message"
+"""These two travel with the sampling parameters, but are about the prompt."""
 
 FINAL_RESPONSE = "triton_final_response"
 STATUS_METADATA = (("triton_grpc_error", "true"),)
@@ -138,7 +149,11 @@ def decode_rows(result: InferResult | service_pb2.ModelInferResponse) -> list[Ch
     """
     response = result.get_response() if isinstance(result, InferResult) else result
     with reading("a chat model"):
-        return [_event(*row) for row in zip(*read_columns(response, OUTPUTS), strict=True)]
+        there = {tensor.name for tensor in response.outputs}
+        found = [spec for spec in OUTPUTS if spec not in SPARSE or spec.name in there]
+        columns = dict(zip(found, read_columns(response, found), strict=True))
+        empty = [""] * len(columns[TEXT_OUTPUT])
+        return [_event(*row) for row in zip(*(columns.get(spec, empty) for spec in OUTPUTS), strict=True)]
 
 
 def read_columns(response: service_pb2.ModelInferResponse, outputs: Sequence[TensorSpec]) -> list[Any]:
@@ -220,9 +235,12 @@ def _prompt(request: ChatRequest) -> tuple[TensorSpec, Value]:
 
 
 def _parameters(request: ChatRequest) -> dict[str, Any]:
-    if request.add_generation_prompt is None:
-        return request.sampling.to_dict()
-    return request.sampling.to_dict() | {ADD_GENERATION_PROMPT: request.add_generation_prompt}
+    about_the_prompt = {
+        ADD_GENERATION_PROMPT: request.add_generation_prompt,
+        CONTINUE_FINAL_MESSAGE: request.continue_final_message,
+    }
+    given = {name: value for name, value in about_the_prompt.items() if value is not None}
+    return request.sampling.to_dict() | given
 
 
 def dump_messages(messages: Messages) -> bytes:
@@ -269,14 +287,35 @@ def _read_fp32(raw: bytes) -> npt.NDArray[np.float32]:
 _READERS: dict[Datatype, Callable[[bytes], Any]] = {"BYTES": _read_bytes, "INT32": _read_int32, "FP32": _read_fp32}
 
 
-def _event(text: str, finish_reason: str, inputs: int, outputs: int, cached: int, logprobs: str) -> ChatEvent:
-    tokens = tuple(_token_logprob(entry) for entry in json.loads(logprobs)) if logprobs else ()
-    return ChatEvent(text, finish_reason, inputs, outputs, cached, tokens)
+def _event(text: str, finish_reason: str, inputs: int, outputs: int, cached: int, *lists: str) -> ChatEvent:
+    """`lists` are the outputs in JSON, each empty where it has nothing."""
+    logprobs, prompt_logprobs, token_ids, prompt_token_ids = (json.loads(text) if text else () for text in lists)
+    return ChatEvent(
+        text,
+        finish_reason,
+        inputs,
+        outputs,
+        cached,
+        tuple(map(_token_logprob, logprobs)),
+        tuple(map(_prompt_logprob, prompt_logprobs)),
+        tuple(token_ids),
+        tuple(prompt_token_ids),
+    )
 
 
 def _token_logprob(entry: dict[str, Any]) -> TokenLogprob:
     top = tuple(TopLogprob(**_logprob_fields(alternative)) for alternative in entry.get("top_logprobs") or ())
     return TokenLogprob(**_logprob_fields(entry), top_logprobs=top)
+
+
+def _prompt_logprob(entry: dict[str, Any]) -> PromptLogprob:
+    top = tuple(
+        PromptAlternative(**_logprob_fields(alternative), token_id=int(alternative["token_id"]))
+        for alternative in entry["top_logprobs"]
+    )
+    first = entry["logprob"] is None
+    fields_ = {**_logprob_fields({**entry, "logprob": 0.0}), "logprob": None} if first else _logprob_fields(entry)
+    return PromptLogprob(**fields_, token_id=int(entry["token_id"]), rank=entry["rank"], top_logprobs=top)
 
 
 def _logprob_fields(entry: dict[str, Any]) -> dict[str, Any]:

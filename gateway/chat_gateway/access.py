@@ -11,6 +11,7 @@ from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chat_gateway.auth import OPEN_PATHS
 from chat_gateway.exchange import Exchange
 from chat_gateway.metrics import Metrics, route_of
 
@@ -69,7 +70,7 @@ def request_id_of(headers: Headers) -> str:
 
 def _write(scope: Scope, headers: Headers, exchange: Exchange) -> None:
     """One line. It has no query string, no header that could be a secret, and nothing of a body."""
-    quiet = exchange.outcome < 400 and route_of(scope) in {"/health/live", "/health/ready", "/metrics"}
+    quiet = exchange.outcome < 400 and route_of(scope) in {*OPEN_PATHS, "/metrics"}
     level = logging.DEBUG if quiet else logging.INFO
     if not _log.isEnabledFor(level):
         return

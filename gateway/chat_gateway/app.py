@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from opentelemetry.sdk.trace.export import SpanExporter
 from starlette.middleware import Middleware
@@ -51,7 +53,7 @@ def create_app(
         if provider is not None:
             await asyncio.to_thread(provider.shutdown)
 
-    errors = Errors(settings.retry_after)
+    errors = Errors(settings.retry_after, _methods())
     keys = Keys(settings)
     metrics = Metrics()
     app = FastAPI(
@@ -80,6 +82,15 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router, responses=ERROR_RESPONSES, dependencies=shown_as_protected)
     return app
+
+
+def _methods() -> dict[str, set[str]]:
+    """Of each route, by its template."""
+    methods: defaultdict[str, set[str]] = defaultdict(set)
+    for route in (route for router in (health.router, *ROUTERS) for route in router.routes):
+        if isinstance(route, APIRoute):
+            methods[route.path_format] |= set(route.methods or ())
+    return methods
 
 
 def _cors(origins: tuple[str, ...]) -> Middleware:

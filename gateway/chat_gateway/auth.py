@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chat_gateway.errors import ApiError
 from chat_gateway.settings import GatewaySettings, variable
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
 """What needs no key."""
 
 _Version = tuple[int, int, int]
@@ -93,10 +93,10 @@ class Auth:
     def _check(self, header: str) -> None:
         scheme, _, key = header.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise _refused("send your key in the header Authorization, as `Bearer <key>`", None)
+            raise _refused("send your key in the header Authorization, as `Bearer <key>`", "missing_api_key")
         if not self._keys.accept(key.strip().encode("latin-1")):
             raise _refused("the key is not a valid one", "invalid_api_key")
 
 
-def _refused(sentence: str, code: str | None) -> ApiError:
+def _refused(sentence: str, code: str) -> ApiError:
     return ApiError(401, sentence, "authentication_error", code=code, headers={"WWW-Authenticate": "Bearer"})

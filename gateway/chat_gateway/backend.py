@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from chat_gateway.details import Details
 from chat_gateway.errors import SHOWN, ApiError, from_client, unavailable
 from chat_gateway.settings import GatewaySettings
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import TritonChatError
-from triton_chat.types import ModelInfo, Timeouts
+from triton_chat.types import ModelInfo, Timeouts, TokenizerInfo
 
 Kind = Literal["chat", "embeddings"]
 
@@ -97,6 +98,7 @@ class Backend:
         self._aliases = settings.aliases
         self._retry_after = settings.retry_after
         self._catalogue = Catalogue(self._ask)
+        self._details = Details(self.client.tokenizer_info)
 
     async def resolve(self, name: str, kind: Kind = "chat") -> str:
         """Triton's name of a model.
@@ -134,7 +136,7 @@ class Backend:
         if len(targets) > 1:
             shown = ", ".join(targets)[:SHOWN]
             sentence = f"model: is required, because there are {len(targets)} chat models: {shown}"
-            raise ApiError(400, sentence, param="model")
+            raise ApiError(400, sentence, param="model", code="missing_required_parameter")
         return targets[0]
 
     async def models(self) -> list[ServedModel]:
@@ -150,6 +152,10 @@ class Backend:
             for name, target in sorted(targets.items())
             if (model := models.get(target)) and model.ready and (model.kind == "chat" or model.kind == "embeddings")
         ]
+
+    async def details(self, model: ServedModel) -> TokenizerInfo | None:
+        """What the tokenizer says of a chat model; None for others, and where it says nothing."""
+        return await self._details.of(model.target) if model.kind == "chat" else None
 
     async def close(self) -> None:
         """Close the connection; what is still running is cancelled."""

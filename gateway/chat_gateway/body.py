@@ -48,7 +48,8 @@ class BodyLimit:
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
-            raise ApiError(413, f"the body is larger than the {self._max_bytes} bytes that are allowed")
+            sentence = f"the body is larger than the {self._max_bytes} bytes that are allowed"
+            raise ApiError(413, sentence, code="request_too_large")
 
 
 class JsonRoute(APIRoute):
@@ -91,22 +92,26 @@ async def read_json(request: Request) -> Any:
     _check_type(request)
     body = await request.body()
     if not body:
-        raise ApiError(400, "the body is empty: send a JSON object")
+        raise ApiError(400, "the body is empty: send a JSON object", code="invalid_json")
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from None
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
 
 
 def _check_type(request: Request) -> None:
     given = request.headers.get("content-type")
     if given is None:
-        raise ApiError(415, "the header Content-Type is missing: send application/json")
+        raise _unsupported("the header Content-Type is missing: send application/json")
     header = EmailMessage()
     header["content-type"] = given
     if header.get_content_type() != "application/json":
-        raise ApiError(415, f"the content type must be application/json, not {header.get_content_type()[:100]!r}")
+        raise _unsupported(f"the content type must be application/json, not {header.get_content_type()[:100]!r}")
     if header.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
-        raise ApiError(415, "the character set of the body must be UTF-8")
+        raise _unsupported("the character set of the body must be UTF-8")
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "the body must not be compressed")
+        raise _unsupported("the body must not be compressed")
+
+
+def _unsupported(sentence: str) -> ApiError:
+    return ApiError(415, sentence, code="unsupported_media_type")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
+from chat_gateway.places import split
 from triton_chat import errors
 
 SHOWN = 100
@@ -28,8 +29,8 @@ class ApiError(Exception):
         status: HTTP status.
         message: a sentence for the caller; no path, address, key or text of somebody else.
         kind: OpenAI's `type`.
+        code: a stable word for programs, OpenAI's where it has one, such as `model_not_found`.
         param: the field that is wrong, if it is one.
-        code: OpenAI's `code`, such as `model_not_found`.
         retry_after: seconds after which to try again; becomes the header.
         headers: others, such as the `Allow` of a 405.
     """
@@ -40,8 +41,8 @@ class ApiError(Exception):
         message: str,
         kind: ErrorType = "invalid_request_error",
         *,
+        code: str,
         param: str | None = None,
-        code: str | None = None,
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -72,7 +73,7 @@ class ErrorObject(BaseModel):
     message: str
     type: ErrorType
     param: str | None
-    code: str | None
+    code: str
 
 
 class ErrorBody(BaseModel):
@@ -91,10 +92,10 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
     """Maps the SDK's errors, see the table in docs/gateway.md. 499 is for the log alone: that caller has gone."""
     text = str(error)
     match error:
-        case errors.ContextLengthError():
-            return ApiError(400, text, code="context_length_exceeded", param=_field(text))
         case errors.InvalidRequestError():
-            return ApiError(400, text, param=_field(text))
+            place, sentence = split(text)
+            too_long = isinstance(error, errors.ContextLengthError)
+            return ApiError(400, sentence, param=place, code="context_length_exceeded" if too_long else "invalid_value")
         case errors.ModelNotFoundError():
             return ApiError(404, text, param="model", code="model_not_found")
         case errors.OverloadedError():
@@ -109,12 +110,3 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
         case _:
             sentence = "the model server failed while it worked on this request; try again later"
             return unavailable(sentence, retry_after, "engine_failed")
-
-
-def _field(text: str) -> str | None:
-    """The field that a message of the model begins with, `messages.0.content: must be ...`, as OpenAI writes it."""
-    name, colon, _ = text.partition(":")
-    parts = name.split(".")
-    if not colon or not all(part.isidentifier() or part.isdecimal() for part in parts):
-        return None
-    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in parts).removeprefix(".")

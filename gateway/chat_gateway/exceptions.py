@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, get_args
 
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +17,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chat_gateway.errors import SHOWN, ApiError, from_client
+from chat_gateway.errors import ErrorType as ApiErrorType
 from chat_gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
+from chat_gateway.metrics import route_of
 from triton_chat.errors import TritonChatError
 
 _SENTENCES = {
@@ -25,6 +28,13 @@ _SENTENCES = {
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
 }
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "unsupported": "unsupported_value",
+    "form": "invalid_type",
+}
+"""OpenAI's words for what pydantic and `schemas.fields` find; of the others see `_code`."""
 _WORDED_BY_PYDANTIC = set(get_args(ErrorType)) - {"value_error", "assertion_error"}
 
 _log = logging.getLogger(__name__)
@@ -36,8 +46,10 @@ class Errors:
     HANDLED: tuple[type[Exception], ...] = (ApiError, TritonChatError, RequestValidationError, HTTPException)
     """What FastAPI brings to `respond`, from where it was raised in a route. `Guard` brings the rest."""
 
-    def __init__(self, retry_after: int) -> None:
+    def __init__(self, retry_after: int, methods: Mapping[str, Collection[str]] | None = None) -> None:
+        """Takes the seconds after which to try again, and the methods of each route by its template."""
         self._retry_after = retry_after
+        self._methods = methods or {}
 
     async def respond(self, request: Request, error: Exception) -> Response:
         return self.translate(error, request.scope).response()
@@ -51,11 +63,12 @@ class Errors:
             case RequestValidationError():
                 return _invalid(error.errors(), error.body)
             case HTTPException():
-                return _http(error, scope)
+                return _http(error, scope, self._methods.get(route_of(scope), ()))
             case ClientDisconnect():
                 return ApiError(CLIENT_CLOSED_REQUEST, "the client left", "server_error", code="cancelled")
             case _:
-                return ApiError(500, "the gateway failed while it worked on this request", "server_error")
+                sentence = "the gateway failed while it worked on this request"
+                return ApiError(500, sentence, "server_error", code="internal_error")
 
 
 class Guard:
@@ -83,25 +96,40 @@ class Guard:
             # Else the server closes the connection, which tells the caller that the answer is not complete.
 
 
-def _http(error: HTTPException, scope: Scope) -> ApiError:
-    """What Starlette refuses: an unknown route, or another method than a route has."""
+def _http(error: HTTPException, scope: Scope, methods: Collection[str]) -> ApiError:
+    """What Starlette refuses: an unknown route, or another method than a route has.
+
+    For Starlette each method of a path is a route, and it names those of the first one alone in `Allow`.
+    """
     target = f"{scope['method'][:SHOWN]} {scope['path'][:SHOWN]}"
     match error.status_code:
         case 404:
             return ApiError(404, f"there is no such route: {target}", code="unknown_url")
         case 405:
             sentence = f"the route does not have this method: {target}"
-            return ApiError(405, sentence, code="method_not_allowed", headers=error.headers)
+            allow = {"Allow": ", ".join(sorted(methods))} if methods else error.headers
+            return ApiError(405, sentence, code="method_not_allowed", headers=allow)
         case status:
-            return ApiError(status, str(error.detail), "server_error" if status >= 500 else "invalid_request_error")
+            kind: ApiErrorType = "server_error" if status >= 500 else "invalid_request_error"
+            return ApiError(status, str(error.detail), kind, code=HTTPStatus(status).name.lower())
 
 
 def _invalid(found: Sequence[Mapping[str, Any]], body: object) -> ApiError:
     """The first thing that is wrong with a body, by the name of its field."""
     error = found[0]
-    param = _param(error["loc"][1:], body, ends_outside=error["type"] == "missing")
+    source, *location = error["loc"]
+    if source == "query":
+        body = {location[0]: error.get("input")}
+    param = _param(location, body, ends_outside=error["type"] == "missing")
     sentence = _sentence(error)
-    return ApiError(400, f"{param}: {sentence}" if param else f"the body {sentence}", param=param)
+    message = f"{param}: {sentence}" if param else f"the body {sentence}"
+    return ApiError(400, message, param=param, code=_code(error["type"]))
+
+
+def _code(kind: str) -> str:
+    if kind in _CODES:
+        return _CODES[kind]
+    return "invalid_type" if kind.endswith(("_type", "_from_float", "_parsing")) else "invalid_value"
 
 
 def _param(location: Sequence[str | int], body: Any, *, ends_outside: bool) -> str | None:

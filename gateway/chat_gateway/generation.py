@@ -12,14 +12,15 @@ from openai.types import CompletionUsage
 from openai.types.completion_usage import PromptTokensDetails
 
 from chat_gateway.errors import ApiError
+from chat_gateway.places import renamed, split
 from chat_gateway.retries import retried
+from chat_gateway.schemas.common import SEEDS
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
 from triton_chat.streams import AsyncChatStream, Collector
 from triton_chat.types import ChatEvent, ChatResult, Messages, SamplingParams
 
 _NOTHING: Final = ChatEvent("")
-_SEEDS: Final = 2**64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Order:
     n: int = 1
     request_id: str = ""
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     echo: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Order:
             prompt=prompt.text,
             prompt_token_ids=prompt.token_ids,
             add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
             model=self.model,
             sampling=self._sampling(index % self.n),
             exclude_input_in_output=not self.echo,
@@ -74,14 +77,14 @@ class Order:
 
     def renamed(self, error: InvalidRequestError, index: int) -> InvalidRequestError:
         """An error of the choice `index` in the caller's own words."""
-        field_name, colon, rest = str(error).partition(":")
-        name = self.names.get(field_name, field_name)
-        place = f".{index // self.n}" if name == "prompt" and len(self.prompts) > 1 else ""
-        return type(error)(f"{name}{place}{colon}{rest}")
+        prompt = f"prompt[{index // self.n}]" if len(self.prompts) > 1 else "prompt"
+        if len(self.prompts) > 1 and split(str(error))[0] is None:
+            return type(error)(f"{prompt}: {error}")
+        return renamed(error, {name: prompt if here == "prompt" else here for name, here in self.names.items()})
 
     def _sampling(self, choice: int) -> SamplingParams:
         seed = self.sampling.seed
-        return self.sampling if seed is None else replace(self.sampling, seed=(seed + choice) % _SEEDS)
+        return self.sampling if seed is None else replace(self.sampling, seed=(seed + choice) % SEEDS)
 
 
 class Generation:
@@ -189,7 +192,7 @@ class Generation:
 
     def _add(self, index: int, event: ChatEvent) -> None:
         before = self._pending.get(index)
-        self._pending[index] = event if before is None else _joined(before, event)
+        self._pending[index] = event if before is None else before.joined(event)
         self._latest[index] = event
         self._changed.set()
 
@@ -206,13 +209,9 @@ class Generation:
 def check_size(num_prompts: int, n: int, limit: int) -> None:
     """Raises ApiError if a request asks for more than `limit` choices."""
     if n > limit:
-        raise ApiError(400, f"n: {n} given; at most {limit} are allowed", param="n")
+        raise ApiError(400, f"n: {n} given; at most {limit} are allowed", param="n", code="invalid_value")
     if num_prompts * n > limit:
         message = (
             f"prompt: {num_prompts} prompts with {n} answers each; at most {limit} answers are allowed in one request"
         )
-        raise ApiError(400, message, param="prompt")
-
-
-def _joined(first: ChatEvent, second: ChatEvent) -> ChatEvent:
-    return replace(second, text=first.text + second.text, logprobs=first.logprobs + second.logprobs)
+        raise ApiError(400, message, param="prompt", code="invalid_value")

@@ -1,16 +1,18 @@
-"""uvicorn with a stop that lets running answers finish."""
+"""uvicorn with a stop that lets running answers finish, and with IPv4 and IPv6 behind the one address `::`."""
 
 from __future__ import annotations
 
 import logging
 import math
+import socket
+import sys
 import time
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from chat_gateway.protocol import BoundedHead
+from chat_gateway.protocol import Protocol
 from chat_gateway.settings import GatewaySettings
 
 _KEEP_ALIVE_S = 75
@@ -18,6 +20,9 @@ _KEEP_ALIVE_S = 75
 _CANCEL_S = 1
 """For what still runs when the drain time is over, to end."""
 _TICKS_PER_S = 10
+_ANY_IPV6 = "::"
+_CANNOT_LISTEN = 3
+"""uvicorn's own exit code for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +44,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                http=BoundedHead,
+                http=Protocol,
                 ws="none",
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CANCEL_S,
@@ -48,6 +53,35 @@ class Server(uvicorn.Server):
         self._app = app
         self._drain_s = settings.drain_timeout
         self._deadline = math.inf
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until it is told to stop. Exits with 3 if it cannot listen."""
+        super().run(sockets or self._both_families())
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets:  # uvicorn takes it that whoever made them has said so
+            self._log_started_message(sockets)
+
+    def _both_families(self) -> list[socket.socket] | None:
+        """For `::`, which asyncio would keep to IPv6; None for every other address, which uvicorn binds by itself."""
+        if self.config.host != _ANY_IPV6:
+            return None
+        try:
+            listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        except OSError:
+            _log.warning("this machine has no IPv6: listening on IPv4 alone")
+            self.config.host = "0.0.0.0"  # noqa: S104 - `::` asks for every address
+            return None
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            listener.bind((_ANY_IPV6, self.config.port))
+        except OSError as error:
+            listener.close()
+            _log.error("cannot listen on port %d: %s", self.config.port, error.strerror)
+            sys.exit(_CANNOT_LISTEN)
+        return [listener]
 
     @property
     def draining(self) -> bool:

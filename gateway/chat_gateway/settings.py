@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +31,7 @@ class GatewaySettings(BaseSettings):
         validate_by_name=True,
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    host: str = Field("127.0.0.1", description="Address to listen on; :: in a container, which takes IPv4 as well.")
     port: int = Field(9000, ge=0, le=65535, description="0 means any free one.")
     triton_url: str = Field("localhost:8001", description="Triton's gRPC endpoint; grpcs:// for TLS.")
     aliases: dict[str, str] = Field({}, description='Other names of models, as {"gpt-4o-mini": "chat"}.')
@@ -45,7 +46,7 @@ class GatewaySettings(BaseSettings):
 
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest body of a request.")
     max_choices: int = Field(16, ge=1, description="Largest `n`, and most prompts times `n`, of one request.")
-    max_embedding_inputs: int = Field(256, ge=1, description="Most texts of one request.")
+    max_embedding_inputs: int = Field(2048, ge=1, description="Most texts of one request, as OpenAI has it.")
 
     request_timeout: float = Field(600.0, gt=0, description="For a whole answer.")
     first_token_timeout: float = Field(120.0, gt=0, description="For the first token, the queue included.")
@@ -68,11 +69,27 @@ class GatewaySettings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        host = value.strip().removeprefix("[").removesuffix("]")
+        if not host or (":" in host and not _is_ipv6(host)):
+            raise ValueError(f"must be an address or a name, such as 127.0.0.1, ::1 or ::, not {value!r}")
+        return host
+
     @field_validator("triton_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
         parse_url(value)
         return value
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def variable(field: str) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chat_engine import delivery as delivery_module
 from chat_engine.delivery import Delivery, Mailbox, merge, rest_seconds
 from chat_engine.errors import RequestCancelledError
-from chat_engine.request import Alternative, FinishReason, TokenEvent, TokenLogprobs
+from chat_engine.request import Alternative, FinishReason, PromptToken, TokenEvent, TokenLogprobs
 from tests.chat_engine.builders import WAIT, examples
 
 
@@ -18,6 +18,11 @@ def event(text: str = "", reason: FinishReason | None = None, count: int = 0, **
     return TokenEvent(
         text, num_input_tokens=3, num_output_tokens=count, num_cached_tokens=1, finish_reason=reason, **more
     )
+
+
+def scored(*ids: int, **more: object) -> TokenEvent:
+    """An event with tokens of the prompt."""
+    return event(prompt_tokens=tuple(PromptToken(str(i), b"", i) for i in ids), **more)
 
 
 def logprob(name: str) -> TokenLogprobs:
@@ -129,6 +134,12 @@ def test_merged_events_join_texts_and_keep_the_last_counts_and_end() -> None:
     assert merged.logprobs == (logprob("a"),)
 
 
+def test_merged_events_join_token_ids_and_scores() -> None:
+    merged = merge([scored(1, 2, prompt_token_ids=(1, 2, 3)), scored(3, token_ids=(4,)), event(token_ids=(5, 6))])
+    assert [token.token_id for token in merged.prompt_tokens] == [1, 2, 3]
+    assert (merged.token_ids, merged.prompt_token_ids) == ((4, 5, 6), (1, 2, 3))
+
+
 # Mailboxes, without threads.
 
 
@@ -159,6 +170,32 @@ def test_logprobs_are_worth_a_response_without_text() -> None:
     box, posted = mailbox()
     box.put(event("", logprobs=(logprob("a"),)))
     assert posted == [box]
+
+
+def test_scores_of_a_prompt_are_worth_a_response_and_ids_alone_are_not() -> None:
+    box, posted = mailbox()
+    box.put(event(token_ids=(1,)))
+    assert posted == []
+    box.put(scored(1))
+    assert posted == [box]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_scores_of_a_long_prompt_leave_in_several_responses(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    monkeypatch.setattr(delivery_module, "_MAX_SCORED_TOKENS", 5)
+    box, posted = mailbox(stream)
+    for part in (scored(0, 1, 2), scored(3, 4), scored(5, 6, 7, 8, 9, 10, 11), scored(12), event("a"), event("b", END)):
+        box.put(part)
+    responses = []
+    while posted:
+        posted.pop()
+        responses.append(box.take())
+        box.settle()
+    assert [token.token_id for sent in responses for token in sent.prompt_tokens] == [*range(13)]
+    assert [len(sent.prompt_tokens) for sent in responses] == ([5, 7, 1] if stream else [13])
+    assert [sent.finish_reason for sent in responses] == [*[None] * (len(responses) - 1), END]
+    assert responses[-1].text == "ab"
+    assert box.take() is None
 
 
 def test_without_streaming_only_the_end_is_worth_a_response() -> None:

@@ -4,12 +4,13 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from chat_engine import engine as engine_module
 from chat_engine.engine import ChatEngine
@@ -797,3 +798,48 @@ def test_the_fake_runner_notices_a_block_that_holds_another_sequence() -> None:
     runner._slots[engine.scheduler.running[0].table.blocks[0], 0] = 99
     run_out(engine)
     assert inbox.text != text_of(runner.answer(request))
+
+
+# Stop strings and special tokens.
+
+
+def said(ids: Sequence[int], tokenizer: Tokenizer, eos: Iterable[int] = (), **sampling: object) -> Inbox:
+    """What a request gets from a model that says `ids`."""
+    runner, inbox = HashRunner(vocab_size=400, eos_ids=eos), Inbox()
+    runner.next_token = lambda tokens: [*ids, *[ids[-1]] * 20][len(tokens) - 3]
+    engine = hand_engine(runner, tokenizer)
+    engine.submit(make_request("r", **{"max_tokens": len(ids), **sampling}), inbox)
+    run_out(engine)
+    return inbox
+
+
+def test_min_tokens_holds_back_stop_strings() -> None:
+    tokenizer = byte_level_tokenizer()
+    ids = tokenizer.encode("a b c d e f g h").ids
+    assert said(ids, tokenizer, stop=(" ",)).text == "a"
+    held = said(ids, tokenizer, stop=(" ",), min_tokens=6)
+    assert held.output >= 6
+    assert held.text == tokenizer.decode(ids[: held.output]).rstrip(" ")
+    assert held.last.finish_reason is STOP
+
+
+@pytest.mark.parametrize(("stop", "text"), [("<|end|>", "he"), ("e<|end|>", "h"), ("e<|en", "h"), ("<|end|>w", "he")])
+def test_stop_strings_with_special_tokens(stop: str, text: str) -> None:
+    tokenizer = byte_level_tokenizer(["<|end|>"])
+    ids = tokenizer.encode("he<|end|>wo").ids
+    ended = said(ids, tokenizer, stop=(stop,))
+    assert (ended.text, ended.last.finish_reason) == (text, STOP)
+
+
+@pytest.mark.parametrize(("stop", "text"), [("e<|end|>", "h"), ("<|end|>", "he"), ("e<|end|>x", "he")])
+def test_the_token_that_ends_an_answer_may_complete_a_stop_string(stop: str, text: str) -> None:
+    tokenizer = byte_level_tokenizer(["<|end|>"])
+    end = tokenizer.token_to_id("<|end|>")
+    ended = said(tokenizer.encode("he<|end|>").ids, tokenizer, eos={end}, stop=(stop,), max_tokens=9)
+    assert (ended.text, ended.last.finish_reason) == (text, STOP)
+
+
+@pytest.mark.parametrize(("skip", "text"), [(True, "hewo"), (False, "he<|end|>wo")])
+def test_special_tokens_are_shown_where_wanted(skip: bool, text: str) -> None:
+    tokenizer = byte_level_tokenizer(["<|end|>"])
+    assert said(tokenizer.encode("he<|end|>wo").ids, tokenizer, skip_special_tokens=skip).text == text

@@ -34,6 +34,16 @@ def test_blocks_are_counted_rounded_up(tokens: int, blocks: int) -> None:
     assert KVCache(5, SIZE).blocks_for(tokens) == blocks
 
 
+@pytest.mark.parametrize(("reusable", "cached"), [(0, 0), (3, 0), (4, 4), (7, 4), (8, 8), (99, 8), (None, 8)])
+def test_no_more_than_what_may_be_reused_is_taken_from_the_cache(reusable: int | None, cached: int) -> None:
+    cache = KVCache(8, SIZE)
+    cache.release(filled(cache, list(range(10))))
+    table = cache.begin([*range(10), 99], reusable=reusable)
+    assert table is not None
+    assert table.registered * SIZE == cached
+    cache.check([table])
+
+
 def test_full_blocks_of_a_finished_sequence_are_reused() -> None:
     cache = KVCache(8, SIZE)
     cache.release(filled(cache, list(range(10))))

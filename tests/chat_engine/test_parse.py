@@ -148,6 +148,7 @@ def test_everything_at_its_limit_is_accepted() -> None:
         "logit_bias": {"0": -100, str(VOCAB - 1): 100},
         "stop": ["x" * limits.max_stop_length] * limits.max_stop_strings,
         "stop_token_ids": [0, VOCAB - 1], "ignore_eos": True, "seed": MAX_SEED, "logprobs": limits.max_logprobs,
+        "prompt_logprobs": limits.max_logprobs, "return_token_ids": True,
     }  # fmt: skip
     request = parse(sampling_parameters=given_)
     assert request.sampling.logit_bias == {0: -100.0, VOCAB - 1: 100.0}
@@ -355,6 +356,7 @@ def test_an_unknown_parameter_is_refused_by_name(where: str, value: object) -> N
         ("ignore_eos", 1), ("ignore_eos", "yes"),
         ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.5), ("seed", True), ("seed", "one"),
         ("logprobs", -1), ("logprobs", True), ("logprobs", 5.5),
+        ("prompt_logprobs", -1), ("prompt_logprobs", True), ("return_token_ids", 1), ("return_token_ids", "yes"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name_and_value(name: str, value: object) -> None:
@@ -363,7 +365,7 @@ def test_a_bad_value_is_refused_by_name_and_value(name: str, value: object) -> N
     assert repr(value) in message or repr(value[-1]) in message
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "min_tokens", "top_k", "seed", "logprobs"])
+@pytest.mark.parametrize("name", ["max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs"])
 def test_a_whole_number_may_be_written_as_a_fraction(name: str) -> None:
     for where in ({"sampling_parameters": b'{"%s": 3e0}' % name.encode()}, {"parameters": {name: 3.0}}):
         value = getattr(parse(**where).sampling, name)
@@ -405,6 +407,7 @@ def test_a_negative_stop_token_is_refused() -> None:
     ("settings", "sampling", "complaint"),
     [
         ({"max_logprobs": 5}, {"logprobs": 6}, "logprobs: 6 given; at most 5 are allowed"),
+        ({"max_logprobs": 5}, {"prompt_logprobs": 6}, "prompt_logprobs: 6 given; at most 5 are allowed"),
         ({"max_stop_strings": 2}, {"stop": ["a", "b", "c"]}, "stop: 3 strings given; at most 2 are allowed"),
         ({"max_stop_length": 4}, {"stop": "abcde"}, "stop: 5 characters in one string given; at most 4 are allowed"),
         ({"max_logit_bias": 1}, {"logit_bias": {"1": 1, "2": 1}}, "logit_bias: 2 entries given; at most 1 are allowed"),
@@ -457,6 +460,19 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
     ):
         parse(text_input=b"x" * CONTEXT)
     assert parse(text_input=b"x" * (CONTEXT - 1)).max_tokens == 1
+
+
+def test_no_answer_is_wanted_only_where_the_prompt_is() -> None:
+    assert "prompt_logprobs" in refused(sampling_parameters={"max_tokens": 0, "logprobs": 1})
+    assert parse(sampling_parameters={"max_tokens": 0, "prompt_logprobs": 0}).max_tokens == 0
+    assert parse(sampling_parameters={"max_tokens": 0}, exclude_input_in_output=False).max_tokens == 0
+
+
+def test_a_prompt_without_an_answer_may_fill_the_context() -> None:
+    alone = {"max_tokens": 0, "prompt_logprobs": 0}
+    assert len(parse(text_input=b"x" * CONTEXT, sampling_parameters=alone).prompt_ids) == CONTEXT
+    with pytest.raises(ContextLengthError):
+        parse(text_input=b"x" * (CONTEXT + 1), sampling_parameters=alone)
 
 
 def test_token_ids_that_fill_the_context_are_refused() -> None:

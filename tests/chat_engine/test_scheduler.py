@@ -16,16 +16,25 @@ from tests.chat_engine.builders import examples, make_request
 class Bench:
     """A scheduler with a model that computes nothing: tokens are counters, answers have the length asked for."""
 
-    def __init__(self, blocks: int = 32, size: int = 4, places: int = 4, budget: int = 8, caching: bool = True) -> None:
+    def __init__(
+        self,
+        blocks: int = 32,
+        size: int = 4,
+        places: int = 4,
+        budget: int = 8,
+        caching: bool = True,
+        at_once: int | None = None,
+    ) -> None:
         self.cache = KVCache(blocks, size, caching)
-        self.scheduler = Scheduler(self.cache, places, budget)
-        self.places, self.budget = places, budget
+        self.scheduler = Scheduler(self.cache, places, budget, at_once)
+        self.places, self.budget, self.at_once = places, budget, at_once or budget
         self.finished: list[Sequence] = []
+        self.scored: dict[Sequence, list[int]] = {}  # places whose logits were taken, in order
         self.added = 0
 
-    def add(self, prompt: list[int] | int, answer: int = 4) -> Sequence:
+    def add(self, prompt: list[int] | int, answer: int = 4, top: int | None = None) -> Sequence:
         tokens = [1000 * (self.added + 1) + i for i in range(prompt)] if isinstance(prompt, int) else prompt
-        sequence = Sequence(make_request(f"r{self.added}", tokens, max_tokens=answer))
+        sequence = Sequence(make_request(f"r{self.added}", tokens, max_tokens=answer, prompt_logprobs=top))
         self.added += 1
         self.scheduler.add(sequence)
         return sequence
@@ -38,6 +47,7 @@ class Bench:
         chunks = self.scheduler.schedule()
         self.check()
         assert sum(chunk.count for chunk in chunks) <= self.budget
+        assert sum(len(chunk.scored) for chunk in chunks) <= self.at_once
         assert len(self.scheduler.running) <= self.places
         assert len({chunk.sequence for chunk in chunks}) == len(chunks), "a sequence runs twice in a step"
         scheduled = {chunk.sequence for chunk in chunks}
@@ -53,7 +63,9 @@ class Bench:
         assert order == sorted(order), "somebody was overtaken"
         assert bool(chunks) == bool(arrival), "nothing runs although somebody waits"
         for chunk in chunks:
-            samples = chunk.samples
+            samples, scored = chunk.samples, [*chunk.scored]
+            assert set(scored) <= set(range(chunk.sequence.num_computed, chunk.sequence.num_computed + chunk.count))
+            self.scored[chunk.sequence] = self.scored.get(chunk.sequence, []) + scored
             self.scheduler.advance(chunk)
             if samples:
                 self._append(chunk.sequence)
@@ -73,6 +85,8 @@ class Bench:
         self.cache.check([s.table for s in self.scheduler.sequences])
 
     def _append(self, sequence: Sequence) -> None:
+        asked = sequence.request.sampling.prompt_logprobs is not None
+        assert self.scored[sequence] == [*range(sequence.num_prompt - 1 if asked else 0)]
         sequence.tokens.append(sequence.num_output)
         if sequence.num_output == sequence.request.max_tokens:
             self.scheduler.remove(sequence)
@@ -206,6 +220,30 @@ def test_own_blocks_found_again_after_preemption_do_not_count_as_cached() -> Non
     assert young.num_cached == 0
 
 
+def test_logits_of_prompts_have_a_limit_of_their_own() -> None:
+    bench = Bench(budget=20, at_once=5)
+    bench.add(12, top=0)
+    bench.add(9, top=0)
+    bench.add(10)
+    assert counts(bench.step()) == {"r0": 5, "r2": 10}
+    assert counts(bench.step()) == {"r2": 1, "r0": 5}
+    assert counts(bench.step()) == {"r2": 1, "r0": 2, "r1": 4}, "the last token of a prompt scores nothing"
+    assert counts(bench.step()) == {"r2": 1, "r0": 1, "r1": 5}
+    bench.run_out()
+
+
+def test_cached_blocks_are_not_taken_for_tokens_that_are_to_be_scored() -> None:
+    bench = Bench(budget=32)
+    prompt = list(range(10))
+    bench.add(prompt, answer=1)
+    bench.run_out()
+    scoring = bench.add([*prompt, 50, 51], answer=1, top=0)
+    assert counts(bench.step()) == {"r1": 12}
+    assert scoring.num_cached == 0
+    bench.add([*prompt, 50, 51], answer=1)
+    assert counts(bench.step()) == {"r2": 4}, "but it leaves its own to others"
+
+
 @pytest.mark.parametrize("running", [True, False], ids=["running", "waiting"])
 def test_removing_frees_blocks_wherever_the_sequence_stands(running: bool) -> None:
     bench = Bench(places=1)
@@ -250,16 +288,20 @@ SHAPES = st.builds(
 class SchedulerMachine(RuleBasedStateMachine):
     """Requests come and are cancelled at any time; `Bench.step` checks each step."""
 
-    @initialize(shape=SHAPES)
-    def begin(self, shape: Shape) -> None:
+    @initialize(shape=SHAPES, at_once=st.integers(1, 9))
+    def begin(self, shape: Shape, at_once: int) -> None:
         self.shape = shape
-        self.bench = Bench(shape.blocks, shape.size, shape.places, shape.budget, shape.caching)
+        self.bench = Bench(shape.blocks, shape.size, shape.places, shape.budget, shape.caching, at_once)
         self.cancelled = 0
 
-    @rule(data=st.data(), letters=st.lists(st.integers(0, 1), min_size=1, max_size=40), wanted=st.integers(1, 40))
-    def arrive(self, data: st.DataObject, letters: list[int], wanted: int) -> None:
+    @rule(
+        letters=st.lists(st.integers(0, 1), min_size=1, max_size=40),
+        wanted=st.integers(1, 40),
+        top=st.sampled_from([None, 0]),
+    )
+    def arrive(self, letters: list[int], wanted: int, top: int | None) -> None:
         prompt = letters[: self.shape.longest - 1]
-        self.bench.add(prompt, min(wanted, self.shape.longest - len(prompt)))
+        self.bench.add(prompt, min(wanted, self.shape.longest - len(prompt)), top)
 
     @precondition(lambda self: self.bench.scheduler.sequences)
     @rule(data=st.data())

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from chat_engine import tokenizer
 from chat_engine.config import CONFIG_VARIABLE, MODEL_VARIABLE
 from chat_engine.errors import ConfigError, InvalidRequestError, UnknownModelError
-from chat_engine.tokenizer import ChatTokenizer, TokenizerRequest, Tokenizers, Tokens
+from chat_engine.tokenizer import ChatTokenizer, TokenizerRequest, Tokenizers, Tokens, checkpoint_name
 from tests.chat_engine.builders import byte_level_tokenizer, make_config
 
 VOCAB = 300
@@ -95,13 +95,53 @@ class TestOneTokenizer:
                 "add_special_tokens: must be true or false",
             ),
             (
+                {"text_input": b"a", "parameters": {"return_token_strs": "x"}},
+                "return_token_strs: must be",
+            ),
+            (
+                {"text_input": b"a", "parameters": {"return_info": True}},
+                "return_info: only alone; leave out text",
+            ),
+            (
+                {"parameters": {"return_info": True, "add_special_tokens": False}},
+                "return_info: only alone; leave out add_special_tokens",
+            ),
+            ({"parameters": {"return_info": False}}, "messages, text_input, token_ids: exactly one is required"),
+            (
                 {"text_input": b"a", "parameters": {"max_tokens": 1}},
-                "max_tokens: unknown parameter (value 1); allowed are add_generation_prompt, add_special_tokens",
+                "max_tokens: unknown parameter (value 1); allowed are add_generation_prompt, continue_final_message, ",
             ),
         ],
     )
     def test_bad_input(self, chat: ChatTokenizer, fields: dict[str, object], complaint: str) -> None:
         assert refused(chat, **fields).startswith(complaint)
+
+    def test_the_names_of_the_tokens(self, chat: ChatTokenizer) -> None:
+        found = chat.tokens(TokenizerRequest(text_input=b" hi", parameters={"return_token_strs": True}))
+        assert found.token_strs == tuple(byte_level_tokenizer().encode(" hi").tokens)
+        assert chat.tokens(TokenizerRequest(text_input=b" hi")).token_strs is None
+
+    def test_an_id_that_the_tokenizer_does_not_have_has_no_name(self, chat: ChatTokenizer) -> None:
+        beyond = json.dumps([VOCAB - 1, 1]).encode()
+        found = chat.tokens(TokenizerRequest(token_ids=beyond, parameters={"return_token_strs": True}))
+        assert found.token_strs == ("", "<s>")
+
+    def test_tritons_own_field_of_a_request_says_nothing(self, chat: ChatTokenizer) -> None:
+        asked = TokenizerRequest(text_input=b"hi", parameters={"id": "mine"})
+        assert chat.tokens(asked) == chat.tokens(TokenizerRequest(text_input=b"hi"))
+
+    def test_what_the_checkpoint_says(self, chat: ChatTokenizer, checkpoint: Path) -> None:
+        found = chat.tokens(TokenizerRequest(parameters={"return_info": True}))
+        assert (found.ids, found.text, found.max_model_len) == ((), "", CONTEXT)
+        assert found.info is not None
+        assert found.info["root"] == checkpoint.name
+        config = found.info["config"]
+        assert (config["bos_token"], config["eos_token"], config["pad_token"]) == ("<s>", "</s>", None)
+        assert (config["chat_template"], "model_max_length" in config) == (TEMPLATE, False)
+        assert config["added_tokens_decoder"]["1"]["content"] == "<s>"
+        text = json.dumps(found.info)
+        assert str(checkpoint.parent) not in text
+        assert "/tmp" not in text
 
     def test_special_tokens(self, checkpoint: Path, tmp_path: Path) -> None:
         """By default a text gets what the tokenizer begins texts with, and a rendered conversation does not."""
@@ -123,6 +163,28 @@ class TestOneTokenizer:
             assert begins({}, **fields) == default
             assert begins({"add_special_tokens": True}, **fields)
             assert not begins({"add_special_tokens": False}, **fields)
+
+
+class TestTheNameOfACheckpoint:
+    def test_a_hubs_id(self) -> None:
+        assert checkpoint_name("org/model-7b") == "org/model-7b"
+
+    @pytest.mark.parametrize(
+        ("folder", "name"),
+        [
+            ("models/mine", "mine"),
+            ("hub/models--org--a-b--c/snapshots/0123abcd", "org/a-b--c"),
+            ("hub/models--gpt2/snapshots/0123abcd", "gpt2"),
+        ],
+    )
+    def test_a_folder(self, tmp_path: Path, folder: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / folder)
+        assert checkpoint_name(str(tmp_path / folder)) == name
+        assert checkpoint_name(f"{tmp_path / folder}/") == name
+        assert checkpoint_name(str(tmp_path / "link")) == "link"
+        monkeypatch.chdir(tmp_path / folder)
+        assert checkpoint_name(".") == name
 
 
 class TestSeveralChatModels:

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.client.fake_server import FakeTriton, Received
 
 WIDTH = 4
+TOO_LONG = "99 tokens given; this model's maximum context length is 9 tokens"
 
 Vectors = Callable[[list[str]], np.ndarray]
 
@@ -44,7 +45,8 @@ class FakeEmbeddings(FakeTriton):
         rows = received.tensor("text") or received.tensor("token_ids")
         if "bad" in rows:
             context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"row {rows.index('bad')}: text: 99 tokens given; the context holds 9"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"row {rows.index('bad')}: text: 99 tokens given; this model's maximum context length is 9 tokens",
             )
         if "stall" in rows:
             self.stall(received)

@@ -50,8 +50,10 @@ class Received:
         return {item.key: item.value for item in self.context.invocation_metadata()}
 
 
-def infer_response(texts: list[str], finish: str = "", tokens: int = 0, logprobs: str = "") -> pb.ModelInferResponse:
-    """Outputs of shape [rows, 1], by tritonclient's own codec."""
+def infer_response(
+    texts: list[str], finish: str = "", tokens: int = 0, logprobs: str = "", **lists: str
+) -> pb.ModelInferResponse:
+    """Outputs of shape [rows, 1], by tritonclient's own codec; `lists` are others that hold JSON."""
     rows = len(texts)
     columns: dict[str, list[str] | list[int]] = {
         "text_output": texts,
@@ -60,6 +62,7 @@ def infer_response(texts: list[str], finish: str = "", tokens: int = 0, logprobs
         "num_output_tokens": [tokens] * rows,
         "num_cached_tokens": [3] * rows,
         "logprobs": [logprobs] * rows,
+        **{name: [value] * rows for name, value in lists.items()},
     }
     return response_of("chat", columns, [rows, 1])
 
@@ -93,9 +96,9 @@ def tokenize(received: Received) -> pb.ModelInferResponse:
     return tokens_response(json.dumps(list(text.encode())), text)
 
 
-def say(text: str, finish: str = "", tokens: int = 0, logprobs: str = "") -> pb.ModelStreamInferResponse:
+def say(text: str, finish: str = "", tokens: int = 0, logprobs: str = "", **lists: str) -> pb.ModelStreamInferResponse:
     """One response of a stream; with a finish reason it is the last."""
-    response = pb.ModelStreamInferResponse(infer_response=infer_response([text], finish, tokens, logprobs))
+    response = pb.ModelStreamInferResponse(infer_response=infer_response([text], finish, tokens, logprobs, **lists))
     response.infer_response.parameters["triton_final_response"].bool_param = bool(finish)
     return response
 

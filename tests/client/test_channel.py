@@ -15,6 +15,9 @@ from triton_chat.errors import InvalidRequestError
         ("grpcs://host", "host:8001", True),
         ("[::1]:9", "[::1]:9", False),
         ("::1", "[::1]:8001", False),
+        ("grpc://[::1]:9", "[::1]:9", False),
+        ("grpcs://[2001:db8::7]/", "[2001:db8::7]:8001", True),
+        ("fe80::1%eth0", "[fe80::1%eth0]:8001", False),
         (" 10.0.0.1:9 ", "10.0.0.1:9", False),
     ],
 )
@@ -24,7 +27,22 @@ def test_addresses(url: str, address: str, tls: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "host:", "ftp://host", "host:port", "host:0", "host:70000", "a b:1", "host:1/path"]
+    "url",
+    [
+        *("", "host:", "ftp://host", "host:port", "host:0", "host:70000", "a b:1", "host:1/path"),
+        *(
+            "[::1",
+            "::1]:9",
+            "[::1]9",
+            "[::1]:x",
+            "[::1]:0",
+            "[]:9",
+            "[host]:9",
+            "host:1:2",
+            "[::g]:9",
+            "2001:db8::1::2",
+        ),
+    ],
 )
 def test_what_is_no_address(url: str) -> None:
     if url == "host:":
@@ -41,7 +59,8 @@ def test_http_gets_a_hint(url: str) -> None:
 
 
 def test_a_local_server_is_not_asked_through_a_proxy() -> None:
-    assert ("grpc.enable_http_proxy", 0) in channel_options(parse_url("localhost"), 5)
+    for host in ("localhost", "127.0.0.1", "::1", "[0:0:0:0:0:0:0:1]:9"):
+        assert ("grpc.enable_http_proxy", 0) in channel_options(parse_url(host), 5)
     assert ("grpc.enable_http_proxy", 0) not in channel_options(parse_url("example.com"), 5)
 
 

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.client.commands import COMMAND, WAIT_S, Terminal, environment, run, start
 from tests.client.fake_server import FakeTriton, Received, fail, pb, say
+from tests.ipv6 import needs_ipv6
+from triton_chat.cli import status
+from triton_chat.cli.options import Connection
 
 
 def messages_of(received: Received) -> object:
@@ -29,10 +33,21 @@ def test_ask(fake: FakeTriton) -> None:
     assert json.loads(received.tensor("sampling_parameters")[0]) == {"max_tokens": 5, "stop": ["x", "y"]}
 
 
+@needs_ipv6
+@pytest.mark.parametrize("scheme", ["", "grpc://"])
+def test_ask_over_ipv6(scheme: str) -> None:
+    server = FakeTriton("[::1]:0")
+    try:
+        done = run(scheme + server.url, "ask", "hello")
+    finally:
+        server.stop()
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
     flags = "--min-tokens 1 --temperature 0 --top-p 0.9 --top-k 5 --min-p 0.1 --presence-penalty 1 --seed 7 "
     flags += "--frequency-penalty -1 --repetition-penalty 1.1 --logit-bias 42=-100 --stop-token-id 3 --ignore-eos "
-    flags += "--logprobs 0 --priority 1 --model m --timeout 9 --idle-timeout 8"
+    flags += "--logprobs 0 --prompt-logprobs 2 --priority 1 --model m --timeout 9 --idle-timeout 8"
     assert run(fake.url, "ask", "x", *flags.split()).returncode == 0
     received = fake.next_request()
     assert json.loads(received.tensor("sampling_parameters")[0]) == {
@@ -49,6 +64,7 @@ def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
         "stop_token_ids": [3],
         "ignore_eos": True,
         "logprobs": 0,
+        "prompt_logprobs": 2,
     }
     assert (received.message.model_name, received.message.parameters["priority"].uint64_param) == ("m", 1)
 
@@ -151,11 +167,36 @@ def test_json_is_one_document(fake: FakeTriton) -> None:
     assert "2 tokens in" in done.stderr.decode()
 
 
+def paced(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+    """Four responses of five tokens, 0.05 seconds apart."""
+    for index in range(4):
+        received.cancelled.wait(0.05)
+        yield say("words ", "stop" if index == 3 else "", (index + 1) * 5)
+
+
+@pytest.mark.parametrize("command", ["ask", "complete"])
+def test_json_tells_the_pace_of_the_tokens_as_they_came(fake: FakeTriton, command: str) -> None:
+    fake.reply = paced
+    document = json.loads(run(fake.url, command, "x", "--json").stdout)
+    assert 0.05 <= document["ttft_s"] <= document["duration_s"] - 0.14
+    assert document["tokens_per_s"] == pytest.approx(15 / (document["duration_s"] - document["ttft_s"]), rel=0.2)
+
+
+def test_an_answer_of_one_response_has_no_rate(fake: FakeTriton) -> None:
+    fake.reply = lambda _: iter([say("all of it", "stop", 20)])
+    done = run(fake.url, "ask", "x", "--json", "--stats")
+    assert json.loads(done.stdout)["tokens_per_s"] is None
+    assert "tokens/s" not in done.stderr.decode()
+
+
 def test_logprobs_and_stats_go_to_stderr(fake: FakeTriton) -> None:
     entry = {"token": "yes", "logprob": -0.1, "bytes": [121], "top_logprobs": [{"token": "no", "logprob": -2.5}]}
-    fake.reply = lambda _: iter([say("yes", "length", 1, json.dumps([entry]))])
-    done = run(fake.url, "ask", "x", "--logprobs", "1", "--stats")
+    prompt = {"token": "Q", "logprob": None, "bytes": [81], "token_id": 5, "rank": None, "top_logprobs": []}
+    prompt_logprobs = json.dumps([prompt, prompt | {"logprob": -1.5, "rank": 2}])
+    fake.reply = lambda _: iter([say("yes", "length", 1, json.dumps([entry]), prompt_logprobs=prompt_logprobs)])
+    done = run(fake.url, "ask", "x", "--logprobs", "1", "--prompt-logprobs", "0", "--stats")
     assert done.stdout == b"yes\n"
+    assert "'Q' -\n'Q' -1.500\n'yes' -0.100" in done.stderr.decode()
     assert "'yes' -0.100  'no' -2.500" in done.stderr.decode()
     assert "prompt 7, 3 from the cache; length]" in done.stderr.decode()
 
@@ -236,6 +277,23 @@ def test_status_watch_goes_on(fake: FakeTriton, metrics_url: str) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
+
+
+def test_status_watch_ends_though_the_interrupt_came_where_python_drops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def show(*_: object) -> bool:
+        shown.append(1)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    monkeypatch.setattr(status, "_show", show)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        status.status(Connection("localhost:1", as_json=False), None, True, 0)
+    assert shown == [1]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("command", ["", "ask", "chat", "complete", "models", "status"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from tests.client import fake_server
-from tests.client.fake_server import WAIT_S, FakeTriton, Received, fail, infer_response, pb, say, tokens_response
+from tests.client.fake_server import WAIT_S, FakeTriton, Received, echo, fail, infer_response, pb, say, tokens_response
 from triton_chat import errors, tokenizer
 from triton_chat.client import ChatClient
 from triton_chat.types import Timeouts, Tokens
@@ -39,6 +40,28 @@ def test_generate_collects(client: ChatClient) -> None:
     assert result.ttft_s is not None
     assert 0 < result.ttft_s <= result.duration_s
     assert result.to_dict()["text"] == "hello there"
+
+
+def test_generate_collects_what_is_known_of_tokens(fake: FakeTriton, client: ChatClient) -> None:
+    entry = {"token": "a", "logprob": -1.0, "bytes": [97], "token_id": 5, "rank": 1, "top_logprobs": []}
+    first = json.dumps([entry | {"logprob": None, "rank": None}])
+    fake.reply = lambda _: iter(
+        [
+            say("", prompt_token_ids="[5, 5]", prompt_logprobs=first),
+            say("x", tokens=1, prompt_logprobs=json.dumps([entry]), token_ids="[7]"),
+            say("y", "stop", tokens=3, token_ids="[8, 2]"),
+        ]
+    )
+    result = client.generate("hi", prompt_logprobs=0, return_token_ids=True)
+    assert json.loads(fake.next_request().tensor("sampling_parameters")[0]) == {
+        "prompt_logprobs": 0,
+        "return_token_ids": True,
+    }
+    assert (result.prompt_token_ids, result.token_ids) == ((5, 5), (7, 8, 2))
+    assert [token.logprob for token in result.prompt_logprobs] == [None, -1.0]
+    assert {"prompt_logprobs", "token_ids", "prompt_token_ids"} < result.to_dict().keys()
+    fake.reply = echo
+    assert not {"prompt_logprobs", "token_ids", "prompt_token_ids"} & client.generate("hi").to_dict().keys()
 
 
 def test_what_is_sent(fake: FakeTriton) -> None:

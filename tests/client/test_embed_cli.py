@@ -59,7 +59,7 @@ def test_json_is_one_document(fake: FakeEmbeddings) -> None:
         ((), None, 2, "no texts"),
         ((), b"\n \n", 2, "no texts"),
         ((), b"\xff", 2, "standard input is not UTF-8"),
-        (("a", "bad"), None, 2, "row 1: text: 99 tokens given; the context holds 9"),
+        (("a", "bad"), None, 2, "row 1: text: 99 tokens given; this model's maximum context length is 9 tokens"),
         (("a", "--dimensions", "0"), None, 2, "--dimensions"),
         (("a", "--model", "nope"), None, 2, "`triton-chat models`"),
         (("stall", "--timeout", "0.1"), None, 124, "longer than its time limit"),

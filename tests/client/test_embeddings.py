@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.client.fake_embeddings import WIDTH, FakeEmbeddings, by_length, dimensions_of, vectors_response
+from tests.client.fake_embeddings import TOO_LONG, WIDTH, FakeEmbeddings, by_length, dimensions_of, vectors_response
 from tests.client.fake_server import WAIT_S
 from triton_chat import EmbeddingResult, embeddings, errors
 from triton_chat.client import AsyncChatClient, ChatClient
@@ -61,7 +61,10 @@ def test_many_texts_are_several_requests_of_similar_size_in_order(
 def test_a_text_that_is_refused_is_named_by_its_place_in_the_list(client: ChatClient, place: int) -> None:
     texts = ["a"] * 130
     texts[place] = "bad"
-    with pytest.raises(errors.ContextLengthError, match=f"^row {place}: text: 99 tokens given; the context holds 9$"):
+    with pytest.raises(
+        errors.ContextLengthError,
+        match=f"^row {place}: text: {TOO_LONG}$",
+    ):
         client.embed(texts)
 
 

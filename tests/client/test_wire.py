@@ -12,7 +12,15 @@ from tritonclient.utils import deserialize_bytes_tensor
 from tests.client.fake_server import fail, infer_response, say
 from triton_chat import wire
 from triton_chat.errors import EngineError, InvalidRequestError, OverloadedError
-from triton_chat.types import Call, CallOptions, ChatRequest, SamplingOptions, SamplingParams
+from triton_chat.types import (
+    Call,
+    CallOptions,
+    ChatRequest,
+    PromptAlternative,
+    PromptLogprob,
+    SamplingOptions,
+    SamplingParams,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 """Everything but lone surrogates: emoji, Chinese and NUL too, which is the server's to judge."""
@@ -171,6 +179,24 @@ def test_logprobs() -> None:
     event = wire.decode(infer_response(["é"], logprobs=raw))
     assert event.logprobs[0].bytes == (195, 169)
     assert event.logprobs[0].top_logprobs[0].token == "é"
+
+
+def test_logprobs_of_a_prompt() -> None:
+    known = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
+    first = {"token": "a", "logprob": None, "bytes": [97], "token_id": 5, "rank": None, "top_logprobs": []}
+    second = {**known, "token_id": 7, "rank": 2, "top_logprobs": [{**known, "logprob": -0.1, "token_id": 8}]}
+    event = wire.decode(infer_response([""], prompt_logprobs=json.dumps([first, second])))
+    assert event.prompt_logprobs == (
+        PromptLogprob("a", None, (97,), 5),
+        PromptLogprob("é", -0.5, (195, 169), 7, 2, (PromptAlternative("é", -0.1, (195, 169), 8),)),
+    )
+
+
+def test_token_ids_where_a_response_has_them() -> None:
+    event = wire.decode(infer_response(["x"], token_ids="[5, 6]", prompt_token_ids="[1]"))
+    assert (event.token_ids, event.prompt_token_ids) == ((5, 6), (1,))
+    for event in (wire.decode(infer_response(["x"])), wire.decode(infer_response(["x"], token_ids=""))):
+        assert (event.token_ids, event.prompt_token_ids, event.prompt_logprobs) == ((), (), ())
 
 
 def test_the_end_of_a_stream() -> None:

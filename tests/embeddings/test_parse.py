@@ -14,6 +14,7 @@ from embedder.parse import ParsedRequest, RequestParser, WireRequest
 from tests.embeddings.checkpoints import POSITIONS, VOCABULARY, with_recipe
 
 LAST_ID = len(VOCABULARY) - 1
+TOO_LONG = f"this model's maximum context length is {POSITIONS} tokens"
 CLS, SEP = VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
 
 
@@ -47,7 +48,10 @@ def test_the_longest_text(parser: RequestParser, length: int) -> None:
     if length + 2 <= POSITIONS:
         assert len(parser.parse(request).rows[0]) == POSITIONS
     else:
-        with pytest.raises(InvalidRequestError, match=f"text: {POSITIONS + 1} tokens given; the context holds 40"):
+        with pytest.raises(
+            InvalidRequestError,
+            match=f"text: {POSITIONS + 1} tokens given; this model's maximum context length is 40 tokens",
+        ):
             parser.parse(request)
 
 
@@ -69,7 +73,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no tokens": ({"token_ids": [b"[]"]}, "token_ids: no tokens; at least one is required"),
     "negative": ({"token_ids": [b"[-1]"]}, f"token id -1 is not in the vocabulary; allowed are 0 to {LAST_ID}"),
     "no such id": ({"token_ids": [b"[5]", b"[21]"]}, "row 1: token_ids: token id 21 is not in the vocabulary"),
-    "too many ids": ({"token_ids": [b"[" + b"5," * 40 + b"5]"]}, "token_ids: 41 tokens given; the context holds 40"),
+    "too many ids": ({"token_ids": [b"[" + b"5," * 40 + b"5]"]}, f"token_ids: 41 tokens given; {TOO_LONG}"),
     "ids not UTF-8": ({"token_ids": [b"\xff"]}, "token_ids: not valid UTF-8 at byte 0"),
     "dimensions of zero": ({"text": [b"a"], "dimensions": [0]}, "dimensions: 0 given; allowed are 1 to 32"),
     "dimensions over the width": ({"text": [b"a"], "dimensions": [33]}, "dimensions: 33 given; allowed are 1 to 32"),
@@ -77,7 +81,34 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"text": [b"a", b"a"], "dimensions": [8, 9]},
         "dimensions: 8 and 9 given; the rows of a request all have the same",
     ),
-    "parameter": ({"text": [b"a"], "parameters": {"normalize": False}}, "normalize: unknown parameter (value False)"),
+    "parameter": (
+        {"text": [b"a"], "parameters": {"normalize": False}},
+        "normalize: unknown parameter (value False); allowed are truncate_prompt_tokens, truncation_side",
+    ),
+    "truncation to nothing": (
+        {"text": [b"a"], "parameters": {"truncate_prompt_tokens": 0}},
+        "truncate_prompt_tokens: must be -1 or 1 to 40, this model's maximum context length (got 0)",
+    ),
+    "truncation below nothing": (
+        {"text": [b"a"], "parameters": {"truncate_prompt_tokens": -2}}, "truncate_prompt_tokens: must be -1",
+    ),
+    "truncation to more than fits": (
+        {"text": [b"a"], "parameters": {"truncate_prompt_tokens": 41}}, "truncate_prompt_tokens: must be -1",
+    ),
+    "truncation that is no number": (
+        {"text": [b"a"], "parameters": {"truncate_prompt_tokens": "5"}}, "truncate_prompt_tokens: must be -1",
+    ),
+    "truncation that is a truth value": (
+        {"text": [b"a"], "parameters": {"truncate_prompt_tokens": True}}, "truncate_prompt_tokens: must be -1",
+    ),
+    "truncation to the special tokens": (
+        {"text": [b"cat cat"], "parameters": {"truncate_prompt_tokens": 2}},
+        "truncate_prompt_tokens: 2 given; at least 3 are needed, because every text has 2 special ones",
+    ),
+    "side": (
+        {"text": [b"a"], "parameters": {"truncation_side": "middle"}},
+        "truncation_side: must be right or left (got 'middle')",
+    ),
     "odd parameter": ({"text": [b"a"], "parameters": {"a\nb" * 50: 1}}, r"a\nb"),
 }  # fmt: skip
 
@@ -89,6 +120,55 @@ def test_a_mistake_is_named_with_its_value_and_what_is_allowed(parser: RequestPa
         parser.parse(WireRequest(**inputs))
     assert str(failure.value).startswith(message) or message in str(failure.value)
     assert len(str(failure.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("limit", "side", "kept"),
+    [(5, None, slice(0, 3)), (5, "right", slice(0, 3)), (5, "left", slice(-3, None)), (5.0, "left", slice(-3, None))],
+)
+def test_a_longer_text_is_cut_and_keeps_its_special_tokens(
+    parser: RequestParser, limit: float, side: str | None, kept: slice
+) -> None:
+    words = ["the", "cat", "dog", "你好", "cat"]
+    words = [word for word in words if word in VOCABULARY]
+    ids = [VOCABULARY[word] for word in words]
+    parameters = {"truncate_prompt_tokens": limit, **({"truncation_side": side} if side else {})}
+    texts = [" ".join(words).encode(), b"cat", b"the cat"]
+    parsed = parser.parse(WireRequest(text=texts, parameters=parameters))
+    assert parsed.rows[0] == [CLS, *ids[kept], SEP]
+    assert parsed.rows[1:] == parser.parse(WireRequest(text=texts[1:])).rows
+
+
+@pytest.mark.parametrize(("side", "kept"), [("right", [5, 6]), ("left", [7, 8])])
+def test_longer_token_ids_are_cut(parser: RequestParser, side: str, kept: list[int]) -> None:
+    parameters = {"truncate_prompt_tokens": 2, "truncation_side": side}
+    request = WireRequest(token_ids=[b"[5,6,7,8]", b"[9]"], parameters=parameters)
+    assert parser.parse(request).rows == [kept, [9]]
+
+
+def test_minus_one_is_the_longest_text(parser: RequestParser) -> None:
+    request = WireRequest(text=[b"cat " * 100, b"cat"], parameters={"truncate_prompt_tokens": -1})
+    rows = parser.parse(request).rows
+    assert [len(row) for row in rows] == [POSITIONS, 3]
+    assert (rows[0][0], rows[0][-1]) == (CLS, SEP)
+
+
+@given(st.integers(3, POSITIONS), st.lists(st.sampled_from(sorted(VOCABULARY)), max_size=60), st.booleans())
+def test_a_cut_text_is_what_transformers_makes_of_it(
+    parser: RequestParser, limit: int, words: list[str], from_the_left: bool
+) -> None:
+    text = " ".join(["cat", *words])
+    side = "left" if from_the_left else "right"
+    reference = parser._checkpoint.tokenizer.from_str(parser._checkpoint.tokenizer.to_str())
+    reference.enable_truncation(limit, direction=side)
+    parameters = {"truncate_prompt_tokens": limit, "truncation_side": side}
+    assert parser.parse(WireRequest(text=[text.encode()], parameters=parameters)).rows == [reference.encode(text).ids]
+
+
+def test_tritons_own_field_of_a_request_says_nothing(parser: RequestParser) -> None:
+    assert parser.parse(WireRequest(text=[b"cat"], parameters={"id": "mine"})) == parser.parse(
+        WireRequest(text=[b"cat"])
+    )
 
 
 def test_deep_nesting_is_refused(bert: Path) -> None:

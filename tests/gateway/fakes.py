@@ -12,10 +12,11 @@ import numpy as np
 from typing_extensions import Unpack
 
 from triton_chat.client import AsyncChatClient
-from triton_chat.embeddings import EmbeddingResult, Inputs
+from triton_chat.embeddings import EmbeddingResult, EmbedOptions, Inputs
 from triton_chat.errors import RequestCancelledError, TritonChatError
 from triton_chat.streams import AsyncChatStream
-from triton_chat.types import Call, CallOptions, ChatEvent, Messages, ModelInfo, ModelKind, Tokens
+from triton_chat.tokenizer import TokenizeOptions
+from triton_chat.types import Call, CallOptions, ChatEvent, Messages, ModelInfo, ModelKind, TokenizerInfo, Tokens
 
 Script = Callable[[Call], AsyncIterator[ChatEvent]]
 """Makes the events of an answer; it may raise what the SDK raises, or wait for as long as it likes."""
@@ -120,7 +121,7 @@ class FakeClient(AsyncChatClient):
         """Of everything but streams."""
         self.streams: list[FakeStream] = []
         self.others: list[tuple[str, dict[str, Any]]] = []
-        """Calls of `tokenize`, `detokenize` and `embed`: the name and the arguments."""
+        """Calls of `tokenize`, `detokenize`, `tokenizer_info` and `embed`: the name and the arguments."""
         self.times_asked_for_models = 0
         self.closed = False
 
@@ -145,17 +146,23 @@ class FakeClient(AsyncChatClient):
         *,
         text: str | None = None,
         model: str = "chat",
-        add_generation_prompt: bool | None = None,
-        add_special_tokens: bool | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Tokens:
         """A token per character; a conversation becomes the texts of its messages."""
         self._note("tokenize", locals())
         if messages is not None:
             text = messages if isinstance(messages, str) else "".join(str(message["content"]) for message in messages)
         assert text is not None
-        return Tokens(tuple(map(ord, text)), text, MAX_MODEL_LEN)
+        names = tuple(text) if options.get("return_token_strs") else ()
+        return Tokens(tuple(map(ord, text)), text, MAX_MODEL_LEN, names)
+
+    async def tokenizer_info(
+        self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> TokenizerInfo:
+        self._note("tokenizer_info", locals())
+        return TokenizerInfo(f"org/{model}-1B", MAX_MODEL_LEN, {"tokenizer_class": "Fake", "eos_token": "</s>"})
 
     async def detokenize(
         self,
@@ -173,13 +180,13 @@ class FakeClient(AsyncChatClient):
         inputs: Inputs,
         *,
         model: str = "embeddings",
-        dimensions: int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> EmbeddingResult:
         """Input `i` points along axis `i`, wrapped around; its tokens are its elements."""
         self._note("embed", locals())
-        size = dimensions or 4
+        size = options.get("dimensions") or 4
         rows = np.eye(size, dtype=np.float32)[[index % size for index in range(len(inputs))]]
         return EmbeddingResult(rows, [len(text) for text in inputs])
 

@@ -130,7 +130,7 @@ def test_a_line_stays_one_line(gateway: TestClient, lines: Lines) -> None:
 
 
 def test_probes_are_quiet_unless_they_fail(gateway: TestClient, fake: FakeClient, lines: Lines) -> None:
-    for path in ("/health/live", "/health/ready", "/metrics"):
+    for path in ("/health/live", "/health/ready", "/health", "/ping", "/metrics"):
         assert gateway.get(path).status_code == 200
     assert lines.requests() == []
     fake.catalogue = []

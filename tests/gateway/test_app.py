@@ -28,8 +28,10 @@ def test_the_published_schema_is_valid() -> None:
 def test_what_is_published(gateway: TestClient) -> None:
     paths = gateway.get("/openapi.json").json()["paths"]
     assert {path: sorted(operations) for path, operations in paths.items()} == {
+        "/health": ["get"],
         "/health/live": ["get"],
         "/health/ready": ["get"],
+        "/ping": ["get", "post"],
         "/metrics": ["get"],
         "/version": ["get"],
         "/v1/models": ["get"],
@@ -39,6 +41,7 @@ def test_what_is_published(gateway: TestClient) -> None:
         "/v1/embeddings": ["post"],
         "/tokenize": ["post"],
         "/detokenize": ["post"],
+        "/tokenizer_info": ["get"],
     }
     for operations in paths.values():
         for operation in operations.values():
@@ -50,7 +53,7 @@ def test_keys_are_published_as_needed() -> None:
     paths = TestClient(app_for(FakeClient(), api_keys="one"), headers={"Authorization": "Bearer one"})
     document = paths.get("/openapi.json").json()["paths"]
     protected = {path for path, operations in document.items() if "security" in next(iter(operations.values()))}
-    assert set(document) - protected == {"/health/live", "/health/ready"}
+    assert set(document) - protected == {"/health", "/health/live", "/health/ready", "/ping"}
 
 
 @published.parametrize()

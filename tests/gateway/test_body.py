@@ -91,6 +91,7 @@ def test_not_json(client: TestClient, content: bytes | str, words: str) -> None:
     response = post(client, content)
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
+    assert response.json()["error"]["code"] == "invalid_json"
 
 
 @pytest.mark.parametrize("name", ["application/json", "Application/JSON; charset=UTF-8", "application/json;x=y"])
@@ -113,8 +114,20 @@ def test_the_types_that_are_taken(client: TestClient, name: str) -> None:
 )
 def test_the_types_that_are_not(client: TestClient, headers: dict[str, str]) -> None:
     response = client.post("/echo", content="{}", headers=headers)
+    error = response.json()["error"]
     assert response.status_code == 415
-    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert (error["type"], error["code"]) == ("invalid_request_error", "unsupported_media_type")
+
+
+def test_headers_of_clients_change_nothing(client: TestClient) -> None:
+    headers = JSON | {
+        "Accept": "application/json", "Accept-Encoding": "gzip, br, zstd", "x-stainless-lang": "python",
+        "x-stainless-retry-count": "0", "OpenAI-Organization": "org", "OpenAI-Project": "p", "User-Agent": "x/1",
+        "traceparent": "nonsense", "Origin": "https://x.example", "X-Unheard-Of": "y",
+    }  # fmt: skip
+    response = client.post("/echo", content="{}", headers=headers)
+    assert (response.status_code, response.json()) == (200, {})
+    assert "content-encoding" not in response.headers
 
 
 def test_a_route_without_a_body_reads_none(client: TestClient) -> None:
@@ -152,7 +165,9 @@ def test_an_oversized_body_gets_its_answer_through(url: str) -> None:
     with httpx2.Client(base_url=url) as client:
         for content in (b"x" * (LIMIT * 64), chunks()):
             response = client.post("/echo", content=content, headers=JSON)
-            assert (response.status_code, response.json()["error"]["type"]) == (413, "invalid_request_error")
+            error = response.json()["error"]
+            assert (response.status_code, error["code"]) == (413, "request_too_large")
+            assert error["type"] == "invalid_request_error"
 
 
 def test_a_client_that_leaves_while_it_sends(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.callers import Caller, events_of, openai_over
 from tests.gateway.fakes import WAIT_S, FakeClient, fails, hangs, says
 from triton_chat import errors
-from triton_chat.types import Call, ChatEvent, TokenLogprob, TopLogprob
+from triton_chat.types import Call, ChatEvent, PromptLogprob, TokenLogprob, TopLogprob
 
 PATH = "/v1/chat/completions"
 MESSAGES: Any = [{"role": "system", "content": "Sei kurz."}, {"role": "user", "content": "什么是月亮？"}]
@@ -60,13 +60,32 @@ class TestInOnePiece:
             temperature=0.5,
             max_completion_tokens=9,
             seed=3,
-            extra_body={"top_k": 4, "add_generation_prompt": False},
+            extra_body={"top_k": 4, "add_generation_prompt": False, "skip_special_tokens": False},
             extra_headers={"X-Request-Id": "mine"},
         )
         (call,) = fake.calls
         assert (call.model, call.request_id, call.request.messages) == ("chat", "mine-0", MESSAGES)
-        assert call.request.sampling.to_dict() == {"temperature": 0.5, "max_tokens": 9, "seed": 3, "top_k": 4}
+        assert call.request.sampling.to_dict() == {
+            "temperature": 0.5,
+            "max_tokens": 9,
+            "seed": 3,
+            "top_k": 4,
+            "skip_special_tokens": False,
+        }
         assert call.request.add_generation_prompt is False
+        assert call.request.continue_final_message is None
+
+    def test_names_and_a_last_message_that_goes_on(self, api: OpenAI, fake: FakeClient) -> None:
+        """AutoGen, Semantic Kernel and Haystack name each message."""
+        messages: Any = [
+            {"role": "system", "content": "Sei kurz.", "name": "rules"},
+            {"role": "user", "content": "Hi", "name": "Ann"},
+            {"role": "assistant", "content": "Hello,", "name": None},
+        ]
+        api.chat.completions.create(model="chat", messages=messages, extra_body={"continue_final_message": True})
+        (call,) = fake.calls
+        assert call.request.messages == [*messages[:2], {"role": "assistant", "content": "Hello,"}]
+        assert (call.request.continue_final_message, call.request.add_generation_prompt) == (True, None)
 
     def test_several_answers(self, api: OpenAI, fake: FakeClient) -> None:
         numbers = itertools.count()
@@ -88,6 +107,21 @@ class TestInOnePiece:
             (part, list(part.encode()), -0.5) for part in "月亮"
         ]
         assert [top.token for top in content[0].top_logprobs] == ["月", "日"]
+
+    def test_prompt_logprobs_and_token_ids(self, gateway: TestClient, fake: FakeClient) -> None:
+        """vLLM has what is about the prompt beside the choices."""
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            first, second = PromptLogprob("a", None, (97,), 5), PromptLogprob("b", -2.0, (98,), 6, 3)
+            yield ChatEvent("", "", 2, 0, 0, (), (first, second), (), (5, 6))
+            yield ChatEvent("!", "stop", 2, 2, 0, (), (), (7, 2))
+
+        fake.script = script
+        answer = gateway.post(PATH, json={**BODY, "prompt_logprobs": 0, "return_token_ids": True, "n": 2}).json()
+        assert fake.calls[0].request.sampling.to_dict() == {"prompt_logprobs": 0, "return_token_ids": True}
+        assert answer["prompt_token_ids"] == [5, 6]
+        assert answer["prompt_logprobs"] == [None, {"6": {"logprob": -2.0, "rank": 3, "decoded_token": "b"}}]
+        assert [choice["token_ids"] for choice in answer["choices"]] == [[7, 2], [7, 2]]
 
     def test_an_alias_is_answered_by_its_own_name(self, fake: FakeClient) -> None:
         with TestClient(app_for(fake, aliases={"gpt-4o": "chat"})) as gateway:
@@ -140,6 +174,19 @@ class TestStream:
         assert last.choices == []
         assert last.usage
         assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.total_tokens) == (7, 4, 11)
+
+    def test_usage_in_each_chunk(self, api: OpenAI, fake: FakeClient) -> None:
+        """guidellm asks for it, always."""
+        fake.script = says("a", "b", "c")
+        options: Any = {"include_usage": True, "continuous_usage_stats": True}
+        stream = api.chat.completions.create(model="chat", messages=MESSAGES, stream=True, stream_options=options)
+        *chunks, last = list(stream)
+        assert all(chunk.usage and chunk.usage.prompt_tokens == 7 and chunk.choices for chunk in chunks)
+        counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+        assert (counts, counts[-1]) == (sorted(counts), 3)
+        assert last.choices == []
+        assert last.usage
+        assert last.usage.completion_tokens == 3
 
     def test_each_choice_is_whole_and_in_order(self, api: OpenAI, fake: FakeClient) -> None:
         fake.script = says(*"abcdef")

@@ -11,7 +11,7 @@ from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta
 
 from chat_gateway.chunks import ChatChunks, CompletionChunks, Head
 from tests.gateway.callers import events_of
-from triton_chat.types import ChatEvent, TokenLogprob
+from triton_chat.types import ChatEvent, PromptLogprob, TokenLogprob
 
 HEAD = Head(id="id", created=5, model="名")
 USAGE = CompletionUsage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
@@ -66,6 +66,44 @@ def test_logprobs_go_with_their_text() -> None:
     assert [c["choices"][0]["logprobs"]["text_offset"] for c in (first, second)] == [[0], [1]]
 
 
+def test_token_ids_go_with_their_text_and_those_of_the_prompt_come_first() -> None:
+    events = [
+        (0, ChatEvent("", prompt_token_ids=(1, 2))),
+        (0, ChatEvent("x")),
+        (0, ChatEvent("y", token_ids=(5, 6))),
+        (0, ChatEvent("", "stop", token_ids=(7,))),
+    ]
+    first, x, y, last, end = sent(ChatChunks(HEAD, include_usage=False), *events)
+    assert first["prompt_token_ids"] == [1, 2]
+    assert [chunk["choices"][0].get("token_ids") for chunk in (first, x, y, last, end)] == [
+        None,
+        None,
+        [5, 6],
+        [7],
+        None,
+    ]
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in (first, x, y, last)] == ["", "x", "y", ""]
+
+    first, x, y, last = (chunk["choices"][0] for chunk in sent(CompletionChunks(HEAD, include_usage=False), *events))
+    assert first["prompt_token_ids"] == [1, 2]
+    assert [choice.get("token_ids") for choice in (first, x, y, last)] == [None, None, [5, 6], [7]]
+    assert (y["text"], last["finish_reason"]) == ("y", "stop")
+
+
+def test_an_echoed_prompt_may_come_in_chunks() -> None:
+    entries = [PromptLogprob("a", None, (97,), 5), PromptLogprob("b", -1.0, (98,), 6, 1)]
+    events = [
+        (0, ChatEvent("ab", prompt_logprobs=(entries[0],))),
+        (0, ChatEvent("", prompt_logprobs=(entries[1],))),
+        (0, ChatEvent("x", "stop", logprobs=(LOGPROB,))),
+    ]
+    found = [chunk["choices"][0] for chunk in sent(CompletionChunks(HEAD, include_usage=False, logprobs=0), *events)]
+    assert [choice["text"] for choice in found] == ["ab", "", "x"]
+    assert [choice["logprobs"]["tokens"] for choice in found] == [["a"], ["b"], ["x"]]
+    assert [choice["logprobs"]["token_logprobs"] for choice in found] == [[None], [-1.0], [-1.0]]
+    assert [choice["logprobs"]["text_offset"] for choice in found] == [[0], [1], [2]]
+
+
 @pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
 def test_usage_comes_alone_and_last(kind: type[ChatChunks | CompletionChunks]) -> None:
     chunks = kind(HEAD, include_usage=True)
@@ -79,3 +117,21 @@ def test_no_usage_unless_asked_for(kind: type[ChatChunks | CompletionChunks]) ->
     chunks = kind(HEAD, include_usage=False)
     assert not any("usage" in event for event in sent(chunks, (0, ChatEvent("a", "stop"))))
     assert chunks.usage(USAGE) == b""
+
+
+@pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
+def test_usage_so_far_in_each_chunk(kind: type[ChatChunks | CompletionChunks]) -> None:
+    counts = iter(range(1, 100))
+
+    def so_far() -> CompletionUsage:
+        count = next(counts)
+        return CompletionUsage(prompt_tokens=7, completion_tokens=count, total_tokens=7 + count)
+
+    chunks = kind(HEAD, include_usage=True, usage_so_far=so_far)
+    events = [(0, ChatEvent("a")), (0, ChatEvent("b")), (0, ChatEvent("c", "stop"))]
+    found = sent(chunks, *events)
+    assert [event["usage"]["completion_tokens"] for event in found] == list(range(1, len(found) + 1))
+    texts = [c["text"] if "text" in (c := event["choices"][0]) else c["delta"].get("content", "") for event in found]
+    assert "".join(texts) == "abc"
+    (last,) = events_of(chunks.usage(USAGE).decode())
+    assert (last["choices"], last["usage"]) == ([], USAGE.model_dump(exclude_unset=True))

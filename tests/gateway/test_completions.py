@@ -12,7 +12,7 @@ from tests.gateway.apps import app_for
 from tests.gateway.callers import Caller, events_of, openai_over
 from tests.gateway.fakes import FakeClient, fails, hangs, says
 from triton_chat import errors
-from triton_chat.types import Call, ChatEvent, TokenLogprob, TopLogprob
+from triton_chat.types import Call, ChatEvent, PromptAlternative, PromptLogprob, TokenLogprob, TopLogprob
 
 PATH = "/v1/completions"
 
@@ -129,6 +129,78 @@ def test_logprobs_in_a_stream_add_up(api: OpenAI, fake: FakeClient) -> None:
         assert [value for part in parts for value in getattr(part, name)] == values
 
 
+async def with_prompt(call: Call) -> AsyncIterator[ChatEvent]:
+    """A prompt of three tokens in two events, then an answer of two."""
+    top = (PromptAlternative("z", -0.5, (122,), 9), PromptAlternative("y", -1.5, (121,), 8))
+    ids = (5, 6, 7) if call.request.sampling.return_token_ids else ()
+    echo = "" if call.request.exclude_input_in_output else "abc"
+    first, *others = [PromptLogprob("a", None, (97,), 5), *(PromptLogprob(x, -2.0, None, 6, 3, top) for x in "bc")]
+    yield ChatEvent(echo, "", 3, 0, 0, (), (first, others[0]), (), ids)
+    yield ChatEvent("", "", 3, 0, 0, (), (others[1],))
+    yield ChatEvent("!", "", 3, 1, 0, (TokenLogprob("!", -0.25, (33,), (TopLogprob("!", -0.25, (33,)),)),), (), ids[:1])
+    yield ChatEvent(
+        "?", "stop", 3, 2, 0, (TokenLogprob("?", -0.5, (63,), (TopLogprob("!", -0.25, (33,)),)),), (), ids[1:2]
+    )
+
+
+ECHOED = {
+    "tokens": ["a", "b", "c", "!", "?"],
+    "token_logprobs": [None, -2.0, -2.0, -0.25, -0.5],
+    "top_logprobs": [None, {"z": -0.5, "b": -2.0}, {"z": -0.5, "c": -2.0}, {"!": -0.25}, {"!": -0.25, "?": -0.5}],
+    "text_offset": [0, 1, 2, 3, 4],
+}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_logprobs_of_an_echo(api: OpenAI, fake: FakeClient, n: int) -> None:
+    fake.script = with_prompt
+    answer = api.completions.create(model="chat", prompt="abc", echo=True, logprobs=1, n=n, max_tokens=2)
+    assert fake.calls[0].request.sampling.prompt_logprobs == 1
+    assert [choice.text for choice in answer.choices] == ["abc!?"] * n
+    assert [choice.logprobs.to_dict() for choice in answer.choices if choice.logprobs] == [ECHOED] * n
+
+
+def test_logprobs_of_an_echo_in_a_stream(api: OpenAI, fake: FakeClient) -> None:
+    fake.script = with_prompt
+    stream = api.completions.create(model="chat", prompt="abc", echo=True, logprobs=1, stream=True)
+    parts = [logprobs for chunk in stream if (logprobs := chunk.choices[0].logprobs)]
+    assert {name: [value for part in parts for value in getattr(part, name)] for name in ECHOED} == ECHOED
+
+
+def test_prompt_logprobs_and_token_ids(gateway: TestClient, fake: FakeClient) -> None:
+    fake.script = with_prompt
+    body = {"model": "chat", "prompt": ["abc", "abc"], "prompt_logprobs": 1, "return_token_ids": True}
+    choices = gateway.post(PATH, json=body).json()["choices"]
+    assert len(choices) == 2
+    for choice in choices:
+        assert (choice["text"], choice["logprobs"]) == ("!?", None)
+        assert (choice["prompt_token_ids"], choice["token_ids"]) == ([5, 6, 7], [5, 6])
+        z = {"logprob": -0.5, "rank": 1, "decoded_token": "z"}
+        own = [{"logprob": -2.0, "rank": 3, "decoded_token": name} for name in "bc"]
+        assert choice["prompt_logprobs"] == [None, {"6": own[0], "9": z}, {"6": own[1], "9": z}]
+
+
+def test_what_was_not_asked_for_is_not_there(gateway: TestClient, fake: FakeClient) -> None:
+    (choice,) = gateway.post(PATH, json={"model": "chat", "prompt": "a", "return_token_ids": False}).json()["choices"]
+    assert choice.keys() == {"index", "text", "logprobs", "finish_reason"}
+
+
+def test_the_prompt_alone(api: OpenAI, fake: FakeClient) -> None:
+    async def prompt_alone(_: Call) -> AsyncIterator[ChatEvent]:
+        first, second = PromptLogprob("a", None, (97,), 5), PromptLogprob("b", -2.0, (98,), 6, 3)
+        yield ChatEvent("ab", "length", 2, 0, 0, (), (first, second))
+
+    fake.script = prompt_alone
+    answer = api.completions.create(model="chat", prompt="ab", echo=True, logprobs=0, max_tokens=0)
+    assert fake.calls[0].request.sampling.max_tokens == 0
+    (choice,) = answer.choices
+    assert (choice.text, choice.finish_reason) == ("ab", "length")
+    assert choice.logprobs
+    assert choice.logprobs.to_dict() == {
+        "tokens": ["a", "b"], "token_logprobs": [None, -2.0], "top_logprobs": None, "text_offset": [0, 1],
+    }  # fmt: skip
+
+
 def test_a_bad_prompt_is_named_as_the_caller_named_it(api: OpenAI, fake: FakeClient) -> None:
     fake.script = fails(errors.InvalidRequestError("text_input: the prompt has no tokens; send at least one"))
     with pytest.raises(openai.BadRequestError, match="prompt: the prompt has no tokens") as caught:
@@ -145,7 +217,7 @@ def test_a_bad_prompt_is_named_as_the_caller_named_it(api: OpenAI, fake: FakeCli
         ({"prompt": [[1], ["a"]]}, "prompt[1][0]"),
         ({"n": 17}, "n"),
         ({"logprobs": 1000}, "logprobs"),
-        ({"logprobs": 1, "echo": True}, "echo"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"messages": []}, "messages"),
@@ -166,3 +238,21 @@ async def test_leaving_cancels_all_prompts(fake: FakeClient, stream: bool) -> No
     async with Caller(app_for(fake), PATH, body) as caller:
         await caller.reaches(lambda: len(fake.streams) == 3)
     assert all(stream.cancelled.is_set() for stream in fake.streams)
+
+
+def test_usage_in_each_chunk(api: OpenAI, fake: FakeClient) -> None:
+    """guidellm asks for it, always."""
+    fake.script = says("a", "b", "c")
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    stream = api.completions.create(model="chat", prompt=["x", "y"], stream=True, stream_options=options)
+    *chunks, last = list(stream)
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+    assert len(counts) == len(chunks)
+    assert (counts, counts[-1]) == (sorted(counts), 6)
+    assert (last.choices, last.usage and last.usage.completion_tokens) == ([], 6)
+
+
+def test_what_lm_eval_sends(gateway: TestClient, fake: FakeClient) -> None:
+    body = {"model": "chat", "prompt": [[1, 2], [3]], "max_tokens": 8, "temperature": 0, "stop": ["\n"], "seed": 1234}
+    assert gateway.post(PATH, json=body).status_code == 200
+    assert [call.request.sampling.seed for call in fake.calls] == [1234, 1234]

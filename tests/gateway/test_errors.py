@@ -56,7 +56,7 @@ async def order(body: Order) -> Order:
 async def fail(kind: str) -> None:
     raise {
         "unforeseen": RuntimeError(SECRET),
-        "api": ApiError(418, "a teapot", param="pot"),
+        "api": ApiError(418, "a teapot", param="pot", code="teapot"),
         "sdk": errors.OverloadedError("exceeds maximum queue size"),
         "internal": errors.ServerUnavailableError("cannot reach tritonserver at 10.1.2.3:8001"),
     }[kind]
@@ -92,9 +92,11 @@ def error_of(response: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("error", "status", "code", "param"),
     [
-        (errors.InvalidRequestError("temperature: must be at most 2"), 400, None, "temperature"),
-        (errors.InvalidRequestError("messages.0.role: no"), 400, None, "messages[0].role"),
-        (errors.InvalidRequestError("the batch is empty"), 400, None, None),
+        (errors.InvalidRequestError("temperature: must be at most 2"), 400, "invalid_value", "temperature"),
+        (errors.InvalidRequestError("messages.0.role: no"), 400, "invalid_value", "messages[0].role"),
+        (errors.InvalidRequestError("messages[0].role: no"), 400, "invalid_value", "messages[0].role"),
+        (errors.InvalidRequestError("prompt[12]: no"), 400, "invalid_value", "prompt[12]"),
+        (errors.InvalidRequestError("the batch is empty"), 400, "invalid_value", None),
         (
             errors.ContextLengthError("messages: too long"),
             400,
@@ -128,7 +130,7 @@ def test_errors_raised_in_routes(client: TestClient) -> None:
         "message": "a teapot",
         "type": "invalid_request_error",
         "param": "pot",
-        "code": None,
+        "code": "teapot",
     }
     response = client.get("/fail/sdk")
     assert (response.status_code, response.headers["retry-after"]) == (429, "2")
@@ -158,6 +160,8 @@ def test_an_error_after_the_beginning_ends_the_response(client: TestClient, capl
         ("GET", "/v1/nope", 404, "unknown_url"),
         ("GET", "/health/live/", 404, "unknown_url"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/models", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed"),
     ],
 )
 def test_unknown_routes_and_methods(client: TestClient, method: str, path: str, status: int, code: str) -> None:
@@ -168,30 +172,54 @@ def test_unknown_routes_and_methods(client: TestClient, method: str, path: str, 
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "sentence"),
+    ("path", "allowed"),
     [
-        ({"temperature": 3}, "temperature", "must be less than or equal to 2, not 3"),
-        ({"temperature": "hot"}, "temperature", 'must be a valid number, not "hot"'),
-        ({"temprature": 1}, "temprature", "is not a field of this request"),
-        ({"messages": []}, "messages", "must have at least 1 item, not 0"),
-        ({"messages": [{"role": "user", "content": "hi"}, {"content": "hi"}]}, "messages[1].role", "is required"),
+        ("/ping", "GET, HEAD, POST"),
+        ("/health", "GET, HEAD"),
+        ("/v1/models/chat", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/tokenizer_info", "GET, HEAD"),
+        ("/v1/chat/completions", "POST"),
+        ("/order", "POST"),
+    ],
+)
+def test_a_route_tells_all_its_methods(client: TestClient, path: str, allowed: str) -> None:
+    assert client.request("TRACE", path).headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "sentence", "code"),
+    [
+        ({"temperature": 3}, "temperature", "must be less than or equal to 2, not 3", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", 'must be a valid number, not "hot"', "invalid_type"),
+        ({"temprature": 1}, "temprature", "is not a field of this request", "unknown_parameter"),
+        ({"messages": []}, "messages", "must have at least 1 item, not 0", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": "hi"}, {"content": "hi"}]},
+            "messages[1].role",
+            "is required",
+            "missing_required_parameter",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"text": "a"}, {}]}]},
             "messages[0].content",
             "must be a valid string",
+            "invalid_type",
         ),
-        ({"messages": {"role": "user"}}, "messages", "must be a valid list"),
-        ({"name": "nobody"}, "name", "must be somebody"),
-        ({"name": None, "x" * 500: 1}, "x" * 100, "is not a field of this request"),
-        ([], None, "must be a JSON object"),
-        ("text", None, "must be a JSON object"),
-        (None, None, "must be a JSON object"),
+        ({"messages": {"role": "user"}}, "messages", "must be a valid list", "invalid_type"),
+        ({"name": "nobody"}, "name", "must be somebody", "invalid_value"),
+        ({"name": None, "x" * 500: 1}, "x" * 100, "is not a field of this request", "unknown_parameter"),
+        ([], None, "must be a JSON object", "invalid_type"),
+        ("text", None, "must be a JSON object", "invalid_type"),
+        (None, None, "must be a JSON object", "invalid_type"),
     ],
 )
-def test_the_field_that_is_wrong_is_named(client: TestClient, body: object, param: str | None, sentence: str) -> None:
+def test_the_field_that_is_wrong_is_named(
+    client: TestClient, body: object, param: str | None, sentence: str, code: str
+) -> None:
     response = client.post("/order", content=json.dumps(body), headers={"Content-Type": "application/json"})
     error = error_of(response)
     assert response.status_code == 400
     assert error["param"] == param
     assert error["message"] == (f"{param}: {sentence}" if param else f"the body {sentence}")
-    assert error["type"] == "invalid_request_error"
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)

@@ -192,10 +192,12 @@ class TestFailure:
         ("prompts", "message", "told"),
         [
             (("a",), "text_input: too short", "prompt: too short"),
-            (("a", "b"), "prompt_token_ids: 9: not one", "prompt.1: 9: not one"),
+            (("a", "b"), "prompt_token_ids: 9: not one", "prompt[1]: 9: not one"),
+            (("a", "b"), "text_input.3: no", "prompt[1].3: no"),
             (("a",), "max_tokens: 9 given", "max_completion_tokens: 9 given"),
             (("a", "b"), "temperature: too hot", "temperature: too hot"),
-            (("a", "b"), "the context holds 9", "the context holds 9"),
+            (("a", "b"), "the context holds 9", "prompt[1]: the context holds 9"),
+            (("a",), "the context holds 9", "the context holds 9"),
         ],
     )
     async def test_a_field_is_called_what_the_caller_calls_it(

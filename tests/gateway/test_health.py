@@ -23,11 +23,35 @@ def test_live_asks_nobody(gateway: TestClient, fake: FakeClient) -> None:
     assert fake.times_asked_for_models == 0
 
 
-def test_ready(gateway: TestClient) -> None:
-    response = gateway.get("/health/ready")
+READY = ["/health/ready", "/health", "/ping"]
+
+
+@pytest.mark.parametrize("path", READY)
+def test_ready(gateway: TestClient, path: str) -> None:
+    response = gateway.get(path)
     assert (response.status_code, response.json()) == (200, {"status": "ready", "models": ["chat"]})
 
 
+@pytest.mark.parametrize(("method", "path"), [("HEAD", path) for path in READY] + [("POST", "/ping")])
+def test_ready_for_those_who_ask_otherwise(fake: FakeClient, method: str, path: str) -> None:
+    """Load balancers, and SageMaker; none of them has a key."""
+    client = TestClient(app_for(fake, api_keys="secret"))
+    assert client.request(method, path).status_code == 200
+    client.app.state.draining = True
+    assert client.request(method, path).status_code == 503
+
+
+def test_heads_have_no_body(fake: FakeClient) -> None:
+    with served(app_for(fake)) as url, httpx2.Client(base_url=url) as client:
+        for path in ("/health", "/health/live", "/v1/models", "/v1/models/chat", "/version", "/tokenizer_info"):
+            head = client.head(path)
+            assert (head.status_code, head.content) == (200, b""), path
+            assert head.headers["content-length"] == client.get(path).headers["content-length"]
+        assert client.head("/metrics").status_code == 200
+        assert client.head("/v1/chat/completions").status_code == 405
+
+
+@pytest.mark.parametrize("path", READY)
 @pytest.mark.parametrize(
     ("catalogue", "failure", "reason"),
     [
@@ -38,10 +62,15 @@ def test_ready(gateway: TestClient) -> None:
     ],
 )
 def test_not_ready(
-    gateway: TestClient, fake: FakeClient, catalogue: list, failure: ServerUnavailableError | None, reason: str
+    gateway: TestClient,
+    fake: FakeClient,
+    path: str,
+    catalogue: list,
+    failure: ServerUnavailableError | None,
+    reason: str,
 ) -> None:
     fake.catalogue, fake.failure = catalogue, failure
-    response = gateway.get("/health/ready")
+    response = gateway.get(path)
     assert response.status_code == 503
     assert response.headers["retry-after"] == "2"
     assert response.json()["error"]["message"].startswith(reason)

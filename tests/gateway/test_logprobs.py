@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_gateway.logprobs import CompletionLogprobs, chat_logprobs
-from triton_chat.types import TokenLogprob, TopLogprob
+from chat_gateway.logprobs import CompletionLogprobs, chat_logprobs, prompt_logprobs
+from triton_chat.types import PromptAlternative, PromptLogprob, TokenLogprob, TopLogprob
 
 
 def token(raw: bytes, logprob: float = -0.5, top: tuple[TopLogprob, ...] = ()) -> TokenLogprob:
@@ -18,6 +18,20 @@ def token(raw: bytes, logprob: float = -0.5, top: tuple[TopLogprob, ...] = ()) -
 
 def alternative(raw: bytes, logprob: float) -> TopLogprob:
     return TopLogprob(raw.decode(errors="replace"), logprob, tuple(raw))
+
+
+def of_prompt(raw: bytes, logprob: float | None = -0.5, top: tuple[PromptAlternative, ...] = ()) -> PromptLogprob:
+    rank = None if logprob is None else 3
+    return PromptLogprob(raw.decode(errors="replace"), logprob, tuple(raw), raw[0], rank, top)
+
+
+def offsets(text: str, *pieces: bytes) -> list[int]:
+    """Of the tokens of a prompt, one chunk each, and of an answer of one token."""
+    logprobs, first, *others = CompletionLogprobs(0), *pieces
+    found = logprobs.add([], [of_prompt(first, None)], text).text_offset or []
+    for piece in others:
+        found += logprobs.add([], [of_prompt(piece)], "").text_offset or []
+    return found + (logprobs.add([token(b"!")], (), "!").text_offset or [])
 
 
 PARTS = [token(bytes([byte])) for byte in "中".encode()]
@@ -47,6 +61,52 @@ def test_completions() -> None:
         "top_logprobs": [{"Hi": -0.1, "Ho": -2.0}, {"Hi": -0.1, "Ho": -2.0, " all": -3.0}],
         "text_offset": [0, 2],
     }
+
+
+def test_an_echoed_prompt_comes_before_the_answer_and_its_first_token_has_nulls() -> None:
+    top = (PromptAlternative("x", -0.1, (120,), 120), PromptAlternative("y", -math.inf, (121,), 121))
+    logprobs = CompletionLogprobs(1).add(
+        [token(b"!", -1.0, (alternative(b"!", -1.0),))], [of_prompt(b"a", None), of_prompt(b"b", -2.0, top)], "ab!"
+    )
+    assert json.loads(logprobs.model_dump_json(warnings="error")) == {
+        "tokens": ["a", "b", "!"],
+        "token_logprobs": [None, -2.0, -1.0],
+        "top_logprobs": [None, {"x": -0.1, "b": -2.0}, {"!": -1.0}],
+        "text_offset": [0, 1, 2],
+    }
+
+
+def test_every_chunk_has_alternatives_if_they_were_asked_for() -> None:
+    assert CompletionLogprobs(1).add([], [of_prompt(b"a", None)], "a").top_logprobs == [None]
+    assert CompletionLogprobs(0).add([], [of_prompt(b"a", None)], "a").top_logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "expected"),
+    [
+        ("ab c", [b"a", b"b", b" c"], [0, 1, 2, 4]),
+        ("ab c", [b"<s>", b"ab", b" c"], [0, 0, 2, 4]),  # added by the tokenizer
+        ("ab c", [b"<s>", b" ab", b" c"], [0, 0, 2, 4]),  # and a space in front, as in Llama 2
+        (" ab", [b" ab"], [0, 3]),
+        ("<s>ab", [b"<s>", b"ab"], [0, 3, 5]),  # of a prompt in token ids
+        ("中ab", [b"\xe4", b"\xb8", b"\xad", b"ab"], [0, 0, 0, 1, 3]),
+        ("a\ufffd", [b"a", b"\xe4"], [0, 1, 2]),  # it ends within a character
+    ],
+)
+def test_offsets_in_an_echoed_prompt(text: str, pieces: list[bytes], expected: list[int]) -> None:
+    assert offsets(text, *pieces) == expected
+
+
+def test_prompt_logprobs_are_told_by_token_id() -> None:
+    top = (PromptAlternative("x", -0.1, (120,), 120), PromptAlternative("y", -math.inf, (121,), 121))
+    found = prompt_logprobs([of_prompt(b"a", None), of_prompt(b"b", -2.0, top), of_prompt(b"x", -0.1, top)], 1)
+    x = {"logprob": -0.1, "rank": 1, "decoded_token": "x"}
+    assert found == [
+        None,
+        {"98": {"logprob": -2.0, "rank": 3, "decoded_token": "b"}, "120": x},
+        {"120": x},
+    ]
+    assert prompt_logprobs([of_prompt(b"b", -2.0, top)], 2)[0]["121"]["logprob"] == -9999.0  # type: ignore[index]
 
 
 def test_no_alternatives_asked_for() -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import time
 
 import openai
 import pytest
 from starlette.testclient import TestClient
 
+from chat_gateway import details
 from tests.gateway.apps import app_for
-from tests.gateway.fakes import FakeClient, model
-from triton_chat.errors import ServerUnavailableError
+from tests.gateway.fakes import MAX_MODEL_LEN, FakeClient, model
+from triton_chat.errors import EngineError, ServerUnavailableError
+from triton_chat.types import TokenizerInfo
 
 ALIASES = {"gpt-4o-mini": "chat", "org/model-7b": "qwen", "nowhere": "gone"}
 
@@ -37,7 +40,7 @@ def test_the_shape_is_openais(client: TestClient) -> None:
     assert set(listed) == {"object", "data"}
     assert listed["object"] == "list"
     for entry in listed["data"]:
-        assert set(entry) == {"id", "object", "created", "owned_by"}
+        assert set(entry) == {"id", "object", "created", "owned_by", "root", "parent", "max_model_len", "permission"}
         assert client.get(f"/v1/models/{entry['id']}").json() == entry
 
 
@@ -53,6 +56,83 @@ def test_none(package: openai.OpenAI, name: str) -> None:
     assert raised.value.code == "model_not_found"
     assert raised.value.param == "model"
     assert len(raised.value.message) < 400
+
+
+def test_what_vllm_adds(client: TestClient) -> None:
+    listed = {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}
+    roots = {name: (entry["root"], entry["max_model_len"]) for name, entry in listed.items()}
+    chat, qwen = ("org/chat-1B", MAX_MODEL_LEN), ("org/qwen-1B", MAX_MODEL_LEN)
+    none = (None, None)
+    assert roots == {"chat": chat, "gpt-4o-mini": chat, "qwen": qwen, "org/model-7b": qwen, "embeddings": none}
+    assert {(entry["parent"], len(entry["permission"])) for entry in listed.values()} == {(None, 0)}
+
+
+def test_the_tokenizer_is_asked_once(client: TestClient, fake: FakeClient) -> None:
+    with client:
+        for _ in range(3):
+            client.get("/v1/models")
+    assert sorted(arguments["model"] for _, arguments in fake.others) == ["chat", "qwen"]
+
+
+def test_a_tokenizer_that_fails_breaks_nothing(fake: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(details, "_PATIENCE_S", 0.05)
+    failing = EngineError("the tokenizer failed: internal error")
+    release = asyncio.Event()
+
+    async def fails_or_hangs(model: str) -> TokenizerInfo:
+        if model == "qwen":
+            await release.wait()
+        raise failing
+
+    fake.tokenizer_info = fails_or_hangs  # type: ignore[assignment]
+    fake.catalogue += [model("qwen")]
+    with TestClient(app_for(fake)) as client:
+        for entry in client.get("/v1/models").json()["data"]:
+            assert (entry["root"], entry["max_model_len"]) == (None, None)
+        assert client.get("/health").status_code == 200
+
+
+class TestDetails:
+    INFO = TokenizerInfo("org/chat", 100, {})
+
+    async def test_many_at_once_are_one_question(self) -> None:
+        asked = []
+
+        async def ask(name: str) -> TokenizerInfo:
+            asked.append(name)
+            await asyncio.sleep(0)
+            return self.INFO
+
+        known = details.Details(ask)
+        assert await asyncio.gather(*(known.of("chat") for _ in range(9))) == [self.INFO] * 9
+        assert asked == ["chat"]
+
+    async def test_what_was_known_stays_where_the_tokenizer_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(details, "_KEPT_S", 0.0)
+        answers = iter([self.INFO, EngineError("no"), self.INFO])
+
+        async def ask(_: str) -> TokenizerInfo:
+            if isinstance(answer := next(answers), EngineError):
+                raise answer
+            return answer
+
+        known = details.Details(ask)
+        assert [await known.of("chat") for _ in range(4)] == [self.INFO] * 4
+        assert next(answers) is self.INFO  # a failure is not repeated at once
+
+    async def test_a_late_answer_is_there_the_next_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(details, "_PATIENCE_S", 0.01)
+        release = asyncio.Event()
+
+        async def ask(_: str) -> TokenizerInfo:
+            await release.wait()
+            return self.INFO
+
+        known = details.Details(ask)
+        assert await known.of("chat") is None
+        release.set()
+        await asyncio.sleep(0)
+        assert await known.of("chat") == self.INFO
 
 
 def test_triton_away(package: openai.OpenAI, fake: FakeClient) -> None:

@@ -28,7 +28,14 @@ from chat_gateway.schemas.tokenize import TokenizeRequest
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = {"model": "chat", "messages": HELLO}
 COMPLETION = {"model": "chat", "prompt": "hello"}
-VLLM = {"top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids"}
+VLLM = {"top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens"}
+VLLM |= {"prompt_logprobs", "return_token_ids"}
+EMBEDDING = {"model": "e", "input": "a"}
+BODIES: dict[type[BaseModel], dict[str, Any]] = {
+    ChatRequest: CHAT,
+    CompletionRequest: COMPLETION,
+    EmbeddingRequest: EMBEDDING,
+}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/cat.png"}}
 AUDIO = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
 
@@ -43,41 +50,106 @@ SAMPLING = {
     "min_tokens": 2,
     "max_tokens": 9,
     "ignore_eos": True,
+    "skip_special_tokens": False,
     "stop_token_ids": [1, 2],
+    "prompt_logprobs": 2,
+    "return_token_ids": True,
     "seed": 7,
     "stop": ["\n", "。"],
 }
 
-NO_OPS: list[tuple[str, list[Any], list[Any]]] = [
-    ("audio", [None], [{"voice": "alloy", "format": "wav"}]),
-    ("chat_template", [None], ["{{ messages }}", ""]),
-    ("chat_template_kwargs", [None], [{}]),
-    ("function_call", [None, "none"], ["auto", {"name": "f"}]),
-    ("functions", [None, []], [[{"name": "f"}]]),
-    ("metadata", [None, {}], [{"a": "b"}]),
-    ("modalities", [None, ["text"]], [["text", "audio"], []]),
-    ("moderation", [None], [{"model": "omni"}]),
-    ("parallel_tool_calls", [None, True, False], ["yes"]),
-    ("prediction", [None], [{"type": "content", "content": "x"}]),
-    ("prompt_cache_key", [None, "k"], ["k" * 513, 1]),
-    ("prompt_cache_options", [None, {}, {"mode": "implicit"}], [{"mode": "explicit"}, {"ttl": "30m"}]),
-    ("prompt_cache_retention", [None, "in_memory"], ["24h"]),
-    ("reasoning_effort", [None, "none"], ["low", "high"]),
-    (
-        "response_format",
+ANY_TEXT: tuple[list[Any], list[Any]] = ([None, "x"], [5, "x" * 513])
+ONLY_FALSE: tuple[list[Any], list[Any]] = ([None, False], [True, 0, "no"])
+ONLY_TRUE: tuple[list[Any], list[Any]] = ([None, True], [False, 1])
+EMPTY_LIST: tuple[list[Any], list[Any]] = ([None, []], [["x"], {}])
+EMPTY_OBJECT: tuple[list[Any], list[Any]] = ([None, {}], [{"a": 1}, []])
+
+OF_ALL: dict[str, tuple[list[Any], list[Any]]] = {
+    "cache_salt": ([None], ["x", ""]),
+    "mm_processor_kwargs": EMPTY_OBJECT,
+    "priority": ([None, 0], [1, -1]),
+    "request_id": ANY_TEXT,
+    "user": ([None, "someone", "某人"], ["s" * 513, 5]),
+}
+OF_GENERATION = OF_ALL | {
+    "allowed_token_ids": ([None], [[], [1]]),
+    "bad_words": EMPTY_LIST,
+    "early_stopping": ONLY_FALSE,
+    "ec_transfer_params": ([None], [{}]),
+    "guided_choice": ([None], [["a", "b"]]),
+    "guided_decoding_backend": ([None], ["xgrammar"]),
+    "guided_grammar": ([None], ["root ::= x"]),
+    "guided_json": ([None], [{"type": "object"}]),
+    "guided_regex": ([None], ["a+"]),
+    "guided_whitespace_pattern": ([None], [" "]),
+    "include_stop_str_in_output": ONLY_FALSE,
+    "kv_transfer_params": ([None], [{}]),
+    "length_penalty": ([None, 1, 1.0], [0.5, 1.1]),
+    "logits_processors": EMPTY_LIST,
+    "logprob_token_ids": ([None], [[1]]),
+    "repetition_detection": ([None], [{}]),
+    "response_format": (
         [None, {"type": "text"}],
         [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}],
     ),
-    ("safety_identifier", [None, "someone"], ["s" * 513]),
-    ("service_tier", [None, "auto", "default"], ["flex", "priority"]),
-    ("store", [None, False], [True, 0]),
-    ("tool_choice", [None, "none"], ["auto", "required", {"type": "function", "function": {"name": "f"}}]),
-    ("tools", [None, []], [[{"type": "function", "function": {"name": "f"}}]]),
-    ("user", [None, "someone", "某人"], ["s" * 513, 5]),
-    ("verbosity", [None, "medium"], ["low", "high"]),
-    ("web_search_options", [None], [{}]),
-]
-"""Fields of chat that choose nothing: what is taken, what is refused."""
+    "return_mm_kwargs": ([None, True, False], ["x"]),
+    "return_token_offsets": ([None, True, False], ["x"]),
+    "return_tokens_as_token_ids": ONLY_FALSE,
+    "routed_experts_prompt_start": ([None, 0], [1]),
+    "session_id": ANY_TEXT,
+    "spaces_between_special_tokens": ([None, True, False], [1]),
+    "stream_interval": ([None, 1, 10], [0]),
+    "structured_outputs": ([None], [{"regex": "a"}, {}]),
+    "thinking_token_budget": ([None, -1], [0, 100]),
+    "truncate_prompt_tokens": ([None], [-1, 10]),
+    "truncation_side": ([None, "left", "right"], ["middle"]),
+    "use_beam_search": ONLY_FALSE,
+    "vllm_xargs": EMPTY_OBJECT,
+    "watermarking": ONLY_FALSE,
+}
+OF_CHAT = OF_GENERATION | {
+    "add_special_tokens": ONLY_FALSE,
+    "audio": ([None], [{"voice": "alloy", "format": "wav"}]),
+    "chat_template": ([None], ["{{ messages }}", ""]),
+    "chat_template_kwargs": EMPTY_OBJECT,
+    "documents": EMPTY_LIST,
+    "echo": ONLY_FALSE,
+    "function_call": ([None, "none"], ["auto", {"name": "f"}]),
+    "functions": ([None, []], [[{"name": "f"}]]),
+    "include_reasoning": ONLY_TRUE,
+    "media_io_kwargs": EMPTY_OBJECT,
+    "metadata": ([None, {}, {"a": "b"}, {"tags": ["x", 1]}], ["x", []]),
+    "modalities": ([None, ["text"]], [["text", "audio"], []]),
+    "moderation": ([None], [{"model": "omni"}]),
+    "parallel_tool_calls": ([None, True, False], ["yes"]),
+    "prediction": ([None], [{"type": "content", "content": "x"}]),
+    "prompt_cache_key": ANY_TEXT,
+    "prompt_cache_options": ([None, {}, {"mode": "explicit", "ttl": "30m"}], ["x"]),
+    "prompt_cache_retention": ([None, "in_memory", "24h"], [24]),
+    "reasoning_effort": ([None, "none"], ["low", "high"]),
+    "return_prompt_text": ONLY_FALSE,
+    "safety_identifier": ANY_TEXT,
+    "service_tier": ([None, "auto", "default", "flex", "priority"], [1]),
+    "store": ([None, False, True], [0, "x"]),
+    "tool_choice": ([None, "none"], ["auto", "required", {"type": "function", "function": {"name": "f"}}]),
+    "tools": ([None, []], [[{"type": "function", "function": {"name": "f"}}]]),
+    "verbosity": ([None, "medium"], ["low", "high"]),
+    "web_search_options": ([None], [{}]),
+}
+OF_COMPLETIONS = OF_GENERATION | {
+    "add_special_tokens": ONLY_TRUE,
+    "prompt_embeds": ([None], ["AAAA"]),
+    "suffix": ([None, ""], ["x"]),
+}
+OF_EMBEDDINGS = OF_ALL | {
+    "add_special_tokens": ONLY_TRUE,
+    "embed_dtype": ([None, "float32"], ["float16"]),
+    "endianness": ([None, "native", "little"], ["big"]),
+    "normalize": ONLY_TRUE,
+    "use_activation": ONLY_TRUE,
+}
+INERT = {ChatRequest: OF_CHAT, CompletionRequest: OF_COMPLETIONS, EmbeddingRequest: OF_EMBEDDINGS}
+"""Fields that choose nothing: what is taken, what is refused."""
 
 
 def mistakes(model: type[BaseModel], body: dict[str, Any]) -> dict[tuple[str | int, ...], str]:
@@ -94,14 +166,18 @@ class TestFieldsOfOpenAI:
             (
                 ChatRequest,
                 chat_create_params.CompletionCreateParamsStreaming,
-                VLLM | {"add_generation_prompt", "chat_template", "chat_template_kwargs"},
+                VLLM | {"add_generation_prompt", "continue_final_message"},
             ),
             (CompletionRequest, completion_create_params.CompletionCreateParamsStreaming, VLLM),
-            (EmbeddingRequest, embedding_create_params.EmbeddingCreateParams, set()),
+            (
+                EmbeddingRequest,
+                embedding_create_params.EmbeddingCreateParams,
+                {"truncate_prompt_tokens", "truncation_side"},
+            ),
         ],
     )
     def test_every_field_is_known(self, ours: type[BaseModel], params: Any, extras: set[str]) -> None:
-        assert set(ours.model_fields) == set(params.__annotations__) | extras
+        assert set(ours.model_fields) == set(params.__annotations__) | extras | set(INERT[ours])
 
     def test_every_field_of_a_message_and_of_an_answer_is_known(self) -> None:
         message = ChatRequest.model_fields["messages"].annotation.__args__[0]
@@ -116,29 +192,47 @@ class TestFieldsOfOpenAI:
 
     def test_every_stream_option_is_known(self) -> None:
         options = ChatRequest.model_fields["stream_options"].annotation.__args__[0]
-        assert set(options.model_fields) == set(ChatCompletionStreamOptionsParam.__annotations__)
+        openais = set(ChatCompletionStreamOptionsParam.__annotations__)
+        assert set(options.model_fields) == openais | {"continuous_usage_stats"}
 
     def test_every_field_that_chooses_nothing_is_tested_here(self) -> None:
         honoured = {*SAMPLING, "n", "logit_bias", "stream", "stream_options", "model", "messages"}
-        honoured |= {"logprobs", "top_logprobs", "max_completion_tokens", "add_generation_prompt"}
-        assert {name for name, _, _ in NO_OPS} == set(ChatRequest.model_fields) - honoured
+        honoured |= {"logprobs", "top_logprobs", "max_completion_tokens"}
+        honoured |= {"add_generation_prompt", "continue_final_message"}
+        assert set(OF_CHAT) == set(ChatRequest.model_fields) - honoured
 
 
 class TestNothingToChoose:
-    @pytest.mark.parametrize(("name", "value"), [(name, value) for name, taken, _ in NO_OPS for value in taken])
-    def test_taken(self, name: str, value: object) -> None:
-        ChatRequest.model_validate({**CHAT, name: value})
+    @pytest.mark.parametrize(
+        ("ours", "name", "value"),
+        [(ours, name, value) for ours, inert in INERT.items() for name, (taken, _) in inert.items() for value in taken],
+    )
+    def test_taken(self, ours: type[BaseModel], name: str, value: object) -> None:
+        ours.model_validate({**BODIES[ours], name: value})
 
-    @pytest.mark.parametrize(("name", "value"), [(name, value) for name, _, refused in NO_OPS for value in refused])
-    def test_refused_by_name(self, name: str, value: object) -> None:
-        assert list(mistakes(ChatRequest, {**CHAT, name: value})) == [(name,)]
+    @pytest.mark.parametrize(
+        ("ours", "name", "value"),
+        [(ours, name, value) for ours, inert in INERT.items() for name, (_, bad) in inert.items() for value in bad],
+    )
+    def test_refused_by_name(self, ours: type[BaseModel], name: str, value: object) -> None:
+        assert list(mistakes(ours, {**BODIES[ours], name: value})) == [(name,)]
+
+    @pytest.mark.parametrize("ours", INERT)
+    def test_null_is_as_if_left_out(self, ours: type[BaseModel]) -> None:
+        optional = [name for name, field in ours.model_fields.items() if not field.is_required()]
+        nulls = dict.fromkeys(optional)
+        assert ours.model_validate(BODIES[ours] | nulls) == ours.model_validate(BODIES[ours])
+
+    def test_all_fields_together(self) -> None:
+        for ours, inert in INERT.items():
+            ours.model_validate(BODIES[ours] | {name: taken[-1] for name, (taken, _) in inert.items()})
+
+    def test_hints_of_caching_in_a_message(self) -> None:
+        part = {"type": "text", "text": "x", "prompt_cache_breakpoint": {"mode": "explicit"}}
+        ChatRequest.model_validate({**CHAT, "messages": [{"role": "user", "content": [part]}]})
 
     def test_a_sentence_says_what_to_do(self) -> None:
         assert mistakes(ChatRequest, {**CHAT, "tools": [{}]}) == {("tools",): "no tools are called here; leave it out"}
-
-    def test_suffix(self) -> None:
-        CompletionRequest.model_validate({**COMPLETION, "suffix": None})
-        assert "leave it out" in mistakes(CompletionRequest, {**COMPLETION, "suffix": "x"})[("suffix",)]
 
     @pytest.mark.parametrize(("n", "best_of", "fine"), [(None, 1, True), (3, 3, True), (1, 2, False), (3, 1, False)])
     def test_best_of_is_n(self, n: int | None, best_of: int, fine: bool) -> None:
@@ -171,11 +265,29 @@ class TestSampling:
     def test_logprobs_of_chat(self, fields: dict[str, Any], sent: int | None) -> None:
         assert ChatRequest.model_validate({**CHAT, **fields}).sampling().logprobs == sent
 
-    def test_both_names_of_the_limit_may_agree(self) -> None:
-        for fields in ({"max_tokens": 5}, {"max_completion_tokens": 5}, {"max_tokens": 5, "max_completion_tokens": 5}):
-            assert ChatRequest.model_validate({**CHAT, **fields}).sampling().max_tokens == 5
-        differing = {**CHAT, "max_tokens": 5, "max_completion_tokens": 6}
-        assert list(mistakes(ChatRequest, differing)) == [("max_completion_tokens",)]
+    def test_the_newer_name_of_the_limit_wins(self) -> None:
+        for fields, limit, name in (
+            ({"max_tokens": 5}, 5, "max_tokens"),
+            ({"max_completion_tokens": 5}, 5, "max_completion_tokens"),
+            ({"max_tokens": 5, "max_completion_tokens": 6}, 6, "max_completion_tokens"),
+            ({"max_tokens": 5, "max_completion_tokens": None}, 5, "max_tokens"),
+        ):
+            request = ChatRequest.model_validate({**CHAT, **fields})
+            assert (request.sampling().max_tokens, request.names["max_tokens"]) == (limit, name)
+
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1, -1, -(2**63), 3.0])
+    def test_seeds_of_64_bits(self, request_type: Any, body: dict[str, Any], seed: float) -> None:
+        sent = request_type.model_validate({**body, "seed": seed}).sampling().seed
+        assert (sent, type(sent)) == (seed % 2**64, int)
+
+    @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**30, 1e30, -1e30])
+    def test_a_seed_beyond_64_bits(self, seed: float) -> None:
+        assert list(mistakes(ChatRequest, {**CHAT, "seed": seed})) == [("seed",)]
+
+    def test_the_most_probable_token_alone(self) -> None:
+        assert ChatRequest.model_validate({**CHAT, "top_p": 0}).sampling().to_dict() == {"top_p": 0}
+        assert list(mistakes(ChatRequest, {**CHAT, "top_p": -0.1})) == [("top_p",)]
 
     @pytest.mark.parametrize(
         ("name", "value", "place"),
@@ -184,13 +296,15 @@ class TestSampling:
             ("temperature", True, ()),
             ("temperature", "1", ()),
             ("temperature", float("inf"), ()),
-            ("top_p", 0, ()),
+            ("top_p", 1.1, ()),
             ("top_k", -2, ()),
             ("n", 0, ()),
             ("n", 10**30, ()),
             ("n", 1.5, ()),
             ("n", True, ()),
-            ("max_tokens", 0, ()),
+            ("max_tokens", -1, ()),
+            ("prompt_logprobs", -1, ()),
+            ("return_token_ids", 1, ()),
             ("seed", 1.5, ()),
             ("min_p", 1.1, ()),
             ("repetition_penalty", 0, ()),
@@ -223,7 +337,33 @@ class TestSampling:
 
     def test_bad_logprobs_of_completions(self) -> None:
         assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 21})) == [("logprobs",)]
-        assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 0, "echo": True})) == [("echo",)]
+
+    @pytest.mark.parametrize(
+        ("fields", "sent"),
+        [
+            ({"logprobs": 2}, None),
+            ({"echo": True}, None),
+            ({"echo": True, "logprobs": 0}, 0),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, 2),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": 3}, 3),
+            ({"echo": True, "prompt_logprobs": 0}, 0),
+        ],
+    )
+    def test_logprobs_of_an_echo_are_asked_for_with_those_of_the_prompt(
+        self, fields: dict[str, Any], sent: int | None
+    ) -> None:
+        assert CompletionRequest.model_validate({**COMPLETION, **fields}).sampling().prompt_logprobs == sent
+
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    def test_prompt_logprobs_are_not_for_streams(self, request_type: Any, body: dict[str, Any]) -> None:
+        place = ("prompt_logprobs",)
+        assert list(mistakes(request_type, {**body, "stream": True, "prompt_logprobs": 0})) == [place]
+
+    def test_only_a_completion_may_be_a_prompt_alone(self) -> None:
+        assert list(mistakes(ChatRequest, {**CHAT, "max_tokens": 0})) == [("max_tokens",)]
+        assert (
+            CompletionRequest.model_validate({**COMPLETION, "max_tokens": 0, "echo": True}).sampling().max_tokens == 0
+        )
 
     @pytest.mark.parametrize(
         ("request_type", "body", "names"),
@@ -231,6 +371,7 @@ class TestSampling:
             (ChatRequest, CHAT, ["n", "max_tokens", "max_completion_tokens", "seed", "top_k", "min_tokens"]),
             (ChatRequest, {**CHAT, "logprobs": True}, ["top_logprobs"]),
             (CompletionRequest, COMPLETION, ["n", "max_tokens", "seed", "top_k", "min_tokens", "logprobs"]),
+            (CompletionRequest, COMPLETION, ["prompt_logprobs"]),
             (CompletionRequest, {**COMPLETION, "n": 3}, ["best_of"]),
             (EmbeddingRequest, {"model": "e", "input": "a"}, ["dimensions"]),
         ],
@@ -243,11 +384,38 @@ class TestSampling:
             assert (value, type(value)) == (3, int)
             assert list(mistakes(request_type, {**body, name: 3.5})) == [(name,)]
 
-    def test_padding_is_not_added(self) -> None:
-        body = {**CHAT, "stream": True}
-        ChatRequest.model_validate({**body, "stream_options": {"include_obfuscation": False}})
-        place = ("stream_options", "include_obfuscation")
-        assert list(mistakes(ChatRequest, {**body, "stream_options": {"include_obfuscation": True}})) == [place]
+    @pytest.mark.parametrize(
+        ("options", "usage", "continuous"),
+        [
+            (None, False, False),
+            ({}, False, False),
+            ({"include_usage": None, "continuous_usage_stats": None, "include_obfuscation": None}, False, False),
+            ({"include_obfuscation": True}, False, False),
+            ({"include_usage": True, "include_obfuscation": False}, True, False),
+            ({"include_usage": True, "continuous_usage_stats": True}, True, True),
+            ({"continuous_usage_stats": True}, False, False),
+            ({"include_usage": True, "continuous_usage_stats": False}, True, False),
+        ],
+    )
+    def test_stream_options(self, options: dict[str, Any] | None, usage: bool, continuous: bool) -> None:
+        for ours in (ChatRequest, CompletionRequest):
+            request = ours.model_validate({**BODIES[ours], "stream": True, "stream_options": options})
+            assert (request.include_usage, request.continuous_usage) == (usage, continuous)
+
+    @pytest.mark.parametrize("stream", [False, None])
+    def test_stream_options_without_a_stream(self, stream: bool | None) -> None:
+        for ours in (ChatRequest, CompletionRequest):
+            body = {**BODIES[ours], "stream": stream}
+            ours.model_validate({**body, "stream_options": None})
+            assert list(mistakes(ours, {**body, "stream_options": {}})) == [("stream_options",)]
+
+    def test_the_last_message_goes_on_or_an_answer_begins(self) -> None:
+        for begins in (None, False):
+            fields = {"continue_final_message": True, "add_generation_prompt": begins}
+            assert ChatRequest.model_validate({**CHAT, **fields}).continue_final_message is True
+        both = {**CHAT, "continue_final_message": True, "add_generation_prompt": True}
+        assert list(mistakes(ChatRequest, both)) == [("continue_final_message",)]
+        ChatRequest.model_validate({**CHAT, "continue_final_message": False, "add_generation_prompt": True})
 
 
 class TestMessages:
@@ -263,6 +431,18 @@ class TestMessages:
             {"role": "user", "content": "Was ist das?\n这是什么？"},
             {"role": "assistant", "content": ""},
         ]
+
+    def test_names_go_along(self) -> None:
+        messages = [
+            {"role": "system", "content": "x", "name": "rules"},
+            {"role": "user", "content": "x", "name": "Ann Ä."},
+            {"role": "assistant", "content": "x", "name": None},
+            {"role": "user", "content": "x", "name": ""},
+        ]
+        sent = ChatRequest.model_validate({**CHAT, "messages": messages}).to_model()
+        assert [message.get("name") for message in sent] == ["rules", "Ann Ä.", None, None]
+        assert "name" not in sent[2]
+        assert "name" not in sent[3]
 
     def test_an_answer_can_be_sent_back(self) -> None:
         answer = ChatCompletionMessage(role="assistant", content="hi")
@@ -281,7 +461,8 @@ class TestMessages:
             ({"role": "user", "content": None}, ("content",)),
             ({"role": "user", "content": 5}, ("content",)),
             ({"role": "user", "content": []}, ("content",)),
-            ({"role": "user", "content": "x", "name": "bob"}, ("name",)),
+            ({"role": "user", "content": "x", "name": 5}, ("name",)),
+            ({"role": "user", "content": "x", "name": "b" * 257}, ("name",)),
             ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, ("tool_calls",)),
             ({"role": "assistant", "content": "x", "refusal": "no"}, ("refusal",)),
             ({"role": "user", "content": [{"type": "text"}]}, ("content", 0, "text")),

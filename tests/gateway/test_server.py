@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,11 +16,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from chat_gateway.__main__ import main
+from chat_gateway.server import Server
 from chat_gateway.settings import GatewaySettings, variable
 from tests.client.fake_server import FakeTriton, Received, Reply, say
 from tests.gateway.fakes import WAIT_S
+from tests.ipv6 import needs_ipv6
 
 ROOT = Path(__file__).parents[2]
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
@@ -189,6 +194,61 @@ def test_a_port_in_use(start: Any) -> None:
     out, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 3
     assert "address already in use" in out
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("host", "open_to", "closed_to"),
+    [
+        ("::", ["127.0.0.1", "[::1]"], []),
+        ("[::]", ["127.0.0.1", "[::1]"], []),
+        ("::1", ["[::1]"], ["127.0.0.1"]),
+        ("0.0.0.0", ["127.0.0.1"], ["[::1]"]),
+    ],
+)
+def test_the_families_it_listens_on(start: Any, host: str, open_to: list[str], closed_to: list[str]) -> None:
+    port = start(host=host).url.rpartition(":")[2]
+    for address in open_to:
+        assert httpx2.get(f"http://{address}:{port}/health/live").status_code == 200
+    for address in closed_to:
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"http://{address}:{port}/health/live")
+
+
+@needs_ipv6
+def test_triton_on_ipv6() -> None:
+    triton = FakeTriton("[::1]:0")
+    gateway = Gateway(triton.url, host="::")
+    try:
+        answer = httpx2.post(f"{gateway.url}/v1/chat/completions", json=CHAT, timeout=WAIT_S)
+        assert answer.status_code == 200
+    finally:
+        gateway.stop()
+        gateway.exit_code()
+        triton.stop()
+
+
+@needs_ipv6
+def test_a_port_in_use_on_the_other_family(start: Any) -> None:
+    process = run_command(port=start().url.rpartition(":")[2], host="::")
+    out, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 3
+    assert "cannot listen on port" in out
+
+
+def test_without_ipv6_it_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = socket.socket
+
+    def no_ipv6(family: int = socket.AF_INET, *rest: Any, **more: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", no_ipv6)
+        server = Server(FastAPI(), GatewaySettings(host="::", port=0))
+        assert server._both_families() is None
+    assert server.config.host == "0.0.0.0"
 
 
 def test_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,20 @@ def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
     assert raised.value.errors()[0]["loc"] == (name,)
 
 
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [("[::1]", "::1"), (" :: ", "::"), ("0.0.0.0", "0.0.0.0"), ("gateway.lan", "gateway.lan")],
+)
+def test_hosts(monkeypatch: pytest.MonkeyPatch, given: str, host: str) -> None:
+    assert from_environment(monkeypatch, host=given).host == host
+
+
+@pytest.mark.parametrize("given", ["[::1]:9000", "[]", "127.0.0.1:9000"])
+def test_a_host_is_no_address_with_a_port(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    with pytest.raises(ValidationError, match=r"such as 127\.0\.0\.1, ::1 or ::"):
+        from_environment(monkeypatch, host=given)
+
+
 def test_the_standard_name_of_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STANDARD_OTLP_ENDPOINT, "http://standard:4318")
     assert str(GatewaySettings().otlp_endpoint) == "http://standard:4318/"

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from typing_extensions import Unpack
 
 from tests.gateway.fakes import FakeClient, model
 from triton_chat import errors
-from triton_chat.types import Messages, Tokens
+from triton_chat.tokenizer import TokenizeOptions
+from triton_chat.types import Messages, TokenizerInfo, Tokens
 
 MESSAGES = [{"role": "developer", "content": [{"type": "text", "text": "你"}, {"type": "text", "text": "好"}]}]
 
@@ -28,15 +30,15 @@ class Tokenizer(FakeClient):
         *,
         text: str | None = None,
         model: str = "chat",
-        add_generation_prompt: bool | None = None,
-        add_special_tokens: bool | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Tokens:
-        asked = {"generation_prompt": add_generation_prompt, "special_tokens": add_special_tokens, "model": model}
-        self.asked.append({"messages": messages, "text": text, **asked})
+        given = {name: value for name, value in options.items() if value is not None}
+        self.asked.append({"messages": messages, "text": text, "model": model, **given})
         self._fail()
-        return Tokens(tuple(map(ord, text or "")), text or "", 2048)
+        names = tuple(text or "") if options.get("return_token_strs") else ()
+        return Tokens(tuple(map(ord, text or "")), text or "", 2048, names)
 
     async def detokenize(
         self,
@@ -48,6 +50,12 @@ class Tokenizer(FakeClient):
     ) -> Tokens:
         self._fail()
         return Tokens(tuple(token_ids), "".join(map(chr, token_ids)), 2048)
+
+    async def tokenizer_info(
+        self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> TokenizerInfo:
+        self._fail()
+        return await super().tokenizer_info(model)
 
     def _fail(self) -> None:
         self._raise()
@@ -62,7 +70,8 @@ def fake() -> Tokenizer:
 
 def test_there_and_back(gateway: TestClient) -> None:
     answer = gateway.post("/tokenize", json={"model": "chat", "prompt": "你好!"})
-    assert answer.json() == {"count": 3, "max_model_len": 2048, "tokens": [ord(char) for char in "你好!"]}
+    ids = [ord(char) for char in "你好!"]
+    assert answer.json() == {"count": 3, "max_model_len": 2048, "tokens": ids, "token_strs": None}
     back = gateway.post("/detokenize", json={"model": "chat", "tokens": answer.json()["tokens"]})
     assert back.json() == {"prompt": "你好!"}
 
@@ -74,11 +83,50 @@ def test_messages(gateway: TestClient, fake: Tokenizer) -> None:
         {
             "messages": [{"role": "system", "content": "你\n好"}],
             "text": None,
-            "generation_prompt": False,
-            "special_tokens": True,
+            "add_generation_prompt": False,
+            "add_special_tokens": True,
             "model": "chat",
         }
     ]
+
+
+def test_the_names_of_the_tokens(gateway: TestClient, fake: Tokenizer) -> None:
+    answer = gateway.post("/tokenize", json={"prompt": "你好!", "return_token_strs": True}).json()
+    assert answer["token_strs"] == ["你", "好", "!"]
+    assert fake.asked == [{"messages": None, "text": "你好!", "model": "chat", "return_token_strs": True}]
+    assert gateway.post("/tokenize", json={"prompt": "a", "return_token_strs": False}).json()["token_strs"] is None
+
+
+def test_the_last_message_may_go_on(gateway: TestClient, fake: Tokenizer) -> None:
+    for generation_prompt in (None, False):
+        body = {"messages": MESSAGES, "continue_final_message": True, "add_generation_prompt": generation_prompt}
+        assert gateway.post("/tokenize", json=body).status_code == 200
+    assert [asked["continue_final_message"] for asked in fake.asked] == [True, True]
+
+
+class TestTokenizerInfo:
+    def test_as_in_tokenizer_config(self, gateway: TestClient, fake: Tokenizer) -> None:
+        for query in ("", "?model=chat"):
+            answer = gateway.get(f"/tokenizer_info{query}")
+            assert answer.json() == {"tokenizer_class": "Fake", "eos_token": "</s>"}
+        assert [name for name, _ in fake.others] == ["tokenizer_info"] * 2
+        assert gateway.head("/tokenizer_info").status_code == 200
+
+    def test_one_of_several_must_be_named(self, gateway: TestClient, fake: Tokenizer) -> None:
+        fake.catalogue = [model("chat"), model("other")]
+        error = gateway.get("/tokenizer_info").json()["error"]
+        assert (error["param"], error["code"]) == ("model", "missing_required_parameter")
+        assert gateway.get("/tokenizer_info?model=other").status_code == 200
+
+    def test_which_there_is_not(self, gateway: TestClient) -> None:
+        assert gateway.get("/tokenizer_info?model=nope").status_code == 404
+        error = gateway.get("/tokenizer_info", params={"model": "x" * 300}).json()["error"]
+        assert (error["param"], error["code"]) == ("model", "invalid_value")
+
+    def test_a_server_that_goes_is_followed_by_another(self, gateway: TestClient, fake: Tokenizer) -> None:
+        gateway.get("/v1/models")
+        fake.failures = [errors.ServerUnavailableError("gone")]
+        assert gateway.get("/tokenizer_info").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -89,6 +137,13 @@ def test_messages(gateway: TestClient, fake: Tokenizer) -> None:
         ("/tokenize", {"prompt": 1}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"prompt": "a", "chat_template": "x"}, "chat_template"),
+        ("/tokenize", {"prompt": "a", "continue_final_message": True}, "continue_final_message"),
+        (
+            "/tokenize",
+            {"messages": MESSAGES, "continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+        ),
+        ("/tokenize", {"prompt": "a", "tools": [{}]}, "tools"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": []}, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),

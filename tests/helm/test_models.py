@@ -17,6 +17,7 @@ from triton_chat_server.fetch.command import _parser as fetch_parser
 from triton_chat_server.probe.command import _parser as probe_parser
 from triton_chat_server.serve import flags as server_flags
 from triton_chat_server.serve.command import _parser as serve_parser
+from triton_chat_server.serve.families import POD_IP_VARIABLE
 
 ENGINE_FOLDER = "/etc/triton-chat/engine"
 DECIDED_BY_THE_CHART = {"model", "drain_seconds"}
@@ -204,6 +205,12 @@ def test_triton_keeps_its_dangerous_apis_closed(rendered: Objects):
         assert not {"http-restricted-api", "grpc-restricted-protocol"} & server_flags.names(given)
 
 
+def test_triton_listens_on_the_family_of_its_pod(rendered: Objects):
+    for pod in rendered.pods_of("triton"):
+        variables = {one["name"]: one for one in pod.container("triton")["env"]}
+        assert variables[POD_IP_VARIABLE]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+
+
 def test_the_gateway_takes_its_settings(rendered: Objects, monkeypatch: pytest.MonkeyPatch):
     for pod in rendered.pods_of("gateway"):
         variables = env(pod.container("gateway"))
@@ -215,7 +222,7 @@ def test_the_gateway_takes_its_settings(rendered: Objects, monkeypatch: pytest.M
                 patch.setenv(name, value)
             settings = GatewaySettings()
         ports = [port["containerPort"] for port in pod.container("gateway")["ports"]]
-        assert (settings.host, [settings.port]) == ("0.0.0.0", ports)
+        assert (settings.host, [settings.port]) == ("::", ports)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ PROMETHEUS = Peer({"app": "prometheus"}, "monitoring")
 RESOLVER = Peer({"k8s-app": "kube-dns"}, "kube-system")
 INTERNET = Peer(address="93.184.215.14")
 METADATA_SERVICE = Peer(address="169.254.169.254")
+INTERNET_6 = Peer(address="2606:2800:220:1:248:1893:25c8:1946")
+METADATA_SERVICES_6 = [Peer(address=address) for address in ("fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe")]
 
 WITH_POLICIES = [case for case in ci_cases() if effective(case)["networkPolicy"]["enabled"]]
 PLAIN = [case for case in WITH_POLICIES if "networkPolicy" not in case.values]
@@ -139,6 +141,15 @@ def test_the_source_of_the_model_can_be_narrowed(helm4: Helm4):
 def test_the_metadata_service_is_not_part_of_everything(helm4: Helm4):
     objects = helm4.render({"networkPolicy": {"modelSource": {"cidrs": ["0.0.0.0/0"], "ports": [80, 443]}}})
     assert not traffic(objects).may_open(objects.pod("triton"), METADATA_SERVICE, 80)
+
+
+def test_a_model_comes_over_either_family(helm4: Helm4):
+    objects = helm4.render({})
+    rules, triton = traffic(objects), objects.pod("triton")
+    assert rules.may_open(triton, INTERNET, 443)
+    assert rules.may_open(triton, INTERNET_6, 443)
+    for service in (METADATA_SERVICE, *METADATA_SERVICES_6):
+        assert not rules.may_open(triton, service, 443), service
 
 
 def test_further_destinations_go_to_all_servers(helm4: Helm4):

@@ -31,6 +31,7 @@ WITH_STATUS = (("triton_grpc_error", "true"),)
 then when streams fail fast in that mode, so few tests use it."""
 
 CALL_S = 60.0
+_LISTS = ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids")  # outputs that hold JSON, or nothing
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Answer:
     num_output_tokens: int
     num_cached_tokens: int
     logprobs: list[dict[str, Any]]
+    prompt_logprobs: list[dict[str, Any]]
+    token_ids: list[int]
+    prompt_token_ids: list[int]
     is_final: bool = False
 
 
@@ -234,8 +238,8 @@ def _answers(response: pb.ModelInferResponse) -> list[Answer]:
 
 
 def _answer(row: dict[str, Any], is_final: bool) -> Answer:
-    text, logprobs = row.pop("text_output"), json.loads(row.pop("logprobs") or "[]")
-    return Answer(text=text, logprobs=logprobs, is_final=is_final, **row)
+    lists = {name: json.loads(row.pop(name, "") or "[]") for name in _LISTS}
+    return Answer(text=row.pop("text_output"), is_final=is_final, **lists, **row)
 
 
 def _column(datatype: str, raw: bytes) -> list[Any]:

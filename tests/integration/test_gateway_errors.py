@@ -126,7 +126,7 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "content of a wrong type": says("messages[0].content", 5, "string"),
     "content missing": asks("messages[0].content", "required", messages=[{"role": "user"}]),
     "unknown role": asks("messages[0].role", "user or assistant", messages=[{"role": "tool", "content": "a"}]),
-    "a name": says("messages[0].name", "a", "names", name="Bob"),
+    "a name of a wrong type": says("messages[0].name", "a", "string", name=5),
     "an image": says(
         "messages[0].content[0].type", [{"type": "image_url", "image_url": {"url": DATA_URL}}], "neither fetched"
     ),
@@ -144,10 +144,17 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "truth for a number": asks("max_tokens", "integer", max_tokens=True),
     "fraction for an integer": asks("max_tokens", "integer", max_tokens=1.5),
     "temperature too high": asks("temperature", ("less than or equal to 2", "2.5"), temperature=2.5),
-    "top_p zero": asks("top_p", "greater than 0", top_p=0),
+    "top_p below zero": asks("top_p", "greater than or equal to 0", top_p=-0.1),
+    "a seed beyond 64 bits": asks("seed", "18446744073709551615", seed=2**64),
+    "a negative seed beyond 64 bits": asks("seed", "-9223372036854775808", seed=-(2**63) - 1),
     "penalty too high": asks("presence_penalty", "2", presence_penalty=3),
     "no tokens": asks("max_tokens", "greater than or equal to 1", max_tokens=0),
-    "two limits": asks("max_completion_tokens", "max_tokens", max_completion_tokens=5),
+    "beams": asks("use_beam_search", "beam search", use_beam_search=True),
+    "a prompt to be cut": continues("truncate_prompt_tokens", "never cut", truncate_prompt_tokens=10),
+    "a schema": continues("guided_json", "nothing is enforced", guided_json={}),
+    "two beginnings of an answer": asks(
+        "continue_final_message", "add_generation_prompt", continue_final_message=True, add_generation_prompt=True
+    ),
     "huge number": asks("max_tokens", "", max_tokens=10**30),
     "huge n": asks("n", "at most 16", n=10**6),
     "more n than any number": asks("n", "", n=10**30),
@@ -169,10 +176,11 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "many prompts times n": continues("prompt", "at most 16", prompt=["a"] * 9, n=2),
     "best_of": continues("best_of", "must be n", best_of=3),
     "a suffix": continues("suffix", "suffix", suffix="end"),
-    "echo and logprobs": continues("echo", "logprobs", echo=True, logprobs=1),
+    "prompt logprobs in a stream": continues("prompt_logprobs", "streams", prompt_logprobs=1, stream=True),
     "huge logprobs": continues("logprobs", "20", logprobs=10**6),
     "embeddings of nothing": embeds("input", "empty", input=[]),
-    "many embeddings": embeds("input", ("300", "256"), input=["a"] * 300),
+    "many embeddings": embeds("input", ("2049", "2048"), input=["a"] * 2049),
+    "no tokens left": embeds("truncate_prompt_tokens", "-1", truncate_prompt_tokens=-2),
     "no dimensions": embeds("dimensions", "greater than or equal to 1", dimensions=0),
     "unknown encoding": embeds("encoding_format", "", encoding_format="hex"),
     "nothing to tokenize": Bad(TOKENIZE, {"model": "chat"}, "prompt", "required"),
@@ -185,11 +193,16 @@ BY_THE_MODEL: dict[str, Bad] = {
     "token id of no token": continues("prompt", ("3072", "0 to 3071"), prompt=[3072]),
     "bias of no token": asks("logit_bias", ("3072", "0 to 3071"), logit_bias={"3072": 1}),
     "stop token of no token": asks("stop_token_ids", "3072", stop_token_ids=[3072]),
+    "neither answer nor prompt": continues("max_tokens", ("0", "prompt_logprobs"), max_tokens=0),
+    "huge prompt_logprobs": continues("prompt_logprobs", ("1000", "20"), prompt_logprobs=1000),
     "min_tokens over max_tokens": asks("min_tokens", ("5", "max_tokens"), min_tokens=5),
     "NUL": says("messages[0].content", "a\0b", "NUL"),
     "NUL in a prompt": continues("prompt", "NUL", prompt="a\0b"),
     "empty prompt": continues("prompt", "at least one", prompt=""),
     "more tokens than the context": asks("max_tokens", ("5000", "2048"), max_tokens=5000),
+    "a text that is too long": embeds("input[1]", ("5000", "maximum context length is 2048"), input=["a", "x " * 2500]),
+    "more tokens left than fit": embeds("truncate_prompt_tokens", "2048", truncate_prompt_tokens=2049),
+    "no token to embed": embeds("input[0]", ("3072", "0 to 3071"), input=[[3072]]),
     "more dimensions than there are": embeds("dimensions", ("5000", "192"), dimensions=5000),
     "no token to detokenize": Bad(DETOKENIZE, {"model": "chat", "tokens": [3072]}, "tokens", ("3072", "0 to 3071")),
 }
@@ -227,6 +240,7 @@ def test_a_mistake_is_named(http: httpx2.Client, case: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (bad.status, "application/json"), answer.text
     error = answer.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", bad.param), error
+    assert error["code"]
     assert bad.code in (None, error["code"])
     for part in (bad.says,) if isinstance(bad.says, str) else bad.says:
         assert part in error["message"]

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from local.server import ServerError
 from local.settings import ROOT, TritonSettings
 from local.triton import LocalTriton
+from tests.ipv6 import needs_ipv6
+from triton_chat import ChatClient
 
 pytestmark = pytest.mark.usefixtures("able_to_serve")
 
@@ -72,6 +75,16 @@ def test_ready_inside_the_block_and_gone_after_it(settings: TritonSettings) -> N
         assert shared_memory(server)
     assert server.poll() == 0
     assert_nothing_left(server)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_all_its_doors_over_ipv6(settings: TritonSettings, host: str) -> None:
+    with LocalTriton(replace(settings, host=host)) as server:
+        assert "[::1]" in server.http_url
+        assert b"nv_cpu_utilization" in urllib.request.urlopen(server.metrics_url).read()
+        with ChatClient(server.grpc_address) as client:
+            assert client.is_ready("tiny")
 
 
 def test_a_model_that_does_not_load_is_an_error_with_its_cause(settings: TritonSettings) -> None:

@@ -8,10 +8,13 @@ from queue import Queue
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_aio
+from transformers import AutoModelForCausalLM
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from local.settings import DEFAULT_MODEL
 from local.triton import LocalTriton
 from tests.integration.calls import Result, ask, ask_all, chat, connect, infer, request, request_rows
 
@@ -90,6 +93,53 @@ def test_logprobs_cover_every_token(stub: GRPCInferenceServiceStub) -> None:
         assert [set(top) for top in entry["top_logprobs"]] == [{"token", "logprob", "bytes", "token_id"}] * 2
         assert entry["top_logprobs"][0] == {key: entry[key] for key in ("token", "logprob", "bytes", "token_id")}
     assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == result.text
+
+
+def test_logprobs_of_the_prompt_are_those_of_transformers(stub: GRPCInferenceServiceStub) -> None:
+    """A prompt of several chunks, twice: the second time its beginning is in the cache."""
+    text = "Triton is a server. 月亮是🌙。 def f(x):\n    return x * 2\n" * 30
+    sampling = {"prompt_logprobs": 2, "max_tokens": 2, "temperature": 0, "return_token_ids": True}
+    for result in (ask(stub, request(text_input=text, sampling_parameters=sampling)) for _ in range(2)):
+        entries = [entry for answer in result.answers for entry in answer.prompt_logprobs]
+        ids = result.answers[0].prompt_token_ids
+        assert [entry["token_id"] for entry in entries] == ids
+        assert len(ids) == result.last.num_input_tokens > 512
+        assert len([answer for answer in result.answers if answer.prompt_logprobs]) > 1
+        assert result.last.num_cached_tokens == 0
+        assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == text
+        assert (entries[0]["logprob"], entries[0]["rank"], entries[0]["top_logprobs"]) == (None, None, [])
+        rows = plain_logprobs(ids)
+        for entry, row in zip(entries[1:], rows, strict=False):
+            assert entry["logprob"] == pytest.approx(row[entry["token_id"]].item(), abs=1e-3)
+            assert [top["logprob"] for top in entry["top_logprobs"]] == pytest.approx(row.topk(2)[0].tolist(), abs=1e-3)
+        assert len([i for answer in result.answers for i in answer.token_ids]) == result.last.num_output_tokens == 2
+
+
+def plain_logprobs(ids: list[int]) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+def test_the_prompt_alone(stub: GRPCInferenceServiceStub) -> None:
+    result = ask(stub, request(text_input="Triton is", sampling_parameters={"max_tokens": 0, "prompt_logprobs": 0}))
+    assert (result.text, result.last.num_output_tokens, result.last.finish_reason) == ("", 0, "length")
+    entries = [entry for answer in result.answers for entry in answer.prompt_logprobs]
+    assert "".join(entry["token"] for entry in entries) == "Triton is"
+    echoed = ask(
+        stub, request(text_input="Triton is", sampling_parameters={"max_tokens": 0}, exclude_input_in_output=False)
+    )
+    assert (echoed.text, echoed.last.num_output_tokens) == ("Triton is", 0)
+
+
+def test_rows_have_scores_and_ids_each_where_asked_for(stub: GRPCInferenceServiceStub) -> None:
+    sampling = [{"prompt_logprobs": 0, "return_token_ids": True, "max_tokens": 3}, {"max_tokens": 3}]
+    asked, other = infer(
+        stub, request_rows("chat_unary", text_input=["Triton is"] * 2, sampling_parameters=sampling)
+    ).answers
+    assert len(asked.prompt_logprobs) == len(asked.prompt_token_ids) == asked.num_input_tokens
+    assert len(asked.token_ids) == asked.num_output_tokens
+    assert (other.prompt_logprobs, other.prompt_token_ids, other.token_ids) == ([], [], [])
 
 
 def test_without_logprobs_there_are_none(stub: GRPCInferenceServiceStub) -> None:

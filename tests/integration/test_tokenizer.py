@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
     "unknown parameter": (
         tokenizer_request({"max_tokens": 3}, text_input=b"a"),
         "INVALID_ARGUMENT",
-        "max_tokens: unknown parameter (value 3); allowed are add_generation_prompt, add_special_tokens",
+        "max_tokens: unknown parameter (value 3); allowed are add_generation_prompt, continue_final_message",
     ),
     "option of a wrong type": (
         tokenizer_request({"add_special_tokens": "yes"}, text_input=b"a"),

@@ -24,6 +24,12 @@ def test_ports_and_addresses() -> None:
     assert "--backend-config=python,shm-region-prefix-name=x_" in arguments
 
 
+def test_ipv6_in_tritonservers_spelling() -> None:
+    settings = TritonSettings(repository=Path("/models"), host="::1", http_port=1, grpc_port=2, metrics_port=3)
+    arguments = command.server_command(settings, INSTALL, gpu=False, shm_prefix="x_")
+    assert {"--http-address=ipv6:::1", "--grpc-address=[::1]", "--metrics-address=ipv6:::1"} <= set(arguments)
+
+
 def test_all_models_or_the_named_ones() -> None:
     assert "--model-control-mode=none" in command.server_command(SETTINGS, INSTALL, gpu=False, shm_prefix="")
     some = TritonSettings(models=("chat", "embeddings"), extra_args=("--log-verbose=1",))

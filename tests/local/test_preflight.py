@@ -14,6 +14,7 @@ from local import preflight
 from local.preflight import Problem
 from local.settings import ROOT, StackSettings
 from local.stack import LocalStack
+from tests.ipv6 import needs_ipv6
 
 
 def test_every_problem_names_a_cause_and_a_fix() -> None:
@@ -102,6 +103,24 @@ def test_a_taken_port_names_its_variable_and_another_port() -> None:
     assert problem.cause == f"port {port} is taken (TRITON_HTTP_PORT)."
     assert f"TRITON_HTTP_PORT={port + 10} make serve" in problem.fix
     assert preflight.check_port("TRITON_HTTP_PORT", "127.0.0.1", port) is None
+
+
+@needs_ipv6
+@pytest.mark.parametrize(("taken_on", "host"), [("::1", "::1"), ("::1", "::"), ("127.0.0.1", "::")])
+def test_a_taken_port_of_ipv6(taken_on: str, host: str) -> None:
+    with socket.create_server((taken_on, 0), family=socket.AF_INET6 if ":" in taken_on else socket.AF_INET) as taken:
+        port = taken.getsockname()[1]
+        problem = preflight.check_port("GATEWAY_PORT", host, port)
+    assert problem is not None
+    assert problem.cause == f"port {port} is taken (GATEWAY_PORT)."
+    assert preflight.check_port("GATEWAY_PORT", host, port) is None
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])
+def test_an_address_of_another_machine_is_no_taken_port(host: str) -> None:
+    problem = preflight.check_port("GATEWAY_PORT", host, 9000)
+    assert problem is not None
+    assert problem.cause == f"{host} is no address of this machine, so nothing can listen there."
 
 
 @pytest.mark.parametrize("variable", preflight.PORT_NAMES)

@@ -7,6 +7,7 @@ import pytest
 from local import ports
 from local.preflight import PORT_NAMES
 from local.settings import DEFAULT_MODEL, GatewaySettings, PageSettings, StackSettings, TritonSettings
+from tests.ipv6 import needs_ipv6
 
 
 def test_defaults() -> None:
@@ -92,6 +93,34 @@ def test_a_port_given_twice_is_named_with_both_variables() -> None:
         StackSettings.from_environment({"UI_PORT": "9000"})
     anywhere = StackSettings.from_environment(dict.fromkeys(PORT_NAMES, "0"))
     assert anywhere.ports == (0, 0, 0, 0, 0)
+
+
+def test_addresses_of_either_family() -> None:
+    hosts = {"TRITON_HOST": "[::1]", "TRITON_CHAT_GATEWAY_HOST": "::", "UI_HOST": "0::0"}
+    settings = StackSettings.from_environment(hosts)
+    assert (settings.triton.host, settings.gateway.host, settings.page.host) == ("::1", "::", "::")
+    assert TritonSettings.from_environment({"TRITON_HOST": "localhost"}).host == "127.0.0.1"
+    assert GatewaySettings.from_environment({"TRITON_CHAT_GATEWAY_HOST": "localhost"}).host == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TRITON_HOST", "my-machine"),
+        ("TRITON_HOST", "[::1]:8000"),
+        ("TRITON_CHAT_GATEWAY_HOST", "127.0.0.1:9000"),
+        ("UI_HOST", "[::1]:8501"),
+    ],
+)
+def test_what_is_no_address_is_refused_by_name(variable: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"^{variable} must be an address, such as 127.0.0.1, ::1 or ::"):
+        StackSettings.from_environment({variable: value})
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_free_ports_of_ipv6(host: str) -> None:
+    assert len({*ports.choose(host, (0, 0, 0)), 0}) == 4
 
 
 def test_free_ports_differ_and_given_ones_stay() -> None:

@@ -7,13 +7,14 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from local.display import Readiness
 from local.gateway import LocalGateway
 from local.overview import overview
 from local.page import LocalPage
-from local.settings import GatewaySettings, PageSettings, StackSettings, TritonSettings
+from local.settings import ROOT, RUN_LOGS, GatewaySettings, PageSettings, StackSettings, TritonSettings
 from local.stack import LocalStack
 from tests.local.stand_in import StandIn
 
@@ -51,6 +52,21 @@ def test_the_stack_is_wired_up_on_ports_of_its_own() -> None:
     assert len(ports) == 6
 
 
+@pytest.mark.parametrize(
+    ("host", "triton", "others"),
+    [("0.0.0.0", "127.0.0.1", "127.0.0.1"), ("::1", "[::1]", "[::1]"), ("::", "[::1]", "127.0.0.1")],
+)
+def test_where_a_client_finds_them(host: str, triton: str, others: str) -> None:
+    settings = StackSettings(
+        triton=TritonSettings(host=host), gateway=GatewaySettings(host=host), page=PageSettings(host=host)
+    )
+    stack = LocalStack(settings)
+    assert (stack.triton.http_url, stack.triton.grpc_address) == (f"http://{triton}:8000", f"{triton}:8001")
+    assert (stack.gateway.url, stack.page.url) == (f"http://{others}:9000", f"http://{others}:8501")
+    assert f"--server.address={host}" in stack.page.command()
+    assert ("--url" in overview(stack)) == (triton == "[::1]")
+
+
 def test_the_overview_has_every_door() -> None:
     stack = LocalStack(ANY_PORTS)
     text = overview(stack)
@@ -62,8 +78,17 @@ def test_the_overview_has_every_door() -> None:
     assert "--url" not in overview(LocalStack(StackSettings()))
 
 
+def test_the_logs_are_those_of_this_run_and_can_be_followed() -> None:
+    stack = LocalStack(ANY_PORTS)
+    paths = [server.settings.log_path for server in stack.servers]
+    text = overview(stack)
+    assert f"logs     {RUN_LOGS.relative_to(ROOT)}\n" in text
+    command = shlex.split(line_with("tail", text))
+    assert [ROOT / argument for argument in command[-3:]] == paths
+
+
 def test_the_curl_example_survives_a_shell() -> None:
-    command = shlex.split(line_with("chat/completions", overview(LocalStack(StackSettings()))))
+    command = shlex.split(line_with("curl http", overview(LocalStack(StackSettings()))))
     assert command[:2] == ["curl", "http://127.0.0.1:9000/v1/chat/completions"]
     assert command[command.index("-H") + 1] == "Content-Type: application/json"
     assert json.loads(command[-1])["model"] == "chat"
@@ -71,7 +96,7 @@ def test_the_curl_example_survives_a_shell() -> None:
 
 def test_the_curl_example_shows_a_key_where_one_is_needed() -> None:
     locked = overview(LocalStack(StackSettings(gateway=GatewaySettings(needs_key=True))))
-    assert '-H "Authorization: Bearer $OPENAI_API_KEY"' in line_with("chat/completions", locked)
+    assert '-H "Authorization: Bearer $OPENAI_API_KEY"' in line_with("curl http", locked)
 
 
 def test_the_display_has_a_line_for_each_server(tmp_path: Path) -> None:
@@ -88,4 +113,4 @@ def test_the_display_has_a_line_for_each_server(tmp_path: Path) -> None:
 
 
 def line_with(text: str, lines: str) -> str:
-    return next(line for line in lines.splitlines() if text in line and "curl" in line)
+    return next(line for line in lines.splitlines() if text in line)

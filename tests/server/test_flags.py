@@ -46,13 +46,34 @@ def test_a_given_flag_replaces_ours_and_none_is_there_twice(given: list[str]) ->
     assert set(counted.values()) == {1}
 
 
+@pytest.mark.parametrize(
+    ("address", "http", "grpc"),
+    [("0.0.0.0", "0.0.0.0", "0.0.0.0"), ("::", "ipv6:::", "[::]"), ("fd00::2", "ipv6:fd00::2", "[fd00::2]")],
+)
+def test_addresses_in_tritonservers_spellings(address: str, http: str, grpc: str) -> None:
+    found = named(server_flags(MODELS, gpu=True, address=address))
+    assert (found["http-address"], found["metrics-address"], found["grpc-address"]) == (http, http, grpc)
+
+
+def test_an_address_that_is_given_replaces_ours() -> None:
+    found = named(server_flags(MODELS, gpu=True, address="::", given=["--http-address=127.0.0.1"]))
+    assert (found["http-address"], found["grpc-address"]) == ("127.0.0.1", "[::]")
+
+
 def test_what_repeats_may_repeat() -> None:
     given = ["--backend-config=python,a=1", "--backend-config=python,b=2"]
     assert server_flags(MODELS, gpu=True, given=given)[-2:] == given
 
 
 @pytest.mark.parametrize(
-    "given", [["--model-repo=/x"], ["--model-control", "poll"], ["--http-restricted=trace:a=b"], ["--model-st=/x"]]
+    "given",
+    [
+        ["--model-repo=/x"],
+        ["--model-control", "poll"],
+        ["--http-restricted=trace:a=b"],
+        ["--model-st=/x"],
+        ["--http-add=::"],
+    ],
 )
 def test_abbreviations_of_what_is_looked_at_are_refused(given: list[str]) -> None:
     with pytest.raises(CommandError, match="is an abbreviation; write the whole flag, such as --"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ipv6 import needs_ipv6
 from triton_chat_server.probe import checks, command
 from triton_chat_server.probe.exposition import by_model
+from triton_chat_server.serve.families import POD_IP_VARIABLE
 
 
 class FakeServer:
@@ -134,6 +137,29 @@ class TestReady:
         assert probe(server, capsys, "ready") == (0, "")
 
 
+@pytest.mark.parametrize(("pod_ip", "here"), [("10.1.2.3", "127.0.0.1"), ("fd00::5", "[::1]")])
+def test_the_default_is_where_serve_listens(monkeypatch: pytest.MonkeyPatch, pod_ip: str, here: str) -> None:
+    monkeypatch.setenv(POD_IP_VARIABLE, pod_ip)
+    options = command._parser().parse_args(["ready"])
+    assert (options.http, options.metrics) == (f"http://{here}:8000", f"http://{here}:8002/metrics")
+
+
+@needs_ipv6
+def test_over_ipv6() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    class Server(HTTPServer):
+        address_family = socket.AF_INET6
+
+    with Server(("::1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        assert command.main(["ready", "--http", f"http://[::1]:{server.server_address[1]}"]) == 0
+        server.shutdown()
+
+
 @pytest.mark.parametrize("what", ["live", "ready"])
 def test_nobody_there(capsys: pytest.CaptureFixture[str], what: str) -> None:
     assert command.main([what, "--http", "http://127.0.0.1:9"]) == 1
@@ -141,8 +167,6 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str], what: str) -> None:
 
 
 def test_one_that_accepts_and_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     monkeypatch.setattr(checks, "_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert command.main(["live", "--http", f"http://127.0.0.1:{silent.getsockname()[1]}"]) == 1

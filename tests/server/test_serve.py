@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from local.settings import ROOT
+from triton_chat_server.serve import families
 
 REPOSITORY = ROOT / "model_repository"
 
@@ -47,6 +49,24 @@ def test_the_repository_as_it_is(path: str) -> None:
     key = next(argument for argument in arguments if "restricted-api" in argument).rpartition("=")[2]
     assert "--http-port 9000" in done.stderr
     assert key not in done.stderr
+
+
+@pytest.mark.parametrize(("pod_ip", "http"), [("10.1.2.3", "0.0.0.0"), ("fd00:10:244::5", "ipv6:::")])
+def test_http_listens_on_the_family_of_the_pods_address(path: str, pod_ip: str, http: str) -> None:
+    done = serve(path, "--repository", str(REPOSITORY), TRITON_CHAT_POD_IP=pod_ip)
+    assert {f"--http-address={http}", f"--metrics-address={http}"} <= set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("has_ipv4", "has_ipv6", "address"),
+    [(True, True, "0.0.0.0"), (True, False, "0.0.0.0"), (False, True, "::"), (False, False, "0.0.0.0")],
+)
+def test_without_a_pods_address_ipv6_is_taken_where_there_is_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, has_ipv4: bool, has_ipv6: bool, address: str
+) -> None:
+    routes = {socket.AF_INET: has_ipv4, socket.AF_INET6: has_ipv6}
+    monkeypatch.setattr(families, "_has_route", routes.get)
+    assert families.wildcard({}) == address
 
 
 def test_a_cpu_where_there_is_no_gpu(path: str) -> None:

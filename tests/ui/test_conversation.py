@@ -46,15 +46,36 @@ def test_markdown_is_for_reading() -> None:
     )
 
 
+def grown(*chunks: tuple[str, float], tokens: int | None) -> Answer:
+    answer = Answer(completion_tokens=tokens)
+    for text, now_s in chunks:
+        answer = answer.grown(text, now_s, "")
+    return answer
+
+
 @pytest.mark.parametrize(
-    ("first", "duration", "tokens", "rate"),
-    [(0.5, 2.5, 41, 20.0), (None, 2.5, 41, None), (0.5, 0.5, 41, None), (0.5, 2.5, 1, None), (0.5, 2.5, None, None)],
+    ("chunks", "tokens", "rate"),
+    [
+        ([("ab", 0.5), ("ab" * 40, 2.5)], 41, 20.0),
+        ([("ab" * 21, 0.5), ("ab" * 20, 2.5)], 41, 10.0),
+        ([("ab" * 10, 0.5), ("ab" * 11, 0.501), ("ab" * 20, 2.501)], 41, 10.0),
+        ([("", 0.1), ("ab", 0.5), ("ab" * 40, 2.5), ("", 2.5)], 41, 20.0),
+        ([("ab" * 41, 0.5), ("", 0.6)], 41, None),
+        ([("ab", 0.5), ("ab" * 40, 0.504)], 41, None),
+        ([("ab", 0.5), ("ab" * 40, 2.5)], None, None),
+        ([("", 0.5)], 0, None),
+        ([], 41, None),
+    ],
 )
-def test_the_rate_leaves_out_the_first_token(
-    first: float | None, duration: float | None, tokens: int | None, rate: float | None
+def test_the_rate_leaves_out_what_came_first(
+    chunks: list[tuple[str, float]], tokens: int | None, rate: float | None
 ) -> None:
-    answer = Answer(first_token_s=first, duration_s=duration, completion_tokens=tokens)
-    assert answer.tokens_per_s == rate
+    assert grown(*chunks, tokens=tokens).tokens_per_s == pytest.approx(rate)
+
+
+def test_the_first_token_is_the_first_text() -> None:
+    answer = grown(("", 0.1), ("a", 0.5), ("b", 0.505), ("c", 2.0), tokens=3)
+    assert (answer.first_token_s, answer.begun_s, answer.duration_s, answer.text) == (0.5, 0.505, 2.0, "abc")
 
 
 def test_only_what_is_set_is_sent_and_vllms_names_go_beside_the_body() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 State = Literal["running", "complete", "stopped", "failed"]
 Message = dict[str, str]
+
+AT_ONCE_S = 0.02
+"""What comes within so short a time came at once: it tells how late the page was, not how fast the model is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +24,35 @@ class Answer:
     problem: str = ""
     """A sentence for the user; only of a failed answer."""
     first_token_s: float | None = None
+    begun_s: float | None = None
+    """When the text was there that came at once with the first token,"""
+    begun_characters: int = 0
+    """and how long that was: the tokens of a chunk are not known, so its share of the text stands for them."""
     duration_s: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens per second after the first one; None where that cannot be said, as for a stopped answer."""
-        if self.first_token_s is None or self.duration_s is None or self.completion_tokens is None:
+        """Tokens per second after those that came first; None where that cannot be said, as for a stopped answer."""
+        if self.begun_s is None or self.duration_s is None or self.completion_tokens is None:
             return None
-        if self.completion_tokens < 2 or self.duration_s <= self.first_token_s:
+        seconds, characters = self.duration_s - self.begun_s, len(self.text) - self.begun_characters
+        if seconds < AT_ONCE_S or not characters:
             return None
-        return (self.completion_tokens - 1) / (self.duration_s - self.first_token_s)
+        return self.completion_tokens * characters / len(self.text) / seconds
+
+    def grown(self, text: str, now_s: float, finish_reason: str) -> Answer:
+        """With the next chunk of the stream, which came at `now_s` and may be empty."""
+        grown = replace(
+            self, text=self.text + text, duration_s=now_s, finish_reason=finish_reason or self.finish_reason
+        )
+        if not text:
+            return grown
+        first_s = now_s if self.first_token_s is None else self.first_token_s
+        if now_s - first_s >= AT_ONCE_S:
+            return grown
+        return replace(grown, first_token_s=first_s, begun_s=now_s, begun_characters=len(grown.text))
 
     def figures(self) -> dict[str, Any]:
         """What is known beside the text, ready for JSON."""

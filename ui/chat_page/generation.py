@@ -104,14 +104,7 @@ class Generation:
             self._update(prompt_tokens=chunk.usage.prompt_tokens, completion_tokens=chunk.usage.completion_tokens)
         for choice in chunk.choices:
             answer = self.turn.answer
-            text = choice.delta.content or ""
-            first_token_s = elapsed_s if text and answer.first_token_s is None else answer.first_token_s
-            self._update(
-                text=answer.text + text,
-                finish_reason=choice.finish_reason or answer.finish_reason,
-                first_token_s=first_token_s,
-                duration_s=elapsed_s,
-            )
+            self.turn.answer = answer.grown(choice.delta.content or "", elapsed_s, choice.finish_reason or "")
 
     def _update(self, **changes: Any) -> None:
         self.turn.answer = replace(self.turn.answer, **changes)

@@ -94,6 +94,7 @@ def request_flags(
     ignore_eos: Annotated[bool, _option("Go on past the model's end token.", "--ignore-eos")] = False,
     seed: Annotated[int | None, _option("The same seed gives the same answer.")] = None,
     logprobs: Annotated[int | None, _option("Log probabilities, with N alternatives per token.", metavar="N")] = None,
+    prompt_logprobs: Annotated[int | None, _option("The same for the tokens of the prompt.", metavar="N")] = None,
 ) -> RequestOptions:
     """Flags of every command that makes a request."""
     sampling = SamplingParams(
@@ -112,6 +113,7 @@ def request_flags(
         ignore_eos=ignore_eos or None,
         seed=seed,
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
     return RequestOptions(Connection(url, as_json), model, priority, timeout, idle_timeout, stats, sampling)
 

@@ -102,7 +102,8 @@ def chat(options: RequestOptions, system: str | None) -> None:
     Raises:
         InvalidRequestError: a flag that makes no sense here.
     """
-    if options.connection.as_json or options.sampling.logprobs is not None:
+    sampling = options.sampling
+    if options.connection.as_json or sampling.logprobs is not None or sampling.prompt_logprobs is not None:
         raise InvalidRequestError("chat has neither --json nor --logprobs: use ask")
     conversation = Conversation(system, options.stats)
     interactive = sys.stdin.isatty()

@@ -49,10 +49,11 @@ def status(connection: Connection, metrics_url: str | None, watch: bool, interva
         EngineError: it was asked once, and the server is not ready.
     """
     url = metrics_url or f"http://{_bracketed(parse_url(connection.url).host)}:8002/metrics"
-    while True:
+    with exits.remembered_interrupt() as raise_if_interrupted:
         ready = _show(connection, url, interval)
-        if not watch:
-            break
+        while watch:
+            raise_if_interrupted()
+            ready = _show(connection, url, interval)
     if not ready:
         raise EngineError("the server is not ready")
 

@@ -9,7 +9,7 @@ import stat
 import sys
 
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import ChatResult
+from triton_chat.types import ChatResult, PromptLogprob, TokenLogprob
 
 
 def use_utf8() -> None:
@@ -63,9 +63,11 @@ def stats_line(result: ChatResult) -> str:
 
 
 def logprob_lines(result: ChatResult) -> list[str]:
-    """One line per token: itself, its log probability, its alternatives."""
+    """One line per token, of the prompt first: itself, its log probability, its alternatives."""
     lines = []
-    for entry in result.logprobs:
+    entries: list[PromptLogprob | TokenLogprob] = [*result.prompt_logprobs, *result.logprobs]
+    for entry in entries:
         others = "  ".join(f"{other.token!r} {other.logprob:.3f}" for other in entry.top_logprobs)
-        lines.append(f"{entry.token!r} {entry.logprob:.3f}  {others}".rstrip())
+        value = "-" if entry.logprob is None else f"{entry.logprob:.3f}"
+        lines.append(f"{entry.token!r} {value}  {others}".rstrip())
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from fastapi import APIRouter
 from openai.types import CompletionUsage
@@ -16,7 +17,7 @@ from chat_gateway.chunks import ChatChunks, Head, finish_reason
 from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
 from chat_gateway.disconnect import unless_gone
 from chat_gateway.generation import Generation, Order, Prompt, check_size
-from chat_gateway.logprobs import chat_logprobs
+from chat_gateway.logprobs import chat_logprobs, prompt_logprobs
 from chat_gateway.replies import described, reply
 from chat_gateway.schemas.chat import ChatRequest
 from chat_gateway.sse import EventStream
@@ -38,6 +39,7 @@ async def create_chat_completion(
         n=body.num_answers,
         sampling=body.sampling(),
         add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
         request_id=request_id,
         headers=trace_headers(),
         names=body.names,
@@ -45,20 +47,35 @@ async def create_chat_completion(
     generation = Generation(backend.client, order)
     head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
-        return EventStream(generation, ChatChunks(head, include_usage=body.include_usage), settings)
+        usage_so_far = generation.usage if body.continuous_usage else None
+        chunks = ChatChunks(head, include_usage=body.include_usage, usage_so_far=usage_so_far)
+        return EventStream(generation, chunks, settings)
     results = await unless_gone(request.receive, generation.results())
-    return reply(_completion(head, results, generation.usage()))
+    return reply(_completion(body, head, results, generation.usage()))
 
 
-def _completion(head: Head, results: list[ChatResult], usage: CompletionUsage) -> ChatCompletion:
-    choices = [_choice(index, result) for index, result in enumerate(results)]
-    return ChatCompletion(**head, object="chat.completion", choices=choices, usage=usage)
+def _completion(body: ChatRequest, head: Head, results: list[ChatResult], usage: CompletionUsage) -> ChatCompletion:
+    choices = [_choice(body, index, result) for index, result in enumerate(results)]
+    extras = _extras(body, results[0])
+    return ChatCompletion(**head, object="chat.completion", choices=choices, usage=usage, **extras)
 
 
-def _choice(index: int, result: ChatResult) -> Choice:
+def _extras(body: ChatRequest, result: ChatResult) -> dict[str, Any]:
+    """vLLM's fields about the prompt, where they were asked for."""
+    extras: dict[str, Any] = {}
+    if body.prompt_logprobs is not None:
+        extras["prompt_logprobs"] = prompt_logprobs(result.prompt_logprobs, body.prompt_logprobs)
+    if body.return_token_ids:
+        extras["prompt_token_ids"] = list(result.prompt_token_ids)
+    return extras
+
+
+def _choice(body: ChatRequest, index: int, result: ChatResult) -> Choice:
+    extras = {"token_ids": list(result.token_ids)} if body.return_token_ids else {}
     return Choice(
         index=index,
         message=ChatCompletionMessage(role="assistant", content=result.text, refusal=None),
         logprobs=ChoiceLogprobs(content=chat_logprobs(result.logprobs), refusal=None) if result.logprobs else None,
         finish_reason=finish_reason(result.finish_reason),
+        **extras,
     )

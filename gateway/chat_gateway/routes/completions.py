@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from openai.types import Completion, CompletionChoice, CompletionUsage
+from openai.types.completion_choice import Logprobs
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +16,7 @@ from chat_gateway.chunks import CompletionChunks, Head, finish_reason
 from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
 from chat_gateway.disconnect import unless_gone
 from chat_gateway.generation import Generation, Order, Prompt, check_size
-from chat_gateway.logprobs import CompletionLogprobs
+from chat_gateway.logprobs import CompletionLogprobs, prompt_logprobs
 from chat_gateway.replies import described, reply
 from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.inputs import each
@@ -49,24 +50,48 @@ async def create_completion(
     generation = Generation(backend.client, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
-        return EventStream(generation, CompletionChunks(head, include_usage=body.include_usage), settings)
+        chunks = CompletionChunks(
+            head,
+            include_usage=body.include_usage,
+            usage_so_far=generation.usage if body.continuous_usage else None,
+            logprobs=body.logprobs,
+        )
+        return EventStream(generation, chunks, settings)
     results = await unless_gone(request.receive, generation.results())
-    return reply(_completion(head, results, generation.usage()))
+    return reply(_completion(body, head, results, generation.usage()))
 
 
 def _prompt(given: str | list[int]) -> Prompt:
     return Prompt(text=given) if isinstance(given, str) else Prompt(token_ids=given)
 
 
-def _completion(head: Head, results: list[ChatResult], usage: CompletionUsage) -> Completion:
-    choices = [_choice(index, result) for index, result in enumerate(results)]
+def _completion(body: CompletionRequest, head: Head, results: list[ChatResult], usage: CompletionUsage) -> Completion:
+    choices = [_choice(body, index, result) for index, result in enumerate(results)]
     return Completion(**head, object="text_completion", choices=choices, usage=usage)
 
 
-def _choice(index: int, result: ChatResult) -> CompletionChoice:
+def _choice(body: CompletionRequest, index: int, result: ChatResult) -> CompletionChoice:
     return CompletionChoice(
         index=index,
         text=result.text,
-        logprobs=CompletionLogprobs().add(result.logprobs) if result.logprobs else None,
+        logprobs=_logprobs(body, result),
         finish_reason=finish_reason(result.finish_reason),
+        **_extras(body, result),
     )
+
+
+def _logprobs(body: CompletionRequest, result: ChatResult) -> Logprobs | None:
+    if body.logprobs is None:
+        return None
+    echoed = result.prompt_logprobs if body.echo else ()
+    return CompletionLogprobs(body.logprobs).add(result.logprobs, echoed, result.text)
+
+
+def _extras(body: CompletionRequest, result: ChatResult) -> dict[str, Any]:
+    """vLLM's fields, where they were asked for."""
+    extras: dict[str, Any] = {}
+    if body.prompt_logprobs is not None:
+        extras["prompt_logprobs"] = prompt_logprobs(result.prompt_logprobs, body.prompt_logprobs)
+    if body.return_token_ids:
+        extras |= {"prompt_token_ids": list(result.prompt_token_ids), "token_ids": list(result.token_ids)}
+    return extras

@@ -1,4 +1,4 @@
-"""For probes. The only routes that need no key."""
+"""For probes, in the ways in which they ask. The only routes that need no key."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from pydantic import BaseModel
 from chat_gateway.backend import NO_CHAT_MODEL
 from chat_gateway.dependencies import BackendDep, SettingsDep
 from chat_gateway.errors import unavailable
+from chat_gateway.replies import readable
 
 router = APIRouter(tags=["health"])
 
 
 class Live(BaseModel):
-    status: Literal["live"] = "live"
+    status: Literal["live"]
 
 
 class Ready(BaseModel):
-    status: Literal["ready"] = "ready"
+    status: Literal["ready"]
     models: list[str]
 
 
-@router.get("/health/live")
+@readable(router, "/health/live")
 async def live() -> Live:
     """The process answers. Asks nobody."""
-    return Live()
+    return Live(status="live")
 
 
-@router.get("/health/ready")
+@readable(router, "/health/ready")
+@readable(router, "/health")
+@readable(router, "/ping")
+@router.post("/ping")
 async def ready(backend: BackendDep, settings: SettingsDep) -> Ready:
     """Requests can be served: Triton answers, has a chat model that is ready, and the gateway is not stopping."""
     models = [model.id for model in await backend.models() if model.kind == "chat"]
     if not models:
         raise unavailable(NO_CHAT_MODEL, settings.retry_after)
-    return Ready(models=models)
+    return Ready(status="ready", models=models)

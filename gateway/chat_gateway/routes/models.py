@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import asyncio
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from openai.types import Model
@@ -11,28 +12,50 @@ from pydantic import BaseModel
 from chat_gateway.backend import Backend, ServedModel
 from chat_gateway.dependencies import BackendDep
 from chat_gateway.errors import SHOWN, ApiError
+from chat_gateway.replies import readable
 
 router = APIRouter(tags=["models"])
 
 
+class Card(Model):
+    """OpenAI's type, with what vLLM adds."""
+
+    root: str | None
+    """The checkpoint: its id on a hub, or the name of its folder."""
+    parent: None
+    max_model_len: int | None
+    permission: list[Any]
+
+
 class ModelList(BaseModel):
     object: Literal["list"]
-    data: list[Model]
+    data: list[Card]
 
 
-@router.get("/v1/models", response_model_exclude_unset=True)
+@readable(router, "/v1/models")
 async def list_models(backend: BackendDep) -> ModelList:
     """The models that are ready, each under its name in Triton and its aliases."""
-    return ModelList(object="list", data=[_model(served, backend) for served in await backend.models()])
+    cards = await asyncio.gather(*(_card(served, backend) for served in await backend.models()))
+    return ModelList(object="list", data=cards)
 
 
-@router.get("/v1/models/{model_id:path}", response_model_exclude_unset=True)
-async def retrieve_model(model_id: str, backend: BackendDep) -> Model:
+@readable(router, "/v1/models/{model_id:path}")
+async def retrieve_model(model_id: str, backend: BackendDep) -> Card:
     for served in await backend.models():
         if served.id == model_id:
-            return _model(served, backend)
+            return await _card(served, backend)
     raise ApiError(404, f"there is no model {model_id[:SHOWN]!r}", param="model", code="model_not_found")
 
 
-def _model(served: ServedModel, backend: Backend) -> Model:
-    return Model(id=served.id, created=backend.began, object="model", owned_by="triton")
+async def _card(served: ServedModel, backend: Backend) -> Card:
+    details = await backend.details(served)
+    return Card(
+        id=served.id,
+        created=backend.began,
+        object="model",
+        owned_by="triton",
+        root=details and details.root,
+        parent=None,
+        max_model_len=details and details.max_model_len,
+        permission=[],
+    )

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 import triton_chat
 from chat_gateway.dependencies import MetricsDep
+from chat_gateway.replies import readable
 
 router = APIRouter(tags=["operations"])
 
@@ -18,11 +19,12 @@ class Version(BaseModel):
     version: str
 
 
-@router.get("/version")
+@readable(router, "/version")
 async def version() -> Version:
     return Version(version=triton_chat.__version__)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=PlainTextResponse)
 async def scrape(metrics: MetricsDep, accept: Annotated[str, Header()] = "") -> Response:
     """Prometheus' families, in the format that the scraper asks for."""

@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, as vLLM has them."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, as vLLM has them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from starlette.responses import Response
 from chat_gateway.body import JsonRoute
 from chat_gateway.dependencies import BackendDep, RequestIdDep
 from chat_gateway.disconnect import unless_gone
+from chat_gateway.places import renamed
 from chat_gateway.replies import described, reply
 from chat_gateway.retries import retried
-from chat_gateway.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from chat_gateway.schemas.fields import ModelName
+from chat_gateway.schemas.tokenize import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizerConfig,
+    TokenizeRequest,
+    TokenizeResponse,
+)
 from chat_gateway.tracing import trace_headers
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import Tokens
+from triton_chat.types import TokenizerInfo, Tokens
 
 _NAMES: Final = {"text_input": "prompt", "token_ids": "tokens"}
 """The model's names of fields, and those here."""
@@ -38,14 +46,17 @@ async def tokenize(body: TokenizeRequest, request: Request, backend: BackendDep,
             text=body.prompt,
             model=model,
             add_generation_prompt=body.add_generation_prompt,
+            continue_final_message=body.continue_final_message,
             add_special_tokens=body.add_special_tokens,
+            return_token_strs=body.return_token_strs,
             headers=headers,
         )
 
     with _renamed_fields():
         tokens = await unless_gone(request.receive, retried(ask, request_id))
+    names = list(tokens.token_strs) if body.return_token_strs else None
     ids = list(tokens.token_ids)
-    return reply(TokenizeResponse(count=len(ids), max_model_len=tokens.max_model_len, tokens=ids))
+    return reply(TokenizeResponse(count=len(ids), max_model_len=tokens.max_model_len, tokens=ids, token_strs=names))
 
 
 @router.post("/detokenize", responses=described(DetokenizeResponse))
@@ -64,10 +75,25 @@ async def detokenize(
     return reply(DetokenizeResponse(prompt=tokens.text))
 
 
+@router.head("/tokenizer_info", include_in_schema=False)
+@router.get("/tokenizer_info", responses=described(TokenizerConfig))
+async def tokenizer_info(
+    request: Request, backend: BackendDep, request_id: RequestIdDep, model: ModelName | None = None
+) -> Response:
+    """What the checkpoint's `tokenizer_config.json` says; `model` may be left out where only one is served."""
+    target = await backend.resolve_chat(model)
+    headers = trace_headers()
+
+    def ask() -> Awaitable[TokenizerInfo]:
+        return backend.client.tokenizer_info(target, headers=headers)
+
+    info = await unless_gone(request.receive, retried(ask, request_id))
+    return reply(TokenizerConfig.model_validate(info.config))
+
+
 @contextmanager
 def _renamed_fields() -> Iterator[None]:
     try:
         yield
     except InvalidRequestError as error:
-        name, colon, rest = str(error).partition(":")
-        raise type(error)(f"{_NAMES.get(name, name)}{colon}{rest}") from error
+        raise renamed(error, _NAMES) from error

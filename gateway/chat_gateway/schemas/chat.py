@@ -5,35 +5,44 @@ Source: `openai.types.chat.completion_create_params`; a test holds the two lists
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.common import (
+from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
+from chat_gateway.schemas.fields import (
     MAX_COUNT,
     MAX_LOGPROBS,
-    GenerationRequest,
+    NoSettings,
     Nothing,
-    Off,
     Strict,
     User,
     only,
     text_or_list,
     whole,
 )
+from chat_gateway.schemas.inert import InertInChat
 from triton_chat.types import SamplingParams
 
 _TEXT_ONLY: Final = "only parts of type text are taken; images, audio and files are neither fetched nor read"
-_NO_TOOLS: Final = "no tools are called here; leave it out"
+NO_TOOLS: Final = "no tools are called here; leave it out"
 _NO_AUDIO: Final = "no audio is taken or made here; leave it out"
-_NO_TEMPLATE: Final = "the model's own chat template is used, never the caller's; leave it out"
+_CACHED: Final = "Not used: the cache finds equal beginnings by itself, and keeps them as long as there is room."
+NO_TEMPLATE: Final = "the model's own chat template is used, never the caller's; leave it out"
+
+
+def goes_on_or_begins(continues: bool | None, info: ValidationInfo) -> bool | None:
+    """Of a field after `add_generation_prompt`: the last message goes on, or an answer begins."""
+    if continues and info.data.get("add_generation_prompt"):
+        raise PydanticCustomError("conflict", "not with add_generation_prompt: true; send one of them")
+    return continues
 
 
 class TextPart(Strict):
     type: Annotated[Literal["text"], only(_TEXT_ONLY)]
     text: str
-    prompt_cache_breakpoint: Annotated[None, only("prefixes are cached without breakpoints; leave it out")] = None
+    prompt_cache_breakpoint: dict[str, Any] | None = Field(None, description=_CACHED)
 
 
 _TextParts = Annotated[list[TextPart], Field(min_length=1)]
@@ -49,34 +58,31 @@ class Message(Strict):
     content: Annotated[str | _TextParts, text_or_list(str, _TextParts, "a string or a list of text parts")] = Field(
         description="Parts are joined by a line break."
     )
-    name: Annotated[None, only("chat templates have no place for names; write it into the content")] = None
+    name: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="Who speaks; for chat templates that have a place for it."
+    )
     refusal: Annotated[None, only("refusals are not told apart here; send it as content")] = None
     audio: Annotated[None, only(_NO_AUDIO)] = None
-    tool_calls: Annotated[Nothing | None, only(_NO_TOOLS)] = None
-    function_call: Annotated[None, only(_NO_TOOLS)] = None
+    tool_calls: Annotated[Nothing | None, only(NO_TOOLS)] = None
+    function_call: Annotated[None, only(NO_TOOLS)] = None
     annotations: Annotated[Nothing | None, only("annotations are not read here; leave it out")] = None
 
     def to_model(self) -> dict[str, str]:
         """As the model's chat template knows it. `developer` is OpenAI's newer word for `system`."""
         role = "system" if self.role == "developer" else self.role
         text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        return {"role": role, "content": text}
+        return {"role": role, "content": text, **({"name": self.name} if self.name else {})}
 
 
-class TextFormat(Strict):
-    type: Literal["text"]
-
-
-class PromptCacheOptions(Strict):
-    mode: Literal["implicit"] | None = None
-
-
-class ChatRequest(GenerationRequest):
+class ChatRequest(InertInChat, GenerationRequest):
     """A conversation and how to answer it."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(
-        None, ge=1, le=MAX_COUNT, description="The newer name of max_tokens; without either the engine's default holds."
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="The newer name of max_tokens, which wins over it; without either the engine's default holds.",
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
@@ -84,25 +90,19 @@ class ChatRequest(GenerationRequest):
     add_generation_prompt: bool | None = Field(
         None, description="False: the prompt ends with the last message, without the beginning of an answer."
     )
-
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(
-        None, description="Taken and not needed: the cache finds equal beginnings by itself."
+    continue_final_message: bool | None = Field(
+        None, description="True: the last message is left open, and the answer goes on with it."
     )
-    prompt_cache_options: Annotated[
-        PromptCacheOptions | None, only("prefixes are cached by themselves; leave it out")
-    ] = None
-    prompt_cache_retention: Annotated[
-        Literal["in_memory"] | None, only("prefixes are cached in memory, as long as there is room; leave it out")
-    ] = None
+
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(None, description=_CACHED)
+    prompt_cache_options: dict[str, Any] | None = Field(None, description=_CACHED)
+    prompt_cache_retention: Annotated[str, Field(max_length=64)] | None = Field(None, description=_CACHED)
     audio: Annotated[None, only(_NO_AUDIO)] = None
-    chat_template: Annotated[None, only(_NO_TEMPLATE)] = None
-    chat_template_kwargs: Annotated[None, only(_NO_TEMPLATE)] = None
-    function_call: Annotated[Literal["none"] | None, only(_NO_TOOLS)] = None
-    functions: Annotated[Nothing | None, only(_NO_TOOLS)] = None
-    metadata: Annotated[
-        Annotated[dict[str, str], Field(max_length=0)] | None,
-        only("answers are not stored here, so there is nothing to attach it to; leave it out"),
-    ] = None
+    chat_template: Annotated[None, only(NO_TEMPLATE)] = None
+    chat_template_kwargs: Annotated[NoSettings | None, only(NO_TEMPLATE)] = None
+    function_call: Annotated[Literal["none"] | None, only(NO_TOOLS)] = None
+    functions: Annotated[Nothing | None, only(NO_TOOLS)] = None
+    metadata: dict[str, Any] | None = Field(None, description="Not used: nothing is stored.")
     modalities: Annotated[
         Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None,
         only('only text is made here; leave it out or send ["text"]'),
@@ -113,16 +113,13 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: Annotated[
         Literal["none"] | None, only("how much a model reasons cannot be set here; leave it out")
     ] = None
-    response_format: Annotated[
-        TextFormat | None,
-        only("answers are free text here, JSON and schemas are not enforced; leave it out or send type text"),
-    ] = None
-    service_tier: Annotated[
-        Literal["auto", "default"] | None, only("there is one service tier here; leave it out or send auto or default")
-    ] = None
-    store: Annotated[Off | None, only("answers are not stored here; leave it out or send false")] = None
-    tool_choice: Annotated[Literal["none"] | None, only(_NO_TOOLS)] = None
-    tools: Annotated[Nothing | None, only(_NO_TOOLS)] = None
+    response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
+    service_tier: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="Not used: all are served alike."
+    )
+    store: bool | None = Field(None, description="Not used: nothing is stored.")
+    tool_choice: Annotated[Literal["none"] | None, only(NO_TOOLS)] = None
+    tools: Annotated[Nothing | None, only(NO_TOOLS)] = None
     verbosity: Annotated[
         Literal["medium"] | None, only("how wordy a model is cannot be set here; leave it out or send medium")
     ] = None
@@ -130,15 +127,10 @@ class ChatRequest(GenerationRequest):
 
     _whole_of_chat = field_validator("max_completion_tokens", "top_logprobs", mode="before")(whole)
 
-    @field_validator("max_completion_tokens")
+    @field_validator("continue_final_message")
     @classmethod
-    def _agrees(cls, value: int | None, info: ValidationInfo) -> int | None:
-        other = info.data.get("max_tokens")
-        if value is not None and other is not None and value != other:
-            raise PydanticCustomError(
-                "conflict", "differs from max_tokens, its older name ({other}); send one of them", {"other": other}
-            )
-        return value
+    def _goes_on_or_begins(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        return goes_on_or_begins(value, info)
 
     @field_validator("top_logprobs")
     @classmethod

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from dataclasses import replace
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.common import MAX_COUNT, MAX_LOGPROBS, GenerationRequest, only, whole
+from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
+from chat_gateway.schemas.fields import MAX_COUNT, MAX_LOGPROBS, only, whole
+from chat_gateway.schemas.inert import InertInCompletions
 from chat_gateway.schemas.inputs import Inputs
 from triton_chat.types import SamplingParams
 
@@ -15,28 +18,25 @@ DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's. The chat endpoint has the engine's default."""
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(InertInCompletions, GenerationRequest):
     """One or several prompts, and how to continue them."""
 
     prompt: Inputs = Field(description="Choice `i` of prompt `p` has the index `p * n + i`.")
-    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description=f"{DEFAULT_MAX_TOKENS} by default.")
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description=f"{DEFAULT_MAX_TOKENS} by default. 0, for the prompt alone, with echo or prompt_logprobs.",
+    )
     logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report per token; 0 reports the chosen one alone."
     )
-    echo: bool | None = Field(None, description="The text begins with the prompt; not together with logprobs.")
+    echo: bool | None = Field(None, description="The text begins with the prompt, and so do the logprobs.")
     best_of: int | None = Field(None, ge=1, le=MAX_COUNT, description="Only at the value of n.")
-    suffix: Annotated[None, only("nothing is inserted before a suffix here; leave it out")] = None
+    response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
+    suffix: Annotated[Literal[""] | None, only("nothing is inserted before a suffix here; leave it out")] = None
 
     _whole_of_completions = field_validator("logprobs", "best_of", mode="before")(whole)
-
-    @field_validator("echo")
-    @classmethod
-    def _not_with_logprobs(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value and info.data.get("logprobs") is not None:
-            raise PydanticCustomError(
-                "conflict", "not with logprobs: those of a prompt are not computed; send one of them"
-            )
-        return value
 
     @field_validator("best_of")
     @classmethod
@@ -48,5 +48,12 @@ class CompletionRequest(GenerationRequest):
             )
         return value
 
+    @property
+    def echoed_logprobs(self) -> int | None:
+        """Alternatives to report per token of the prompt among `logprobs`; None if the prompt is not among them."""
+        return self.logprobs if self.echo else None
+
     def sampling(self) -> SamplingParams:
-        return self.sampling_params(self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs)
+        limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        wanted = [count for count in (self.prompt_logprobs, self.echoed_logprobs) if count is not None]
+        return replace(self.sampling_params(limit, self.logprobs), prompt_logprobs=max(wanted, default=None))

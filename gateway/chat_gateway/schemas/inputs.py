@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter
 
-from chat_gateway.schemas.common import TokenIds, by_form
+from chat_gateway.schemas.fields import TokenIds, by_form
 
 Texts = Annotated[list[str], Field(min_length=1)]
 TokenLists = Annotated[list[TokenIds], Field(min_length=1)]

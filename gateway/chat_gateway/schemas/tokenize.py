@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from chat_gateway.schemas.chat import Message
-from chat_gateway.schemas.common import ModelName, Strict, TokenId
+from chat_gateway.schemas.chat import NO_TEMPLATE, NO_TOOLS, Message, goes_on_or_begins
+from chat_gateway.schemas.fields import ModelName, NoSettings, Nothing, Strict, TokenId, only
+from chat_gateway.schemas.inert import NO_MEDIA
 
 _ONLY_ONE: Final = "May be left out where only one chat model is served."
 
@@ -23,6 +24,14 @@ class TokenizeRequest(Strict):
         None, description="By default true for a prompt, and false for messages, whose template writes them."
     )
     add_generation_prompt: bool | None = Field(None, description="Only for messages; true by default.")
+    continue_final_message: bool | None = Field(None, description="Only for messages; the last one is left open.")
+    return_token_strs: bool | None = Field(None, description="True: token_strs has the name of each token.")
+
+    chat_template: Annotated[None, only(NO_TEMPLATE)] = None
+    chat_template_kwargs: Annotated[NoSettings | None, only(NO_TEMPLATE)] = None
+    media_io_kwargs: Annotated[NoSettings | None, only(NO_MEDIA)] = None
+    mm_processor_kwargs: Annotated[NoSettings | None, only(NO_MEDIA)] = None
+    tools: Annotated[Nothing | None, only(NO_TOOLS)] = None
 
     @field_validator("prompt")
     @classmethod
@@ -34,7 +43,12 @@ class TokenizeRequest(Strict):
             raise PydanticCustomError("conflict", "send either prompt or messages, and not both")
         return value
 
-    @field_validator("add_generation_prompt")
+    @field_validator("continue_final_message")
+    @classmethod
+    def _goes_on_or_begins(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        return goes_on_or_begins(value, info)
+
+    @field_validator("add_generation_prompt", "continue_final_message")
     @classmethod
     def _only_for_messages(cls, value: bool | None, info: ValidationInfo) -> bool | None:
         if value is not None and info.data.get("prompt") is not None:
@@ -53,7 +67,20 @@ class TokenizeResponse(BaseModel):
     count: int
     max_model_len: int
     tokens: list[int]
+    token_strs: list[str] | None
 
 
 class DetokenizeResponse(BaseModel):
     prompt: str
+
+
+class TokenizerConfig(BaseModel):
+    """What the checkpoint's tokenizer_config.json says, as far as it is no path; more fields than these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str
+    chat_template: str | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None

@@ -32,6 +32,9 @@ _OUTPUTS = (
     "num_output_tokens",
     "num_cached_tokens",
     "logprobs",
+    "prompt_logprobs",
+    "token_ids",
+    "prompt_token_ids",
 )
 
 
@@ -105,7 +108,8 @@ class _Rows:
             if response.has_error():
                 self.fail(index, chat_forward.error_of(response))
             elif response.output_tensors():
-                self._results[index] = response.output_tensors()
+                found = {tensor.name(): tensor for tensor in response.output_tensors()}
+                self._results[index] = [found.get(name) or _nothing(name) for name in _OUTPUTS]
 
     def fail(self, index: int, error: pb_utils.TritonError) -> None:
         """The first row that fails decides the whole response: Triton allows one status per request."""
@@ -144,3 +148,8 @@ class _Rows:
                 ]
             )
         self._caller.send(response, is_last=True)
+
+
+def _nothing(name: str) -> pb_utils.Tensor:
+    """In place of an output that `chat` leaves out where it is empty: the other rows may have it."""
+    return pb_utils.Tensor(name, np.array([[b""]], dtype=np.object_))

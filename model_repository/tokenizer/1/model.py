@@ -74,10 +74,19 @@ def _read(request: pb_utils.InferenceRequest) -> TokenizerRequest:
 
 
 def _response(tokens: Tokens) -> pb_utils.InferenceResponse:
-    texts = {"token_ids": json.dumps(tokens.ids, separators=(",", ":")), "text_output": tokens.text}
+    texts = {
+        "token_ids": _json(tokens.ids),
+        "text_output": tokens.text,
+        "token_strs": "" if tokens.token_strs is None else _json(tokens.token_strs),
+        "info": "" if tokens.info is None else _json(tokens.info),
+    }
     outputs = [pb_utils.Tensor(name, np.array([text.encode()], np.object_)) for name, text in texts.items()]
     outputs.append(pb_utils.Tensor("max_model_len", np.array([tokens.max_model_len], np.int32)))
     return pb_utils.InferenceResponse(outputs)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _error(message: str, code: int) -> pb_utils.InferenceResponse:

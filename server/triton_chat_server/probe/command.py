@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
 from triton_chat_server.probe import checks
+from triton_chat_server.serve.families import loopback
 from triton_chat_server.urls import is_server
 
 _DESCRIPTION = """\
@@ -44,9 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("what", choices=("live", "ready"))
-    parser.add_argument("--http", metavar="URL", type=_url, default="http://127.0.0.1:8000", help="(%(default)s)")
+    here = loopback(os.environ)
+    parser.add_argument("--http", metavar="URL", type=_url, default=f"http://{here}:8000", help="(%(default)s)")
     parser.add_argument(
-        "--metrics", metavar="URL", type=_url, default="http://127.0.0.1:8002/metrics", help="(%(default)s)"
+        "--metrics", metavar="URL", type=_url, default=f"http://{here}:8002/metrics", help="(%(default)s)"
     )
     parser.add_argument(
         "--stall-seconds", metavar="N", type=_seconds, default=checks.STALL_S, help="for `live` (%(default)g)"

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
-from triton_chat_server.serve import assembly, flags
+from triton_chat_server.serve import assembly, families, flags
 from triton_chat_server.serve.gpu import gpu_visible
 
 log = logging.getLogger("serve")
@@ -32,6 +32,7 @@ Becomes tritonserver (the same process, so signals reach it) with these flags un
   --model-control-mode=none --disable-auto-complete-config --metrics-interval-ms=1000
   --exit-timeout-secs={flags.EXIT_TIMEOUT_S}                  longer than the engine's drain_seconds
   --model-config-name=cpu --allow-gpu-metrics=false      on a CPU
+  --http-address, --grpc-address, --metrics-address      0.0.0.0, or IPv6's wildcard; see TRITON_CHAT_POD_IP
   --http-restricted-api, --grpc-restricted-protocol      close the shared memory, trace and logging APIs
 
 Whatever is not listed below goes to tritonserver as it is.
@@ -41,6 +42,8 @@ environment:
   TRITON_CHAT_ENGINE_CONFIG  settings of the engine: a file, or a folder of <model name>.json, each a chat model
   TRITON_CHAT_MODEL          checkpoint of the model `chat`
   TRITON_CHAT_REPOSITORY     as --repository
+  TRITON_CHAT_POD_IP         the pod's own address: where it is an IPv6 one, HTTP and metrics listen on IPv6, of which
+                             tritonserver can do only one; gRPC listens on both. Without it, where there is IPv6 alone
   TRITON_CHAT_ASSEMBLY       where a repository for other models than `chat` is assembled (a temporary folder)
 
 examples:
@@ -69,7 +72,10 @@ def server_command(options: argparse.Namespace, given: Sequence[str], environmen
     binary = _binary(environment)
     gpu = _on_gpu(options.device, environment)
     repository = _repository(options, given, environment)
-    return [str(binary), *flags.server_flags(repository, gpu=gpu, given=given, closed=flags.closed_apis(given))]
+    ours = flags.server_flags(
+        repository, gpu=gpu, given=given, closed=flags.closed_apis(given), address=families.wildcard(environment)
+    )
+    return [str(binary), *ours]
 
 
 def _repository(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> Path:

@@ -24,6 +24,7 @@ _ALIASES = {"model-store": "model-repository"}
 _LOOKED_AT = (
     *("model-repository", "model-store", "model-control-mode", "model-config-name", "disable-auto-complete-config"),
     *("exit-timeout-secs", "metrics-interval-ms", "allow-gpu-metrics", *_RESTRICTING),
+    *("http-address", "grpc-address", "metrics-address"),
 )
 """Flags that this module finds by their names."""
 _KEY = re.compile(r"(?<=:)[^:=]+=.*")
@@ -31,21 +32,40 @@ _PASSWORD = re.compile(r"(?<=password=).*", re.IGNORECASE)
 
 
 def server_flags(
-    repository: Path, *, gpu: bool, given: Sequence[str] = (), closed: Sequence[str] = CLOSED
+    repository: Path,
+    *,
+    gpu: bool,
+    given: Sequence[str] = (),
+    closed: Sequence[str] = CLOSED,
+    address: str | None = None,
 ) -> list[str]:
-    """The flags, `given` last. A flag in `given` replaces ours; an API that it restricts keeps the key it has there."""
+    """The flags, `given` last. A flag in `given` replaces ours; an API that it restricts keeps the key it has there.
+
+    Args:
+        address: where to listen; None leaves it to tritonserver, which takes 0.0.0.0.
+    """
     ours = [
         f"--model-repository={repository}",
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         "--metrics-interval-ms=1000",
+        *(address_flags(address) if address is not None else []),
     ]
     if not gpu:
         ours += ["--model-config-name=cpu", "--allow-gpu-metrics=false"]
     taken = names(given)
     kept = [flag for flag in ours if not names([flag]) & taken]
     return [*kept, *_closing_flags(closed, given), *given]
+
+
+def address_flags(address: str) -> list[str]:
+    """Where to listen, in tritonserver's spellings; its HTTP and metrics take IPv4 or IPv6, never both.
+
+    The wildcards open gRPC to both families. HTTP reads names and brackets as addresses that nobody can reach.
+    """
+    http, grpc = (f"ipv6:{address}", f"[{address}]") if ":" in address else (address, address)
+    return [f"--http-address={http}", f"--grpc-address={grpc}", f"--metrics-address={http}"]
 
 
 def check_whole(given: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _SENDERS = 2
 _CANCEL_POLL_SECONDS = 0.2  # asking costs Triton 0.1 to 0.2 ms for each open request
 _STUCK_SECONDS = 30.0  # a response is handed over in less than a millisecond, however slow its reader is
+_MAX_SCORED_TOKENS = 512  # of a prompt in one response; with 20 alternatives each that is about 1 MB
 _STREAMS_PER_CORE = 4
 _RESPONSES_PER_CORE = 150  # a second; one costs 0.3 to 0.4 ms of CPU, here, in tritonserver and in a client beside it
 
@@ -70,7 +71,7 @@ class Mailbox:
         """Takes an event from the engine (it is the request's sink)."""
         with self._lock:
             self._pending.append(event)
-            self._worth_sending |= self.streams and bool(event.text or event.logprobs)
+            self._worth_sending |= self.streams and bool(event.text or event.logprobs or event.prompt_tokens)
             self._ended |= event.finish_reason is not None
         self.offer()
 
@@ -83,10 +84,15 @@ class Mailbox:
         self._post(self)
 
     def take(self) -> TokenEvent | None:
-        """All that is pending, as one event. Nobody else takes until `settle` is called: the order must not change."""
+        """What is pending, as one event. Nobody else takes until `settle` is called: the order must not change.
+
+        All of it, unless that is the scores of a long prompt for a stream: no response is to be huge.
+        """
         with self._lock:
-            pending, self._pending = self._pending, []
-            self._worth_sending = self._ended = False
+            count = _portion(self._pending) if self.streams else len(self._pending)
+            pending, self._pending = self._pending[:count], self._pending[count:]
+            self._worth_sending = bool(self._pending)
+            self._ended &= bool(self._pending)
             self._rests_until = now() + self._rest()
         return merge(pending) if pending else None
 
@@ -208,4 +214,17 @@ def merge(events: Iterable[TokenEvent]) -> TokenEvent:
         logprobs=tuple(entry for event in events for entry in event.logprobs),
         finish_reason=last.finish_reason,
         error=last.error,
+        prompt_tokens=tuple(token for event in events for token in event.prompt_tokens),
+        token_ids=tuple(token_id for event in events for token_id in event.token_ids),
+        prompt_token_ids=events[0].prompt_token_ids,
     )
+
+
+def _portion(events: list[TokenEvent]) -> int:
+    """How many of the events go into one response, at least one: all, if they do not score too much of a prompt."""
+    scored = 0
+    for count, event in enumerate(events):
+        scored += len(event.prompt_tokens)
+        if count and event.prompt_tokens and scored > _MAX_SCORED_TOKENS:
+            return count
+    return len(events)

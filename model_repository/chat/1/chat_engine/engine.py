@@ -17,8 +17,17 @@ from chat_engine.kv_cache import KVCache
 from chat_engine.model_runner import Row, Runner
 from chat_engine.model_thread import ModelThread
 from chat_engine.protocol import EngineStats, RequestTimes, Sink
-from chat_engine.request import Alternative, ChatRequest, FinishReason, Sequence, TokenEvent, TokenLogprobs, TokenRules
-from chat_engine.sampler import Logprobs, Sampled, SamplingState
+from chat_engine.request import (
+    Alternative,
+    ChatRequest,
+    FinishReason,
+    PromptToken,
+    Sequence,
+    TokenEvent,
+    TokenLogprobs,
+    TokenRules,
+)
+from chat_engine.sampler import Logprobs, Sampled, SamplingState, Scored, Targets
 from chat_engine.scheduler import Chunk, Scheduler
 
 log = logging.getLogger(__name__)
@@ -38,8 +47,17 @@ class _Running:
         self.stop_ids = stop_ids
         self.sequence = Sequence(request)
         self.sampling = SamplingState.start(params, request.seed, stop_ids, request.prompt_ids, rules)
-        self.text = TextStream(tokenizer, request.prompt_ids, params.stop)
+        self.text = TextStream(
+            tokenizer,
+            request.prompt_ids,
+            params.stop,
+            skip_special_tokens=params.skip_special_tokens,
+            echo=bool(request.echo),
+        )
         self.echo = request.echo
+        self.began = False  # whether the first event has been handed out
+        self.token_ids: list[int] = []  # those made and those scored since the last event, where asked for
+        self.prompt_tokens: list[PromptToken] = []
 
 
 class ChatEngine:
@@ -71,7 +89,7 @@ class ChatEngine:
         self._eos_ids = runner.defaults.eos_ids | end_ids
         self._on_failure = on_failure
         self.cache = KVCache(limits.num_blocks, limits.block_size, config.prefix_caching)
-        self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens)
+        self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens, limits.max_scored_tokens)
         self._running: dict[Sequence, _Running] = {}  # the engine's thread alone
         self._generated = 0
         self._changed = threading.Condition()  # guards what follows
@@ -232,18 +250,38 @@ class ChatEngine:
     def _row(self, chunk: Chunk) -> Row:
         sequence = chunk.sequence
         begin, end = sequence.num_computed, sequence.num_computed + chunk.count
+        makes_token = chunk.samples and sequence.request.max_tokens > 0
         return Row(
             tokens=sequence.tokens[begin:end],
             length=end,
             blocks=sequence.table.blocks[: self.cache.blocks_for(end)],
-            sampling=self._running[sequence].sampling if chunk.samples else None,
+            sampling=self._running[sequence].sampling if makes_token else None,
+            targets=_targets(chunk),
         )
 
-    def _postprocess(self, chunks: list[Chunk], sampled: list[Sampled | None]) -> None:
-        for chunk, choice in zip(chunks, sampled, strict=True):
+    def _postprocess(self, chunks: list[Chunk], found: list[Sampled | Scored | None]) -> None:
+        for chunk, result in zip(chunks, found, strict=True):
+            running = self._running[chunk.sequence]
+            if result is not None and result.scores:
+                self._note_scores(running, chunk.scored, result.scores)
             self.scheduler.advance(chunk)
-            if choice is not None:
-                self._append(self._running[chunk.sequence], choice)
+            if isinstance(result, Sampled):
+                self._append(running, result)
+            elif not chunk.sequence.num_uncomputed:  # only the prompt was wanted
+                self._end(running, FinishReason.LENGTH)
+            elif running.prompt_tokens:
+                self._emit(running, "", ())
+
+    def _note_scores(self, running: _Running, scored: range, scores: tuple[Logprobs, ...]) -> None:
+        """Keeps for the next event what is known of the tokens behind those in `scored`."""
+        for place, logprobs in zip(scored, scores, strict=True):
+            token_id = running.sequence.tokens[place + 1]
+            named = self._name(token_id, logprobs)
+            running.prompt_tokens.append(
+                PromptToken(
+                    named.chosen.token, named.chosen.bytes, token_id, named.chosen.logprob, logprobs.rank, named.top
+                )
+            )
 
     def _append(self, running: _Running, choice: Sampled) -> None:
         """Adds a token to a sequence, and hands out its text or ends it."""
@@ -253,11 +291,14 @@ class ChatEngine:
         sequence.tokens.append(choice.token_id)
         self._generated += 1
         running.sampling.append(choice.token_id)
+        if running.request.sampling.return_token_ids:
+            running.token_ids.append(choice.token_id)
         logprobs = (self._name(choice.token_id, choice.logprobs),) if choice.logprobs else ()
         if choice.token_id in running.stop_ids:
-            self._end(running, FinishReason.STOP, text=running.text.flush(), logprobs=logprobs)
+            self._end(running, FinishReason.STOP, text=running.text.close(choice.token_id), logprobs=logprobs)
             return
-        text = running.text.push(choice.token_id)
+        may_stop = sequence.num_output >= running.request.sampling.min_tokens
+        text = running.text.push(choice.token_id, may_stop)
         if running.text.stopped:
             self._end(running, FinishReason.STOP, text=text, logprobs=logprobs)
         elif sequence.num_output >= running.request.max_tokens:
@@ -291,6 +332,9 @@ class ChatEngine:
     ) -> None:
         sequence = running.sequence
         echo, running.echo = running.echo, ""
+        prompt_token_ids = self._begin(running)
+        prompt_tokens, running.prompt_tokens = running.prompt_tokens, []
+        token_ids, running.token_ids = running.token_ids, []
         running.sink(
             TokenEvent(
                 text=echo + text,
@@ -300,8 +344,21 @@ class ChatEngine:
                 logprobs=logprobs,
                 finish_reason=reason,
                 error=error,
+                prompt_tokens=tuple(prompt_tokens),
+                token_ids=tuple(token_ids),
+                prompt_token_ids=prompt_token_ids,
             )
         )
+
+    def _begin(self, running: _Running) -> tuple[int, ...]:
+        """What only the first event of a request has: the ids of its prompt, and the first of its scored tokens."""
+        if running.began:
+            return ()
+        running.began = True
+        sampling, prompt = running.request.sampling, running.request.prompt_ids
+        if sampling.prompt_logprobs is not None:
+            running.prompt_tokens.insert(0, PromptToken(*self._names(prompt[0]), prompt[0]))
+        return prompt if sampling.return_token_ids else ()
 
     def _end_all(self, error: ChatError) -> None:
         """Ends everything, also what has not been taken in yet."""
@@ -377,3 +434,12 @@ class ChatEngine:
     def _note_sequences(self) -> None:
         self._stats.running = len(self.scheduler.running)
         self._stats.waiting = len(self.scheduler.waiting) + len(self._inbox)
+
+
+def _targets(chunk: Chunk) -> Targets | None:
+    """What the chunk is to score: each token behind one of `chunk.scored`."""
+    sequence, top = chunk.sequence, chunk.sequence.request.sampling.prompt_logprobs
+    if top is None or not (scored := chunk.scored):
+        return None
+    token_ids = sequence.tokens[scored.start + 1 : scored.stop + 1]
+    return Targets(scored.start - sequence.num_computed, token_ids, top)

@@ -66,16 +66,16 @@ class KVCache:
         """Blocks that hold `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
-    def begin(self, tokens: SequenceOf[int], spare: int = 0) -> BlockTable | None:
+    def begin(self, tokens: SequenceOf[int], spare: int = 0, reusable: int | None = None) -> BlockTable | None:
         """Room for a sequence holding `tokens`, beginning with every block of theirs that is still cached.
 
-        At least the last token is left to compute, since its logits are wanted. The caller finds the number of cached
-        tokens as `table.registered * block_size`.
+        At least the last token is left to compute, since its logits are wanted, and so is all but the first `reusable`
+        tokens, where that is given. The caller finds the number of cached tokens as `table.registered * block_size`.
 
         Returns:
             None when fewer than `spare` blocks would stay free; nothing has changed then.
         """
-        table = self._match(tokens)
+        table = self._match(tokens, reusable)
         revived = sum(1 for block in table.blocks if self._references[block] == 0)
         fresh = self.blocks_for(len(tokens)) - len(table.blocks)
         if revived + fresh + spare > self.free:
@@ -136,12 +136,13 @@ class KVCache:
         assert {b for b, _ in self._block_of.values()} == set(self._content_of)
         assert all(self._block_of[content][0] == block for block, content in self._content_of.items())
 
-    def _match(self, tokens: SequenceOf[int]) -> BlockTable:
+    def _match(self, tokens: SequenceOf[int], reusable: int | None = None) -> BlockTable:
         table = BlockTable()
         if not self._prefix_caching:
             return table
         size = self.block_size
-        for start in range(0, (len(tokens) - 1) // size * size, size):
+        count = len(tokens) - 1 if reusable is None else min(reusable, len(tokens) - 1)
+        for start in range(0, count // size * size, size):
             known = self._block_of.get((table.last_content, tuple(tokens[start : start + size])))
             if known is None:
                 break

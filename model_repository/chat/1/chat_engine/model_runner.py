@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.generation_defaults import GenerationDefaults
 from chat_engine.model_loader import load_model, sample_ids
 from chat_engine.request import SamplingParams
-from chat_engine.sampler import Sampled, SamplingState, sample
+from chat_engine.sampler import Sampled, SamplingState, Scored, Targets, sample, score
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ _VARLEN_BLOCK_SIZES = (16, 64, 256)  # flash attention 2 wants a multiple of 256
 _CPU_STEP_TOKENS = 512
 _CUDA_STEP_TOKENS = 2048
 _CPU_CACHE_BYTES = 4 << 30
+# Of a step, for the logits of prompt tokens, in float32; and so few that a step's scores are no huge message.
+_SCORED_LOGITS_BYTES = 128 << 20
+_MAX_SCORED_TOKENS = 512
 _WARMUP_SECONDS = 20.0
 _GREEDY = SamplingState.start(SamplingParams(temperature=0), 0, frozenset(), ())
 # How far the logits of the paged path may lie from those of the model's own attention, relative to their norm.
@@ -35,13 +38,17 @@ _CHECK_TOKENS = 24
 
 @dataclass(frozen=True)
 class RunnerLimits:
-    """What the loaded model and the device allow; tokens."""
+    """What the loaded model and the device allow; tokens.
+
+    `max_scored_tokens` is how many prompt tokens may have their logits taken in one step.
+    """
 
     max_model_len: int
     max_step_tokens: int
     block_size: int
     num_blocks: int
     vocab_size: int
+    max_scored_tokens: int = _MAX_SCORED_TOKENS
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,15 @@ class Row:
         tokens: ids to compute.
         length: tokens of the sequence in the cache once these are.
         blocks: its block numbers.
-        sampling: None when the chunk ends before the sequence does.
+        sampling: None when the chunk ends before the sequence does, or no token is wanted.
+        targets: prompt tokens to be scored, where wanted.
     """
 
     tokens: list[int]
     length: int
     blocks: list[int]
     sampling: SamplingState | None
+    targets: Targets | None = None
 
 
 class Runner(Protocol):
@@ -67,8 +76,8 @@ class Runner(Protocol):
     limits: RunnerLimits
     defaults: GenerationDefaults
 
-    def run(self, rows: list[Row]) -> list[Sampled | None]:
-        """Computes one step: KV of all tokens, and the next token of each row that samples."""
+    def run(self, rows: list[Row]) -> list[Sampled | Scored | None]:
+        """Computes one step: KV of all tokens, the next token of each row that samples, scores where wanted."""
         ...
 
 
@@ -99,30 +108,40 @@ class ModelRunner:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def run(self, rows: list[Row]) -> list[Sampled | None]:
+    def run(self, rows: list[Row]) -> list[Sampled | Scored | None]:
         """See `Runner.run`."""
         order = sorted(range(len(rows)), key=lambda i: attention_order(len(rows[i].tokens), rows[i].length))
         logits, sampling = self._forward([rows[i] for i in order])
-        chosen = iter(sample(logits, sampling)) if sampling else iter(())
-        result: list[Sampled | None] = [None] * len(rows)
+        chosen = iter(sample(logits[: len(sampling)], sampling)) if sampling else iter(())
+        result: list[Sampled | Scored | None] = [None] * len(rows)
         for i in order:
             if rows[i].sampling:
                 result[i] = next(chosen)
+        wanted = {i: targets for i in order if (targets := rows[i].targets)}
+        if wanted:
+            for i, scores in zip(wanted, score(logits[len(sampling) :], list(wanted.values())), strict=True):
+                made = result[i]
+                result[i] = replace(made, scores=scores) if isinstance(made, Sampled) else Scored(scores)
         return result
 
     def _forward(self, rows: list[Row]) -> tuple[Tensor, list[SamplingState]]:
-        """Logits `[sampling rows, vocab]` and their states; `rows` stand in attention order."""
+        """Logits `[sampling rows, then targets, vocab]` and the rows' states; `rows` stand in attention order."""
         tokens: list[int] = []
         positions: list[int] = []
         spans: list[Span] = []
         wanted: list[int] = []
+        scored: list[int] = []
         for row in rows:
             count = len(row.tokens)
+            if row.targets:
+                first = len(tokens) + row.targets.first
+                scored += range(first, first + len(row.targets.token_ids))
             spans.append(Span(len(tokens), count, row.length, row.blocks))
             tokens += row.tokens
             positions += range(row.length - count, row.length)
             if row.sampling:
                 wanted.append(len(tokens) - 1)
+        wanted += scored
         sampling = [row.sampling for row in rows if row.sampling]
         batch = AttentionBatch(self._cache, spans, len(tokens), self._device)
         padding = [0] * (self._padded(len(tokens)) - len(tokens))
@@ -168,7 +187,9 @@ class ModelRunner:
                 f"the KV cache holds {num_blocks * block_size} tokens, less than one context of {max_model_len}; "
                 "lower max_model_len, or raise kv_cache_tokens or memory_fraction"
             )
-        return RunnerLimits(max_model_len, step_tokens, block_size, num_blocks, self._loaded.vocab_size)
+        vocab_size = self._loaded.vocab_size
+        scored = max(1, min(_MAX_SCORED_TOKENS, _SCORED_LOGITS_BYTES // (4 * vocab_size)))
+        return RunnerLimits(max_model_len, step_tokens, block_size, num_blocks, vocab_size, scored)
 
     def _num_blocks(self, config: EngineConfig, block_size: int, max_model_len: int, use_varlen: bool) -> int:
         if config.kv_cache_tokens:
@@ -189,7 +210,8 @@ class ModelRunner:
         text = self._model.config.get_text_config()
         rows = max(config.max_step_tokens or _CUDA_STEP_TOKENS, config.max_sequences)
         widest = max(int(getattr(text, "intermediate_size", 0) or 0), 4 * int(text.hidden_size))
-        return 6 * rows * widest * 4 + 6 * config.max_sequences * int(text.vocab_size) * 4
+        logits = 6 * config.max_sequences * int(text.vocab_size) * 4 + 2 * _SCORED_LOGITS_BYTES
+        return 6 * rows * widest * 4 + logits
 
     @torch.inference_mode()
     def _check_itself(self) -> None:

@@ -87,6 +87,10 @@ class RequestParser:
         given = self._parameters(wire.sampling_parameters, scalars)
         options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
         sampling = self._sampling(given)
+        if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
+            raise InvalidRequestError(
+                "max_tokens: 0 makes no answer; allowed only with prompt_logprobs, or where the prompt is asked back"
+            )
         prompt = self._prompt(wire, options)
         return ChatRequest(
             id=wire.id,
@@ -94,7 +98,7 @@ class RequestParser:
             sampling=sampling,
             max_tokens=self._max_tokens(len(prompt.ids), sampling),
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
-            echo="" if switches["exclude_input_in_output"] else self._prompts.text_of(prompt),
+            echo="" if switches["exclude_input_in_output"] else self._prompts.echo(prompt),
             stream=switches["stream"],
         )
 
@@ -116,6 +120,7 @@ class RequestParser:
     def _check_limits(self, sampling: SamplingParams) -> None:
         config = self._config
         at_most("logprobs", sampling.logprobs or 0, config.max_logprobs)
+        at_most("prompt_logprobs", sampling.prompt_logprobs or 0, config.max_logprobs)
         at_most("stop", len(sampling.stop), config.max_stop_strings, "strings")
         for stop in sampling.stop:
             at_most("stop", len(stop), config.max_stop_length, "characters in one string")
@@ -138,7 +143,7 @@ class RequestParser:
     def _max_tokens(self, num_prompt: int, sampling: SamplingParams) -> int:
         limit = self._max_model_len
         room = limit - num_prompt
-        if room < 1:
+        if room < (0 if sampling.max_tokens == 0 else 1):
             raise ContextLengthError(
                 f"the prompt has {num_prompt} tokens; this model's maximum context length is {limit} tokens, "
                 "and at least one must be left for the answer"

@@ -81,6 +81,10 @@ class PromptParser:
         """The prompt as text: what it was made of, or what its ids say."""
         return self._encoder.decode(prompt.ids) if prompt.text is None else prompt.text
 
+    def echo(self, prompt: Prompt) -> str:
+        """The same, to be followed by an answer."""
+        return self._encoder.echo(prompt.ids) if prompt.text is None else prompt.text
+
     def _known(self, name: str, prompt: Prompt) -> Prompt:
         """Raises InvalidRequestError for a token of the tokenizer that the model has no embedding for."""
         beyond = max(prompt.ids, default=0)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from chat_engine.config import EngineConfig
+from chat_engine.detokenizer import echo_text, text_of
 from chat_engine.errors import InvalidRequestError, UnsupportedModelError
 from chat_engine.special_tokens import SpecialTokenGuard
 from chat_engine.template import ChatTemplate, load_template
@@ -57,6 +58,8 @@ class Rendered:
 class PromptEncoder:
     """Prompts of one model. `backend` is its `tokenizers` object, never changed again, so that threads may share it.
 
+    `tokenizer` is what transformers has made of the checkpoint, for what it knows of itself.
+
     Args:
         tokenizer: the model's, with a chat template or without.
         template: the name of one of its templates.
@@ -77,6 +80,7 @@ class PromptEncoder:
     ) -> None:
         if not tokenizer.is_fast:
             raise UnsupportedModelError("the checkpoint has no fast tokenizer (tokenizer.json), which streaming needs")
+        self.tokenizer = tokenizer
         self.backend: Tokenizer = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -95,6 +99,11 @@ class PromptEncoder:
             split_special_tokens=config.split_special_tokens,
             backend=_faithful(tokenizer, config) if tokenizer.is_fast else None,
         )
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that is used."""
+        return self._template.source if self._template else None
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -160,7 +169,11 @@ class PromptEncoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included; ids that the tokenizer has no text for give none."""
-        return self.backend.decode(token_ids, skip_special_tokens=False)
+        return text_of(self.backend, token_ids)
+
+    def echo(self, token_ids: Sequence[int]) -> str:
+        """The same for a prompt: a character at its end that an answer may complete is the answer's."""
+        return echo_text(self.backend, token_ids)
 
     def token(self, token_id: int) -> str:
         """What a token is called, as people write it."""

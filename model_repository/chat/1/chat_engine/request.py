@@ -23,13 +23,15 @@ class SamplingParams(BaseModel):
     """How to choose tokens; names and meanings as in the OpenAI and vLLM APIs.
 
     `temperature` 0 is greedy, and so is `top_p` 0. `top_k` 0 or -1 means all. `logprobs` is the number of alternatives
-    to report per token, 0 reporting the chosen one alone. Penalties follow OpenAI (presence, frequency; over the
-    answer) and CTRL (arXiv:1909.05858; repetition; over prompt and answer). `min_p` is arXiv:2407.01082.
+    to report per token, 0 reporting the chosen one alone; `prompt_logprobs` the same for the tokens of the prompt.
+    `max_tokens` 0 makes no answer. Penalties follow OpenAI (presence, frequency; over the answer) and CTRL
+    (arXiv:1909.05858; repetition; over prompt and answer). `min_p` is arXiv:2407.01082. `skip_special_tokens` leaves
+    those out of the text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
+    max_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
     min_tokens: int = Field(0, ge=0, le=MAX_COUNT)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
@@ -44,8 +46,11 @@ class SamplingParams(BaseModel):
     ignore_eos: bool = False
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     logprobs: int | None = Field(None, ge=0)
+    prompt_logprobs: int | None = Field(None, ge=0)
+    return_token_ids: bool = False
+    skip_special_tokens: bool = True
 
-    @field_validator("max_tokens", "min_tokens", "top_k", "seed", "logprobs", mode="before")
+    @field_validator("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs", mode="before")
     @classmethod
     def _whole(cls, value: object) -> object:
         """1.0 is an integer to JSON, and what Triton's HTTP endpoint makes of it is a double."""
@@ -78,7 +83,7 @@ class ChatRequest:
 
     Attributes:
         prompt_ids: the prompt as token ids, at least one.
-        max_tokens: resolved; prompt and answer fit into the context.
+        max_tokens: resolved; prompt and answer fit into the context. 0: only the prompt is wanted.
         seed: resolved; drawn at random where the caller gave none.
         echo: text that precedes the answer in the output (the prompt, when the caller wants it back).
         arrival: monotonic seconds.
@@ -122,10 +127,26 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
+class PromptToken:
+    """A token of the prompt and how probable it was, given those before it.
+
+    The first token has none before it, so `logprob` and `rank` are None. Rank 1 is the most probable token.
+    """
+
+    token: str
+    bytes: bytes
+    token_id: int
+    logprob: float | None = None
+    rank: int | None = None
+    top: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenEvent:
     """What a request gets: the text that became final, and the counts so far. The last one says why it ended.
 
-    `error` goes with the finish reasons CANCELLED and ERROR.
+    `error` goes with the finish reasons CANCELLED and ERROR. `prompt_tokens` are those that have been scored since the
+    last event, `token_ids` those made since then; `prompt_token_ids` comes with the first. Each where it was asked for.
     """
 
     text: str
@@ -135,17 +156,25 @@ class TokenEvent:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     error: ChatError | None = None
+    prompt_tokens: tuple[PromptToken, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request in the engine: its tokens so far and how much of their KV is computed."""
+    """A request in the engine: its tokens so far and how much of their KV is computed.
+
+    `num_scored` is from how many of its prompt's tokens the log-probability of the next has been taken. It outlasts
+    preemptions, as what has been handed out does.
+    """
 
     request: ChatRequest
     tokens: list[int] = field(init=False)
     table: BlockTable = field(default_factory=BlockTable)
     num_computed: int = 0
     num_cached: int = 0
+    num_scored: int = 0
     first_scheduled: float | None = None
     first_token: float | None = None
 
@@ -171,6 +200,17 @@ class Sequence:
     def num_uncomputed(self) -> int:
         """Tokens whose KV is still to be computed."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_unscored(self) -> int:
+        """Tokens of the prompt whose logits are still wanted, to score the next token of the prompt."""
+        wanted = 0 if self.request.sampling.prompt_logprobs is None else self.num_prompt - 1
+        return wanted - self.num_scored
+
+    @property
+    def num_reusable(self) -> int:
+        """Tokens, from the first on, whose KV is enough: cached ones need not be computed again for their logits."""
+        return self.num_scored if self.num_unscored else self.num_tokens
 
     @property
     def is_prefilling(self) -> bool:

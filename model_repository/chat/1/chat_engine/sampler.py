@@ -8,6 +8,7 @@ seed gives the same text in any batch and after a preemption.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from chat_engine.request import SamplingParams, TokenRules
 # cut lies beyond them.
 _CANDIDATES = 1024
 _NO_RULES = TokenRules()
+# Rows of logits that `score` works on at a time: it needs several times their memory.
+_SCORED_AT_ONCE = 64
 
 
 class Ngrams:
@@ -121,18 +124,45 @@ class SamplingState:
 
 @dataclass(frozen=True)
 class Logprobs:
-    """Log-probabilities of one row: of the chosen token, and of the most probable ones."""
+    """Log-probabilities of one row: of the chosen token, and of the most probable ones.
+
+    `rank` is the place of the chosen token in the vocabulary, 1 the most probable; 0 where nobody asked.
+    """
 
     chosen: float
     top: tuple[tuple[int, float], ...]
+    rank: int = 0
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One row's next token."""
+    """One row's next token, and the scores of the prompt tokens that were asked for."""
 
     token_id: int
     logprobs: Logprobs | None
+    scores: tuple[Logprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A row that makes no token: the scores of the prompt tokens that were asked for."""
+
+    scores: tuple[Logprobs, ...]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Known tokens whose log-probabilities are wanted.
+
+    Attributes:
+        first: the place in its row of the token before the first of them.
+        token_ids: they follow each other.
+        top: how many alternatives to report for each.
+    """
+
+    first: int
+    token_ids: list[int]
+    top: int
 
 
 @torch.inference_mode()
@@ -159,6 +189,25 @@ def sample(logits: Tensor, rows: list[SamplingState]) -> list[Sampled]:
     chosen = token_ids.tolist()
     logprobs = _logprobs(raw, chosen, rows)
     return [Sampled(token_id, logprobs.get(i)) for i, token_id in enumerate(chosen)]
+
+
+@torch.inference_mode()
+def score(logits: Tensor, wanted: list[Targets]) -> list[tuple[Logprobs, ...]]:
+    """Log-probabilities of known tokens under the model's own distribution.
+
+    Args:
+        logits: `[tokens, vocab]`, any float type: a row for each token of `wanted`, those of the first row first.
+        wanted: the tokens.
+    """
+    token_ids = [token_id for targets in wanted for token_id in targets.token_ids]
+    counts = [targets.top for targets in wanted for _ in targets.token_ids]
+    assert logits.shape[0] == len(token_ids)
+    scores: list[Logprobs] = []
+    for begin in range(0, len(token_ids), _SCORED_AT_ONCE):
+        part = slice(begin, begin + _SCORED_AT_ONCE)
+        scores += _report(logits[part].float(), token_ids[part], counts[part], ranks=True)
+    found = iter(scores)
+    return [tuple(itertools.islice(found, len(targets.token_ids))) for targets in wanted]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -286,11 +335,17 @@ def _logprobs(raw: Tensor, chosen: list[int], rows: list[SamplingState]) -> dict
     if not asked:
         return {}
     index = torch.tensor(list(asked), device=raw.device)
-    logprobs = raw[index].log_softmax(-1)
-    of_chosen = logprobs[torch.arange(len(asked)), torch.tensor([chosen[i] for i in asked])].tolist()
-    values, ids = logprobs.topk(min(max(asked.values()), raw.shape[-1]), dim=-1)
-    top_ids, top_values = ids.tolist(), values.tolist()
-    return {
-        i: Logprobs(of_chosen[n], tuple(zip(top_ids[n][:count], top_values[n][:count], strict=True)))
-        for n, (i, count) in enumerate(asked.items())
-    }
+    found = _report(raw[index], [chosen[i] for i in asked], list(asked.values()))
+    return dict(zip(asked, found, strict=True))
+
+
+def _report(raw: Tensor, chosen: list[int], counts: list[int], *, ranks: bool = False) -> list[Logprobs]:
+    """Of each row: the chosen token, as many of the most probable ones as `counts` says, and the rank if wanted."""
+    logprobs = raw.log_softmax(-1)
+    of_chosen = logprobs.gather(-1, torch.tensor(chosen, device=raw.device)[:, None])
+    rank = (
+        (logprobs > of_chosen).sum(-1, dtype=torch.int32) + 1 if ranks else torch.zeros(len(chosen), dtype=torch.long)
+    )
+    values, ids = logprobs.topk(min(max(counts), raw.shape[-1]), dim=-1)
+    rows = zip(of_chosen[:, 0].tolist(), ids.tolist(), values.tolist(), rank.tolist(), counts, strict=True)
+    return [Logprobs(own, tuple(zip(top[:n], best[:n], strict=True)), place) for own, top, best, place, n in rows]

@@ -27,6 +27,33 @@ class Chunk:
         """Whether the chunk reaches the sequence's end, so that its last logits give the next token."""
         return self.sequence.num_computed + self.count == self.sequence.num_tokens
 
+    @property
+    def scored(self) -> range:
+        """Places in the sequence of the tokens whose logits score the token behind them."""
+        sequence = self.sequence
+        end = min(sequence.num_computed + self.count, sequence.num_scored + sequence.num_unscored)
+        return range(sequence.num_scored, max(sequence.num_scored, end))
+
+
+@dataclass
+class _Room:
+    """What a step has left: tokens, and logits of prompt tokens."""
+
+    tokens: int
+    scored: int
+
+    def take(self, sequence: Sequence) -> Chunk | None:
+        """As much of the sequence as there is room for."""
+        count = min(sequence.num_uncomputed, self.tokens)
+        if sequence.num_unscored > self.scored:
+            count = min(count, sequence.num_scored + self.scored - sequence.num_computed)
+        if count <= 0:
+            return None
+        chunk = Chunk(sequence, count)
+        self.tokens -= count
+        self.scored -= len(chunk.scored)
+        return chunk
+
 
 class Scheduler:
     """Holds the waiting and the running sequences and picks each step's chunks.
@@ -35,15 +62,19 @@ class Scheduler:
         cache: the block accounting; one sequence of the longest allowed length must fit into it.
         max_sequences: sequences that run side by side.
         max_step_tokens: tokens of one step.
+        max_scored_tokens: of those, prompt tokens whose logits are wanted: logits are large. None: no limit.
     """
 
-    def __init__(self, cache: KVCache, max_sequences: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, cache: KVCache, max_sequences: int, max_step_tokens: int, max_scored_tokens: int | None = None
+    ) -> None:
         self.cache = cache
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
         self.preemptions = 0
         self._max_sequences = max_sequences
         self._max_step_tokens = max_step_tokens
+        self._max_scored_tokens = max_step_tokens if max_scored_tokens is None else max_scored_tokens
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -64,23 +95,17 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, decodes first; empty only when nothing is left to run."""
-        budget = self._max_step_tokens
-        decodes = self._decodes(budget)
-        budget -= len(decodes)
-        prefills: list[Chunk] = []
-        for sequence in self.running:
-            if sequence.is_prefilling and budget > 0:
-                prefills.append(Chunk(sequence, min(sequence.num_uncomputed, budget)))
-                budget -= prefills[-1].count
-        while budget > 0 and self._admit():
-            sequence = self.running[-1]
-            prefills.append(Chunk(sequence, min(sequence.num_uncomputed, budget)))
-            budget -= prefills[-1].count
-        return decodes + prefills
+        decodes = self._decodes(self._max_step_tokens)
+        room = _Room(self._max_step_tokens - len(decodes), self._max_scored_tokens)
+        prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
+        while room.tokens > 0 and self._admit():
+            prefills.append(room.take(self.running[-1]))
+        return decodes + [chunk for chunk in prefills if chunk]
 
     def advance(self, chunk: Chunk) -> None:
         """Notes that `chunk` has been computed."""
         sequence = chunk.sequence
+        sequence.num_scored += len(chunk.scored)
         sequence.num_computed += chunk.count
         self.cache.register(sequence.table, sequence.tokens, sequence.num_computed)
 
@@ -116,7 +141,7 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self._max_sequences:
             return False
         sequence = self.waiting[0]
-        table = self.cache.begin(sequence.tokens, spare=len(self.running))
+        table = self.cache.begin(sequence.tokens, len(self.running), sequence.num_reusable)
         if table is None:
             return False
         self.waiting.popleft()

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
 
 from chat_engine.checks import check_flag, decode, show, unknown
 from chat_engine.config import EngineConfig, load_config
-from chat_engine.errors import UnknownModelError
+from chat_engine.errors import InvalidRequestError, UnknownModelError
 from chat_engine.model_loader import context_limits
 from chat_engine.parse_prompt import PromptParser
 from chat_engine.prompt import PromptEncoder
 
-OPTIONS = ("add_generation_prompt", "add_special_tokens")
+PROMPT_OPTIONS = ("add_generation_prompt", "continue_final_message", "add_special_tokens")
+RETURN_NAMES = "return_token_strs"
+RETURN_INFO = "return_info"
+OPTIONS = (*PROMPT_OPTIONS, RETURN_NAMES, RETURN_INFO)
+REQUEST_ID = "id"
+"""Triton's own field of a request; its HTTP endpoint `generate` hands it on as a parameter."""
 DEFAULT_MODEL = "chat"
 _CODE = Path("1") / "chat_engine"
 _KEPT = 8  # of a large vocabulary, each takes about 100 MB
+
+_SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SETTINGS: Final = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case", "legacy",
+    "model_max_length", "padding_side", "split_special_tokens", "truncation_side", "use_default_system_prompt",
+)  # fmt: skip
+"""Of `tokenizer_config.json`, what is a plain value and no path."""
+_LARGEST: Final = 2**53
+"""Of a number in JSON; `model_max_length` is far larger where there is no limit."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +52,18 @@ class TokenizerRequest:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text and its token ids; `max_model_len` is the context of the chat model, in tokens."""
+    """A text and its token ids; `max_model_len` is the context of the chat model, in tokens.
+
+    Attributes:
+        token_strs: the tokenizer's own name of each token, empty for an id that has none; None where not asked for.
+        info: what the checkpoint says, see `ChatTokenizer.info`; None where not asked for.
+    """
 
     ids: tuple[int, ...]
     text: str
     max_model_len: int
+    token_strs: tuple[str, ...] | None = None
+    info: Mapping[str, object] | None = None
 
 
 class ChatTokenizer:
@@ -50,15 +76,79 @@ class ChatTokenizer:
         encoder.check_vocabulary(limits.vocab_size)
         self._prompts = PromptParser(encoder, config, limits.vocab_size, "token_ids")
         self._max_model_len = limits.max_model_len
+        self._backend = encoder.backend
+        self.info = {
+            "root": checkpoint_name(config.model),
+            "config": tokenizer_config(encoder.tokenizer, encoder.template),
+        }
 
     def tokens(self, request: TokenizerRequest) -> Tokens:
         """Raises InvalidRequestError."""
-        parameters = request.parameters or {}
-        for name in parameters.keys() - set(OPTIONS):
-            raise unknown(name, parameters[name], OPTIONS)
-        options = {name: check_flag(name, parameters.get(name)) for name in OPTIONS}
-        prompt = self._prompts.parse(request.messages, request.text_input, request.token_ids, **options)
-        return Tokens(prompt.ids, self._prompts.text_of(prompt), self._max_model_len)
+        flags = _flags(request.parameters or {})
+        if flags.pop(RETURN_INFO, False):
+            _check_alone(request, flags)
+            return Tokens((), "", self._max_model_len, info=self.info)
+        names_wanted = flags.pop(RETURN_NAMES, False)
+        prompt = self._prompts.parse(request.messages, request.text_input, request.token_ids, **flags)
+        names = tuple(self._backend.id_to_token(token) or "" for token in prompt.ids) if names_wanted else None
+        return Tokens(prompt.ids, self._prompts.text_of(prompt), self._max_model_len, names)
+
+
+def checkpoint_name(model: str) -> str:
+    """Its id on a hub, also where that is a folder of a hub's cache; of another folder the last part, never a path."""
+    if not Path(model).is_dir():
+        return model
+    folder = Path(os.path.abspath(model))  # noqa: PTH100 - `resolve` would follow links to names nobody gave
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/", 1)
+    return folder.name
+
+
+def tokenizer_config(tokenizer: PreTrainedTokenizerBase, template: str | None) -> dict[str, object]:
+    """What callers may want of `tokenizer_config.json`, by its names; a special token is text, or None if missing.
+
+    Of several chat templates it has the one that is used.
+    """
+    given: dict[str, Any] = tokenizer.init_kwargs
+    settings = {name: given[name] for name in _SETTINGS if isinstance(given.get(name), bool | int | float | str)}
+    if settings.get("model_max_length", 0) > _LARGEST:
+        del settings["model_max_length"]
+    special = {name: None if (token := getattr(tokenizer, name, None)) is None else str(token) for name in _SPECIAL}
+    return {
+        "tokenizer_class": type(tokenizer).__name__,
+        **special,
+        **settings,
+        "chat_template": template,
+        "added_tokens_decoder": {
+            str(token_id): _added(token) for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
+        },
+    }
+
+
+def _added(token: AddedToken) -> dict[str, object]:
+    return {
+        "content": token.content, "lstrip": token.lstrip, "normalized": token.normalized, "rstrip": token.rstrip,
+        "single_word": token.single_word, "special": token.special,
+    }  # fmt: skip
+
+
+def _flags(parameters: Mapping[str, object]) -> dict[str, bool]:
+    """The options that are given."""
+    flags = {}
+    for name, value in parameters.items():
+        if name == REQUEST_ID:
+            continue
+        if name not in OPTIONS:
+            raise unknown(name, value, OPTIONS)
+        if (flag := check_flag(name, value)) is not None:
+            flags[name] = flag
+    return flags
+
+
+def _check_alone(request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
+    inputs = (name for name in ("messages", "text_input", "token_ids") if getattr(request, name) is not None)
+    if others := [*inputs, *flags]:
+        raise InvalidRequestError(f"{RETURN_INFO}: only alone; leave out {' and '.join(others)}")
 
 
 class Tokenizers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from embedder.checkpoint import Checkpoint
@@ -13,6 +14,11 @@ from embedder.errors import InvalidRequestError
 From = TypeVar("From")
 To = TypeVar("To")
 
+PARAMETERS = ("truncate_prompt_tokens", "truncation_side")
+REQUEST_ID = "id"
+"""Triton's own field of a request; its HTTP endpoint `generate` hands it on as a parameter."""
+SIDES = ("right", "left")
+
 _SHOWN = 80
 
 
@@ -20,7 +26,7 @@ _SHOWN = 80
 class WireRequest:
     """A request as it came: the contract of `config.pbtxt`, undecoded, an element a row.
 
-    `parameters` are Triton's scalar request parameters, of which this model has none.
+    `parameters` are Triton's scalar request parameters: those of `PARAMETERS`, and `id`, which says nothing.
     """
 
     text: Sequence[bytes] | None = None
@@ -37,6 +43,14 @@ class ParsedRequest:
     dimensions: int
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How a row that is too long is made shorter: to `limit` tokens, special ones included, off its `side`."""
+
+    limit: int
+    side: str
+
+
 class RequestParser:
     """Parses and checks requests for one model; threads may share it.
 
@@ -51,18 +65,62 @@ class RequestParser:
 
     def parse(self, request: WireRequest) -> ParsedRequest:
         """Raises InvalidRequestError."""
-        for name, value in (request.parameters or {}).items():
-            raise InvalidRequestError(f"{_name(name)}: unknown parameter (value {_show(value)}); this model takes none")
+        cut = self._cut(request.parameters or {})
         if (request.text is None) == (request.token_ids is None):
             given = "neither" if request.text is None else "both"
             raise InvalidRequestError(f"text, token_ids: exactly one is required, {given} given")
         if request.text is not None:
-            texts = _each_row(self._text, request.text)
-            encoded = self._checkpoint.tokenizer.encode_batch_fast(texts)
-            rows = _each_row(self._checked("text"), [encoding.ids for encoding in encoded])
+            rows = self._encode(_each_row(self._text, request.text), cut)
+            rows = _each_row(self._checked("text"), rows)
         else:
-            rows = _each_row(self._token_ids, request.token_ids or ())
+            rows = _each_row(partial(self._token_ids, cut), request.token_ids or ())
         return ParsedRequest(rows, self._dimensions(request.dimensions or ()))
+
+    def _cut(self, parameters: Mapping[str, object]) -> Cut | None:
+        for name, value in parameters.items():
+            if name not in (*PARAMETERS, REQUEST_ID):
+                raise InvalidRequestError(
+                    f"{_name(name)}: unknown parameter (value {_show(value)}); allowed are {', '.join(PARAMETERS)}"
+                )
+        side = parameters.get("truncation_side") or SIDES[0]
+        if side not in SIDES:
+            raise InvalidRequestError(f"truncation_side: must be {' or '.join(SIDES)} (got {_show(side)})")
+        limit = parameters.get("truncate_prompt_tokens")
+        return None if limit is None else Cut(self._limit(limit), str(side))
+
+    def _limit(self, given: object) -> int:
+        """-1 stands for the longest text."""
+        longest = self._checkpoint.max_length
+        whole = int(given) if isinstance(given, float) and given.is_integer() else given
+        if type(whole) is not int or not (whole == -1 or 1 <= whole <= longest):
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens: must be -1 or 1 to {longest}, this model's maximum context length "
+                f"(got {_show(given)})"
+            )
+        return longest if whole == -1 else whole
+
+    def _encode(self, texts: list[str], cut: Cut | None) -> list[list[int]]:
+        rows: list[list[int]] = [found.ids for found in self._checkpoint.tokenizer.encode_batch_fast(texts)]
+        if cut is None:
+            return rows
+        return [
+            self._encode_shorter(text, cut) if len(row) > cut.limit else row
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def _encode_shorter(self, text: str, cut: Cut) -> list[int]:
+        """The special tokens stay: they are put around what is left."""
+        tokenizer = self._checkpoint.tokenizer
+        special = tokenizer.num_special_tokens_to_add(False)
+        if cut.limit <= special:
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens: {cut.limit} given; at least {special + 1} are needed, because every text "
+                f"has {special} special ones"
+            )
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        encoding.truncate(cut.limit - special, direction=cut.side)
+        ids: list[int] = tokenizer.post_process(encoding).ids
+        return ids
 
     def _text(self, raw: bytes) -> str:
         text = self._decode("text", raw)
@@ -74,13 +132,15 @@ class RequestParser:
             )
         return text.lower() if self._checkpoint.lower_case else text
 
-    def _token_ids(self, raw: bytes) -> list[int]:
+    def _token_ids(self, cut: Cut | None, raw: bytes) -> list[int]:
         ids = _json("token_ids", self._decode("token_ids", raw))
         if not isinstance(ids, list):
             raise InvalidRequestError(f"token_ids: must be a JSON array of token ids (got {_show(ids)})")
         for value in ids:
             if type(value) is not int:  # a truth value is an int, too
                 raise InvalidRequestError(f"token_ids: must hold integers alone (got {_show(value)})")
+        if cut is not None:
+            ids = ids[-cut.limit :] if cut.side == "left" else ids[: cut.limit]
         return self._checked("token_ids")(ids)
 
     def _checked(self, name: str) -> Callable[[list[int]], list[int]]:
@@ -91,7 +151,9 @@ class RequestParser:
             if not ids:
                 raise InvalidRequestError(f"{name}: no tokens; at least one is required")
             if len(ids) > limit:
-                raise InvalidRequestError(f"{name}: {len(ids)} tokens given; the context holds {limit}")
+                raise InvalidRequestError(
+                    f"{name}: {len(ids)} tokens given; this model's maximum context length is {limit} tokens"
+                )
             for token in ids:
                 if not 0 <= token < vocab_size:
                     raise InvalidRequestError(
