@@ -35,7 +35,7 @@ CHAT_OUTPUTS = ("text_output", "finish_reason", "num_input_tokens", "num_output_
 _TRITON_ID = "id"  # of a request to `generate`; some servers pass it on as a parameter
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _SHOWN = 80
-_WITHOUT_EFFECT: dict[str, object] = {
+WITHOUT_EFFECT: dict[str, object] = {
     "n": 1,
     "best_of": 1,
     "use_beam_search": False,
@@ -148,7 +148,7 @@ def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozens
     if given is None:
         return raw or b"", False
     given = {name: value for name, value in {**scalars, **given}.items() if value is not None}
-    for name, value in _WITHOUT_EFFECT.items():
+    for name, value in WITHOUT_EFFECT.items():
         if name in given and _same(given[name], value):
             del given[name]
     for name, advice in _REFUSED.items():
