@@ -46,7 +46,7 @@ def debian(podman: Podman, packages: Sequence[str]) -> str:
     """
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNUSED]
-    name = f"localhost/triton-chat-base/python:{_digest(*command, SUITE, _PATH)}"
+    name = f"localhost/triton-chat-base/debian:{_digest(*command, SUITE, _PATH)}"
     if not podman.has(name):
         archive = podman.folder / "python-base.tar"
         subprocess.run([*command, SUITE, str(archive)], check=True)
