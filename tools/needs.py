@@ -62,7 +62,13 @@ CONTAINERS = (
 )
 CHROMIUM = Need("Chromium", ("chromium",), lambda: chromium() is not None)
 CHINESE_FONT = Need("a font with Chinese", ("fontconfig", "fonts-wqy-microhei"), has_chinese_font)
-NEEDS = {"test": (), "test-browser": (CHROMIUM, CHINESE_FONT), "test-image": CONTAINERS, "test-fresh": CONTAINERS}
+GIT = Need("git", ("git",), lambda: _which("git"))
+NEEDS = {
+    "test": (),
+    "test-browser": (CHROMIUM, CHINESE_FONT),
+    "test-image": CONTAINERS,
+    "test-fresh": (*CONTAINERS, GIT),
+}
 """By target of the Makefile. What `test` needs, `make` sets up by itself."""
 
 

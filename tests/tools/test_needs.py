@@ -59,8 +59,8 @@ def install(folder: Path, *names: str, prints: str = "") -> None:
         (
             "test-fresh",
             ["podman", "crun"],
-            "make test-fresh needs mmdebstrap",
-            "install it (on Debian, apt-get install mmdebstrap)",
+            "make test-fresh needs mmdebstrap and git",
+            "install them (on Debian, apt-get install mmdebstrap git)",
         ),
     ],
 )
@@ -76,7 +76,7 @@ def test_what_is_missing_is_one_sentence(path: Path, target: str, there: list[st
         ("test-browser", ["google-chrome", "fc-list"]),
         ("test-browser", ["chromium", "fc-list"]),
         ("test-image", ["podman", "runc", "mmdebstrap"]),
-        ("test-fresh", ["podman", "crun", "mmdebstrap"]),
+        ("test-fresh", ["podman", "crun", "mmdebstrap", "git"]),
     ],
 )
 def test_what_is_there_is_not_missing(path: Path, target: str, there: list[str]) -> None:
@@ -102,8 +102,8 @@ def test_packages_are_listed_once_and_without_what_make_sets_up(path: Path, monk
     problems = [preflight.check_venv((3, 11), False), preflight.check_libpython((3, 11), [])]
     monkeypatch.setattr(preflight, "before_install", lambda folder: problems)
     python = ["python3.11-venv", "python3.11-dev"]
-    page, containers = ["chromium", "fontconfig", "fonts-wqy-microhei"], ["podman", "runc", "mmdebstrap"]
-    assert needs.all_packages() == [*python, *page, *containers]
+    page, others = ["chromium", "fontconfig", "fonts-wqy-microhei"], ["podman", "runc", "mmdebstrap", "git"]
+    assert needs.all_packages() == [*python, *page, *others]
 
 
 def test_make_asks_for_the_needs_of_each_target() -> None:
