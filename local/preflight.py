@@ -41,6 +41,8 @@ PORT_NAMES = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "GA
 class Problem(NamedTuple):
     cause: str
     fix: str
+    packages: tuple[str, ...] = ()
+    """Debian's, which mend it."""
 
     def __str__(self) -> str:
         return f"{self.cause}\n  fix: {self.fix}"
@@ -85,6 +87,19 @@ def check_libpython(version: tuple[int, int], folders: Sequence[Path]) -> Proble
         f"{name} is missing: this Python was built without its shared library, which Triton's Python backend loads.",
         f"on Debian or Ubuntu: apt-get install python{dotted}-dev; "
         f'with pyenv: PYTHON_CONFIGURE_OPTS="--enable-shared" pyenv install --force {dotted}',
+        (f"python{dotted}-dev",),
+    )
+
+
+def check_venv(version: tuple[int, int], found: bool) -> Problem | None:
+    """Debian and Ubuntu ship what puts pip into an environment apart from the interpreter."""
+    if found:
+        return None
+    package = f"python{_dotted(version)}-venv"
+    return Problem(
+        "ensurepip is missing: this Python cannot make the environment.",
+        f"on Debian or Ubuntu: apt-get install {package}",
+        (package,),
     )
 
 
@@ -197,6 +212,7 @@ def before_install(folder: Path) -> list[Problem]:
         check_platform(platform.system(), platform.machine(), _glibc_version()),
         check_python(version),
         check_libpython(version, libpython_folders()),
+        check_venv(version, all(map(importlib.util.find_spec, ("ensurepip", "venv")))),
         check_disk(folder, shutil.disk_usage(str(folder)).free / 1e9),
     ]
     return [problem for problem in checks if problem]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from tests.helm.paths import CHECKOV, installed
 
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
 IMAGES = ("server", "gateway", "ui")
+PYTHONS = ("3.11.2", "3.12.3")
+"""Of Debian 12 and Ubuntu 24.04; the one that runs this may be newer, and so take what they cannot."""
 
 
 def pins(name: str) -> dict[str, str]:
@@ -18,12 +25,28 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in found}
 
 
-@pytest.mark.parametrize("name", ["dev", "cuda", *IMAGES])
+def refused(distributions: Iterable[metadata.Distribution]) -> list[str]:
+    """Those that one of PYTHONS cannot install."""
+    wanted = {one.name: SpecifierSet(one.metadata.get("Requires-Python") or "") for one in distributions}
+    return [name for name, pythons in wanted.items() if not all(map(pythons.contains, PYTHONS))]
+
+
+@pytest.mark.parametrize("name", ["dev", "cuda", "checkov", *IMAGES])
 def test_every_package_is_pinned(name: str) -> None:
     assert pins(name)
     for package, specifier in pins(name).items():
         assert specifier.startswith("=="), package
         assert "+" not in specifier, f"{package}: a build of one machine"
+
+
+def test_every_supported_python_can_install_them() -> None:
+    assert refused(metadata.distribution(name) for name in pins("dev")) == []
+
+
+@pytest.mark.helm
+def test_every_supported_python_can_install_checkov() -> None:
+    (packages,) = installed(CHECKOV).parents[1].glob("lib/python3.*/site-packages")
+    assert refused(metadata.distributions(path=[str(packages)])) == []
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,9 +8,9 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.visitor import Visitor
+from tools import needs
 
 HERE = Path(__file__).parent
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 300
 """A test may start the whole stack."""
 
@@ -29,9 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """Not for the whole session: while it is there, its event loop is in the way of asyncio's tests."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = needs.chromium()
     if path is None:
-        pytest.fail("tests in a browser need Chromium: apt-get install chromium", pytrace=False)
+        pytest.fail(needs.sentence("a test in a browser", [needs.CHROMIUM]), pytrace=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser

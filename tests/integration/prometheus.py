@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import urllib.parse
 import urllib.request
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 import yaml
 
 from local import ports
 from tests.integration.calls import eventually
-from tests.monitoring.promtool import INSTALL
+from tests.monitoring.promtool import program
 
 Series = dict[str, Any]
 """`metric`: its labels; `value`: the time and the value."""
@@ -85,9 +83,8 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, rules: Sequence[Mapping[str, Any]], targets: Sequence[Target]) -> Iterator[Prometheus]:
-    """Runs it with these groups of rules; where it is not installed, the test fails and says what to do."""
-    if shutil.which("prometheus") is None:
-        pytest.fail(f"prometheus {INSTALL}", pytrace=False)
+    """Runs it with these groups of rules; where it is missing, the test fails and says what to do."""
+    executable = program("prometheus")
     folder.mkdir()
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": list(rules)}), encoding="utf-8")
     config = {
@@ -98,7 +95,7 @@ def prometheus(folder: Path, rules: Sequence[Mapping[str, Any]], targets: Sequen
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (port,) = ports.choose("127.0.0.1", (0,))
     command = [
-        "prometheus",
+        executable,
         f"--config.file={folder / 'prometheus.yaml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",

@@ -67,6 +67,23 @@ def test_a_static_python_is_told_of_both_ways_out(tmp_path: Path) -> None:
     assert problem.cause.startswith("libpython3.12.so.1.0 is missing")
     assert "python3.12-dev" in problem.fix
     assert "--enable-shared" in problem.fix
+    assert problem.packages == ("python3.12-dev",)
+
+
+def test_a_python_that_makes_no_environment_is_told_of_the_package() -> None:
+    assert preflight.check_venv((3, 11), True) is None
+    problem = preflight.check_venv((3, 11), False)
+    assert problem is not None
+    assert problem.cause.startswith("ensurepip is missing")
+    assert problem.fix.endswith("apt-get install python3.11-venv")
+    assert problem.packages == ("python3.11-venv",)
+
+
+def test_what_an_environment_is_made_with_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = {"ensurepip": None}.get
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: found(name, "spec"))
+    causes = [problem.cause for problem in preflight.before_install(tmp_path)]
+    assert any(cause.startswith("ensurepip is missing") for cause in causes)
 
 
 def test_disk() -> None:

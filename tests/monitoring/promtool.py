@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-INSTALL = "is missing: run `apt-get install prometheus` (Debian, Ubuntu); it brings prometheus and promtool"
+from tools import prometheus
 
 
 def run(*arguments: str | Path) -> str:
-    """What it says. Where it finds something wrong, or is not installed, the test fails and says so."""
-    if shutil.which("promtool") is None:
-        pytest.fail(f"promtool {INSTALL}", pytrace=False)
-    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    """What it says. Where it finds something wrong, or is not there, the test fails and says so."""
+    command = [program("promtool"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         pytest.fail(f"promtool {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}", pytrace=False)
     return done.stdout
+
+
+def program(name: str) -> str:
+    """The path of promtool or prometheus; where it is missing, the test fails and says what to do."""
+    found = prometheus.find(name)
+    if found is None:
+        pytest.fail(f"{name} is missing: run `make helm-tools`", pytrace=False)
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from tools import needs
 from tools.images import bases, development, wheels
 from tools.images.podman import Podman, PodmanError
 
@@ -24,7 +25,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("tools.images.podman._with_sbin", lambda: str(folder))
+    monkeypatch.setattr(needs, "_SBIN", "")
     return folder
 
 
@@ -38,8 +39,8 @@ def test_what_is_not_installed_is_named_with_a_fix(path: Path, tmp_path: Path) -
     install(path, "mmdebstrap")
     problem = Podman(tmp_path).problem()
     assert problem is not None
-    assert "podman, runc not installed" in problem.cause
-    assert "apt-get install podman runc mmdebstrap" in problem.fix
+    assert "podman, runc or crun not installed" in problem.cause
+    assert "apt-get install podman runc" in problem.fix
 
 
 def test_what_podman_says_is_passed_on(path: Path, tmp_path: Path) -> None:

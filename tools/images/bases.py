@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -33,14 +34,19 @@ def problem() -> Problem | None:
 
 
 def python_base(podman: Podman) -> str:
-    """The name of an image with Python and pip, made from Debian's packages if it is not there yet.
+    """The name of an image with Python and pip. Raises as `debian`."""
+    return debian(podman, PACKAGES)
+
+
+def debian(podman: Podman, packages: Sequence[str]) -> str:
+    """The name of an image with these packages and what they depend on, made if it is not there yet.
 
     Raises:
         subprocess.CalledProcessError: mmdebstrap failed, and has said why.
     """
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNUSED]
-    name = f"localhost/triton-chat-base/python:{_digest(*command, SUITE, _PATH)}"
+    name = f"localhost/triton-chat-base/debian:{_digest(*command, SUITE, _PATH)}"
     if not podman.has(name):
         archive = podman.folder / "python-base.tar"
         subprocess.run([*command, SUITE, str(archive)], check=True)

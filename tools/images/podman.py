@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import resource
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from pathlib import Path
 
 from local.preflight import Problem
 from local.settings import CACHE
+from tools import needs
 
-_RUNTIMES = ("runc", "crun")
 _LIMIT = 20_000
 """podman asks for more open files and processes than some machines allow, and fails there."""
-_INSTALL = "install podman, runc and mmdebstrap (Debian and Ubuntu: apt-get install podman runc mmdebstrap)"
 _MACHINE = (
     "use a machine, or a virtual one, where you may start containers; inside a container that takes a privileged one"
 )
@@ -47,7 +45,7 @@ class Podman:
                 "cgroup_manager": "cgroupfs",
                 "events_logger": "file",
                 "lock_type": "file",  # those in shared memory are shared with every other podman of this user
-                "runtime": _runtime() or _RUNTIMES[0],
+                "runtime": needs.runtime() or needs.RUNTIMES[0],
                 "tmp_dir": str(self._running / "libpod"),
             },
         }
@@ -88,11 +86,13 @@ class Podman:
 
     def problem(self) -> Problem | None:
         """What keeps it from working on this machine; `container_problem` can tell more once there is an image."""
-        missing = [name for name in ("podman", "mmdebstrap") if shutil.which(name) is None]
-        if _runtime() is None:
-            missing.append(_RUNTIMES[0])
+        missing = needs.missing(needs.CONTAINERS)
         if missing:
-            return Problem(f"Containers cannot run here: {', '.join(missing)} not installed.", f"{_INSTALL}.")
+            names = ", ".join(need.name for need in missing)
+            return Problem(
+                f"Containers cannot run here: {names} not installed.",
+                f"on Debian or Ubuntu: apt-get install {needs.packages(missing)}",
+            )
         info = self.run("info")
         if info.returncode:
             return Problem(f"Containers cannot run here: {_last_line(info.stderr)}", f"{_MACHINE}.")
@@ -104,14 +104,6 @@ class Podman:
         if done.returncode == 0:
             return None
         return Problem(f"Containers cannot run here: {_last_line(done.stderr)}", f"{_MACHINE}.")
-
-
-def _runtime() -> str | None:
-    return next((name for name in _RUNTIMES if shutil.which(name, path=_with_sbin())), None)
-
-
-def _with_sbin() -> str:
-    return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
 
 
 def _ulimits() -> list[str]:
