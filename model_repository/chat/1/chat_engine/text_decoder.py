@@ -19,7 +19,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class Decoder(Protocol):
-    """A text that grows: what comes out of `feed` and `end` is what `tokenizers` makes of all ids at once."""
+    """A text that grows: what comes out of `feed` and `end` is the text of all ids at once."""
 
     def skip(self, ids: Sequence[int]) -> None:
         """Goes over the first tokens, whose text is not wanted.
