@@ -13,6 +13,7 @@ from tests.chat_engine.builders import byte_fallback_tokenizer, byte_level_token
 BYTE_LEVEL = byte_level_tokenizer()
 BYTE_FALLBACK = byte_fallback_tokenizer()
 BOTH = pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK], ids=["byte-level", "byte-fallback"])
+BLANK = "\u2581"
 FAMILY = "👩‍👩‍👧‍👦"
 PIECES = ("hello", " wor", "ld", "中", "文", "é", "😀", FAMILY, "\u0301", " ", "\n", "a", "ab", "aab", ".", "��")
 TEXT = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -438,11 +439,10 @@ def test_blanks_among_the_added_tokens_are_blanks_if_the_vocabulary_has_them() -
 
 
 def unknown_kind() -> Tokenizer:
-    """What replaces parts of the whole text is not done token by token."""
+    """What matches at the beginning of the whole text cannot be done token by token."""
     tokenizer = byte_fallback_tokenizer()
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace(Regex("▁"), " "), decoders.Replace("中", "ZH")]
-    )
+    start = [decoders.Replace(BLANK, " "), decoders.Replace("中", "ZH"), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*start, decoders.Replace(Regex("^ "), "")])
     return tokenizer
 
 
@@ -452,6 +452,12 @@ def test_decoders_of_unknown_kinds_are_left_to_tokenizers(text: str) -> None:
     ids = encode(tokenizer, text)
     assert text_of(tokenizer, ids) == tokenizer.decode(ids)
     assert read(tokenizer, ids) == tokenizer.decode(ids)
+
+
+def test_behind_a_prompt_with_decoders_of_unknown_kinds() -> None:
+    ids = encode(unknown_kind(), "hello 中")
+    assert read(unknown_kind(), ids) == "hello ZH"
+    assert read(unknown_kind(), ids, tuple(encode(unknown_kind(), "a"))) == " hello ZH"
 
 
 @examples(100)

@@ -19,7 +19,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class Decoder(Protocol):
-    """A text that grows: what comes out of `feed` and `end` is what `tokenizers` makes of all ids at once."""
+    """A text that grows: what comes out of `feed` and `end` is the text of all ids at once."""
 
     def skip(self, ids: Sequence[int]) -> None:
         """Goes over the first tokens, whose text is not wanted.
@@ -61,12 +61,13 @@ class TextDecoder:
         self._foreign = b""  # the beginning of a character that shows only if it is completed
 
     def skip(self, ids: Sequence[int]) -> None:
-        """See `Decoder`. Only the tokens at both ends can matter, so that the others are left out."""
+        """See `Decoder`. Only the tokens at both ends can matter: those between are left out.
+
+        Bytes before a gap do no harm: what is held back depends on the last few alone.
+        """
         end = self._end_of(ids)
         for token_id in islice(ids, end):
             if self._begun and all(strip.begun for strip in self._strips):
-                self._utf8.reset()
-                self._if_followed = b""
                 break
             self.feed(token_id)
         for token_id in ids[end:]:
