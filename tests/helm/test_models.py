@@ -251,4 +251,4 @@ def test_api_keys_come_from_a_file_of_the_secret(helm4: Helm4):
 def test_without_embeddings_the_server_leaves_them_out(helm4: Helm4):
     container = helm4.render({"embeddings": {"enabled": False}}).pod("triton").container("triton")
     options, _ = serve_parser().parse_known_args(container["args"][1:])
-    assert options.embeddings is False
+    assert options.left_out == ["embeddings"]

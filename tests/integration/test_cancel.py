@@ -85,7 +85,7 @@ def test_a_cancelled_batch_does_not_begin_its_waiting_rows(triton: LocalTriton, 
     eventually(lambda: pending(Metrics(triton), "chat_unary") == 1, within=5)  # one is in hand, one is behind it
     for other in others:
         other.cancel()
-    assert len(first.result().outputs) == 6
+    assert {tuple(output.shape) for output in first.result().outputs} == {(64, 1)}
     grown = settled(triton) - before
     assert grown("triton_chat_requests_total", finish_reason="length") == 64
     assert grown("triton_chat_generation_tokens_total") == 64 * 160
