@@ -237,6 +237,12 @@ def test_a_character_that_nothing_completes_shows_only_behind_the_prompts_text(
     assert text_of(tokenizer, prompt) == "a�"
 
 
+def test_a_character_that_does_not_show_is_not_nothing() -> None:
+    """What is cut off the beginning of a text is not cut off that of an answer."""
+    prompt = tuple(byte_tokens(BYTE_FALLBACK, b"\xf0"))
+    assert read(BYTE_FALLBACK, encode(BYTE_FALLBACK, "hello"), prompt) == " hello"
+
+
 @BOTH
 def test_a_replacement_character_may_be_what_the_answer_completes(tokenizer: Tokenizer) -> None:
     raw = byte_tokens(tokenizer, "�".encode())

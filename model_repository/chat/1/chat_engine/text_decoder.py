@@ -98,9 +98,11 @@ class TextDecoder:
     def _text(self, raw: bytes, final: bool = False) -> str:
         if self._foreign:
             if not _continues(self._foreign, raw):
-                self._utf8.reset()
+                self._strip(self._utf8.decode(b"", final=True))  # it does not show, but it was there
             self._foreign = b""
-        text = self._utf8.decode(raw, final)
+        return self._strip(self._utf8.decode(raw, final))
+
+    def _strip(self, text: str) -> str:
         for strip in self._strips:
             text = strip.feed(text)
         return text
