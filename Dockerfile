@@ -3,7 +3,7 @@
 # pip's own settings (an index, credentials) come in as a secret: --secret id=pip,src=pip.conf
 # Wheels for a build without network come in as a folder:         --build-context wheels=<folder>, seen as /wheels
 
-ARG TRITON_BASE=nvcr.io/nvidia/tritonserver:26.08-py3
+ARG TRITON_BASE=nvcr.io/nvidia/tritonserver:26.11-py3
 ARG PYTHON_BASE=python:3.12-slim-bookworm
 
 FROM scratch AS wheels

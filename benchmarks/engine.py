@@ -32,11 +32,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from benchmarks.workload import Job, make_checkpoint, make_jobs
 from chat_engine.config import parse_config
-from chat_engine.engine import ChatEngine
-from chat_engine.model_runner import ModelRunner
-from chat_engine.model_thread import ModelThread
-from chat_engine.prompt import PromptEncoder
+from chat_engine.native.engine import ChatEngine
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams, TokenEvent
+from chat_engine.service.model_thread import ModelThread
 from local.settings import CACHE, TritonSettings
 from local.triton import LocalTriton
 from triton_chat import AsyncChatClient

@@ -14,8 +14,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 import vllm_contract
-from chat_engine import metrics, parse, tokenizer
+from chat_engine import tokenizer
+from chat_engine.reading import request_parser as parse
 from chat_engine.request import SamplingParams
+from chat_engine.service import metrics
 from local.settings import ROOT
 from triton_chat import tokenizer as tokenizer_wire
 from triton_chat import types, wire

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from chat_engine.config import EngineConfig
-from chat_engine.engine import ChatEngine
-from chat_engine.generation_defaults import GenerationDefaults
-from chat_engine.model_runner import Row, RunnerLimits
-from chat_engine.request import ChatRequest, FinishReason, SamplingParams, TokenEvent, TokenRules
-from chat_engine.sampler import Sampled, SamplingState
+from chat_engine.native.engine import ChatEngine
+from chat_engine.native.generation_defaults import GenerationDefaults
+from chat_engine.native.model_runner import Row, RunnerLimits
+from chat_engine.native.sampler import Sampled, SamplingState
+from chat_engine.native.token_rules import TokenRules
+from chat_engine.request import ChatRequest, FinishReason, SamplingParams, TokenEvent
 
 WAIT = 20.0  # seconds until a thread that should have moved counts as stuck
 EOS = 2

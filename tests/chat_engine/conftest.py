@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from chat_engine.engine import ChatEngine
-from chat_engine.model_thread import ModelThread
+from chat_engine.native.engine import ChatEngine
+from chat_engine.service.model_thread import ModelThread
 from tests.chat_engine.builders import letter_tokenizer, make_config
 
 

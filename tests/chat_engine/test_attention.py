@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from chat_engine.attention import (
+from chat_engine.errors import UnsupportedModelError
+from chat_engine.native.attention import (
     AttentionBatch,
     LayerProbe,
     LayerShape,
@@ -18,7 +19,6 @@ from chat_engine.attention import (
     paged_attention,
     varlen_works,
 )
-from chat_engine.errors import UnsupportedModelError
 from tests.chat_engine.builders import examples
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from chat_engine.detokenizer import TextStream, TokenNames, echo_text, text_of
+from chat_engine.text.detokenizer import TextStream, TokenNames, echo_text, text_of
 from tests.chat_engine.tokenizer_kinds import BLANK, BYTES, Kind, kinds
 
 COUNT = int(os.environ.get("DETOKENIZER_TEXTS", "150"))

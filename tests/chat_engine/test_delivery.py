@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_engine import delivery as delivery_module
-from chat_engine.delivery import Delivery, Mailbox, merge, rest_seconds
 from chat_engine.errors import RequestCancelledError
 from chat_engine.request import Alternative, FinishReason, PromptToken, TokenEvent, TokenLogprobs
+from chat_engine.service import delivery as delivery_module
+from chat_engine.service.delivery import Delivery, Mailbox, merge, rest_seconds
 from tests.chat_engine.builders import WAIT, examples
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders
 
-from chat_engine.detokenizer import TextStream, TokenNames, echo_text, text_of
+from chat_engine.text.detokenizer import TextStream, TokenNames, echo_text, text_of
 from tests.chat_engine.builders import byte_fallback_tokenizer, byte_level_tokenizer, examples
 
 BYTE_LEVEL = byte_level_tokenizer()

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from chat_engine import engine as engine_module
-from chat_engine.engine import ChatEngine
 from chat_engine.errors import DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
-from chat_engine.model_runner import Row
+from chat_engine.native import engine as engine_module
+from chat_engine.native.engine import ChatEngine
+from chat_engine.native.model_runner import Row
+from chat_engine.native.sampler import Logprobs, Sampled
 from chat_engine.request import ChatRequest, FinishReason
-from chat_engine.sampler import Logprobs, Sampled
 from tests.chat_engine.builders import (
     EOS,
     WAIT,

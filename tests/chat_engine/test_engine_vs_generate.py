@@ -13,10 +13,10 @@ import torch
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
-from chat_engine.engine import ChatEngine
-from chat_engine.model_runner import ModelRunner, Row, RunnerLimits
+from chat_engine.native.engine import ChatEngine
+from chat_engine.native.model_runner import ModelRunner, Row, RunnerLimits
+from chat_engine.native.sampler import Sampled
 from chat_engine.request import FinishReason
-from chat_engine.sampler import Sampled
 from tests.chat_engine import architectures
 from tests.chat_engine.architectures import CONTEXT, MAIN, OTHERS, VOCAB
 from tests.chat_engine.builders import (

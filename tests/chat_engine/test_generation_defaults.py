@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from chat_engine.generation_defaults import in_vocabulary
-from chat_engine.model_loader import load_model
-from chat_engine.model_runner import ModelRunner
-from chat_engine.request import TokenRules
-from chat_engine.sampler import Ngrams, sample
+from chat_engine.native.generation_defaults import in_vocabulary
+from chat_engine.native.model_loader import load_model
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.sampler import sample
+from chat_engine.native.token_rules import Ngrams, TokenRules
 from tests.chat_engine.architectures import MAIN, VOCAB
 from tests.chat_engine.builders import (
     Inbox,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chat_engine.kv_cache import BlockTable, KVCache
+from chat_engine.native.kv_cache import BlockTable, KVCache
 from tests.chat_engine.builders import examples
 
 SIZE = 4

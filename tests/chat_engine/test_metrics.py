@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from chat_engine import metrics as metrics_module
-from chat_engine.metrics import FAMILIES, Family, MetricsReporter
 from chat_engine.protocol import EngineStats, RequestTimes
 from chat_engine.request import FinishReason
+from chat_engine.service import metrics as metrics_module
+from chat_engine.service.metrics import FAMILIES, Family, MetricsReporter
 from tests.chat_engine.builders import WAIT
 
 NAMES = {family.name: family.kind for family in FAMILIES}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import UnsupportedModelError
-from chat_engine.model_loader import context_limits, cpu_dtype, load_model
+from chat_engine.native.model_loader import context_limits, cpu_dtype, load_model
 from tests.chat_engine.architectures import MAIN, OTHERS, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, reference_model, save_model
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers as hf
 
-from chat_engine import attention, model_runner
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.model_runner import ModelRunner, Row
+from chat_engine.native import attention, model_runner
+from chat_engine.native.model_runner import ModelRunner, Row
 from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, save_model, state
 

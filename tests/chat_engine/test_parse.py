@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import ContextLengthError, InvalidRequestError, UnsupportedModelError
-from chat_engine.parse import PROMPTS, RequestParser, WireRequest
-from chat_engine.prompt import PromptEncoder
+from chat_engine.reading.prompt_encoder import PromptEncoder
+from chat_engine.reading.request_parser import PROMPTS, RequestParser, WireRequest
 from chat_engine.request import MAX_COUNT, MAX_SEED, ChatRequest, SamplingParams
 from tests.chat_engine.builders import byte_level_tokenizer, examples, make_config
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidRequestError, UnsupportedModelError
-from chat_engine.parse_prompt import PromptParser
-from chat_engine.prompt import _PROBES, PromptEncoder
+from chat_engine.reading.prompt_encoder import _PROBES, PromptEncoder
+from chat_engine.reading.prompt_parser import PromptParser
 from tests.chat_engine.builders import byte_fallback_tokenizer, byte_level_tokenizer, examples, make_config
 from tests.chat_engine.families import FAMILIES
 

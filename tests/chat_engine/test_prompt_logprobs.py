@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from chat_engine.engine import ChatEngine
-from chat_engine.model_runner import ModelRunner
+from chat_engine.native.engine import ChatEngine
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.sampler import Targets, score
 from chat_engine.request import FinishReason, PromptToken
-from chat_engine.sampler import Targets, score
 from local.settings import ROOT
 from tests.chat_engine.architectures import CONTEXT, OTHERS
 from tests.chat_engine.builders import (

@@ -17,9 +17,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from chat_engine import sampler
+from chat_engine.native import sampler
+from chat_engine.native.sampler import SamplingState, sample, uniform
 from chat_engine.request import MAX_COUNT, SamplingParams
-from chat_engine.sampler import SamplingState, sample, uniform
 from tests.chat_engine.builders import examples, state
 
 SMALL, LARGE = 50, 3000  # below and above the candidates that are looked at first

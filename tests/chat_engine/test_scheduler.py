@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chat_engine.kv_cache import KVCache
-from chat_engine.request import Sequence
-from chat_engine.scheduler import Chunk, Scheduler
+from chat_engine.native.kv_cache import KVCache
+from chat_engine.native.scheduler import Chunk, Scheduler
+from chat_engine.native.sequence import Sequence
 from tests.chat_engine.builders import examples, make_request
 
 

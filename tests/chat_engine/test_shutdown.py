@@ -5,7 +5,7 @@ import socket
 import threading
 from unittest.mock import Mock
 
-from chat_engine.shutdown import ShutdownWatch, listening_sockets
+from chat_engine.service.shutdown import ShutdownWatch, listening_sockets
 
 
 def listener() -> socket.socket:

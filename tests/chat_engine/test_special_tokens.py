@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import InvalidRequestError
-from chat_engine.prompt import Message, PromptEncoder
-from chat_engine.special_tokens import SpecialTokenGuard
+from chat_engine.reading.prompt_encoder import Message, PromptEncoder
+from chat_engine.reading.special_tokens import SpecialTokenGuard
 from tests.chat_engine.builders import examples
 from tests.chat_engine.families import FAMILIES, gemma, gpt2
 

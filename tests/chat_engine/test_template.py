@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import ConfigError, InvalidRequestError, UnsupportedModelError
-from chat_engine.template import ChatTemplate, load_template
+from chat_engine.reading.chat_template import ChatTemplate, load_template
 from tests.chat_engine.families import gpt2
 
 STRINGS = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"

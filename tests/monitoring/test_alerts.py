@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chat_engine.metrics import TIME_PER_OUTPUT_TOKEN, TIME_TO_FIRST_TOKEN
+from chat_engine.service.metrics import TIME_PER_OUTPUT_TOKEN, TIME_TO_FIRST_TOKEN
 from tests.helm.engines import refusal
 from tests.monitoring import chart, objectives, promtool
 from tests.monitoring.page import PAGE, ROOT, anchors

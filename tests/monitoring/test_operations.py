@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chat_engine.config import EngineConfig
-from chat_engine.metrics import FAMILIES
+from chat_engine.service.metrics import FAMILIES
 from chat_gateway.metrics import Metrics
 from chat_gateway.settings import GatewaySettings
 from tests.helm.cases import defaults

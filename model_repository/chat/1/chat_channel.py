@@ -12,8 +12,8 @@ import triton_python_backend_utils as pb_utils
 from chat_forward import FRACTIONS, NAME_CODES
 
 from chat_engine import errors
-from chat_engine.checks import read_json, show
-from chat_engine.parse import SWITCHES, WireRequest
+from chat_engine.reading.checks import read_json, show
+from chat_engine.reading.request_parser import SWITCHES, WireRequest
 from chat_engine.request import Alternative, PromptToken, TokenEvent, TokenLogprobs
 
 # By name: the stub adds its classes to `pb_utils` only after this module is imported.

@@ -18,15 +18,15 @@ from chat_channel import TritonChannel, wire_request  # noqa: E402
 
 from chat_engine import errors  # noqa: E402
 from chat_engine.config import load_config  # noqa: E402
-from chat_engine.delivery import Delivery  # noqa: E402
-from chat_engine.engine import ChatEngine  # noqa: E402
-from chat_engine.generation_defaults import in_vocabulary  # noqa: E402
-from chat_engine.metrics import Family, MetricsReporter  # noqa: E402
-from chat_engine.model_runner import ModelRunner  # noqa: E402
-from chat_engine.model_thread import ModelThread  # noqa: E402
-from chat_engine.parse import RequestParser  # noqa: E402
-from chat_engine.prompt import PromptEncoder  # noqa: E402
-from chat_engine.shutdown import ShutdownWatch  # noqa: E402
+from chat_engine.native.engine import ChatEngine  # noqa: E402
+from chat_engine.native.generation_defaults import in_vocabulary  # noqa: E402
+from chat_engine.native.model_runner import ModelRunner  # noqa: E402
+from chat_engine.reading.prompt_encoder import PromptEncoder  # noqa: E402
+from chat_engine.reading.request_parser import RequestParser  # noqa: E402
+from chat_engine.service.delivery import Delivery  # noqa: E402
+from chat_engine.service.metrics import Family, MetricsReporter  # noqa: E402
+from chat_engine.service.model_thread import ModelThread  # noqa: E402
+from chat_engine.service.shutdown import ShutdownWatch  # noqa: E402
 
 log = logging.getLogger("chat")
 

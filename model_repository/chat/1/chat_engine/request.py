@@ -1,4 +1,4 @@
-"""The nouns of the engine: what is asked for, what is running, and what comes out."""
+"""The nouns of every engine: what is asked for, and what comes out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from chat_engine.errors import ChatError
-from chat_engine.kv_cache import BlockTable
 
 MAX_SEED = 2**64 - 1
 MAX_COUNT = 2**31 - 1  # what a tensor can hold
@@ -60,21 +59,6 @@ class SamplingParams(BaseModel):
     def greedy(self) -> bool:
         """Whether the most probable token is always taken."""
         return self.temperature == 0 or self.top_p == 0
-
-
-@dataclass(frozen=True)
-class TokenRules:
-    """Tokens that the checkpoint itself rules out, whatever a request asks for.
-
-    Attributes:
-        no_repeat_ngram_size: no run of so many tokens occurs twice in prompt and answer; 0 rules nothing out.
-        suppressed: never made.
-        suppressed_first: not made as the first token of an answer.
-    """
-
-    no_repeat_ngram_size: int = 0
-    suppressed: frozenset[int] = frozenset()
-    suppressed_first: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -159,60 +143,3 @@ class TokenEvent:
     prompt_tokens: tuple[PromptToken, ...] = ()
     token_ids: tuple[int, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
-
-
-@dataclass(eq=False)
-class Sequence:
-    """A request in the engine: its tokens so far and how much of their KV is computed.
-
-    `num_scored` is from how many of its prompt's tokens the log-probability of the next has been taken. It outlasts
-    preemptions, as what has been handed out does.
-    """
-
-    request: ChatRequest
-    tokens: list[int] = field(init=False)
-    table: BlockTable = field(default_factory=BlockTable)
-    num_computed: int = 0
-    num_cached: int = 0
-    num_scored: int = 0
-    first_scheduled: float | None = None
-    first_token: float | None = None
-
-    def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt_ids)
-
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and answer so far."""
-        return len(self.tokens)
-
-    @property
-    def num_prompt(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.request.prompt_ids)
-
-    @property
-    def num_output(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.tokens) - len(self.request.prompt_ids)
-
-    @property
-    def num_uncomputed(self) -> int:
-        """Tokens whose KV is still to be computed."""
-        return len(self.tokens) - self.num_computed
-
-    @property
-    def num_unscored(self) -> int:
-        """Tokens of the prompt whose logits are still wanted, to score the next token of the prompt."""
-        wanted = 0 if self.request.sampling.prompt_logprobs is None else self.num_prompt - 1
-        return wanted - self.num_scored
-
-    @property
-    def num_reusable(self) -> int:
-        """Tokens, from the first on, whose KV is enough: cached ones need not be computed again for their logits."""
-        return self.num_scored if self.num_unscored else self.num_tokens
-
-    @property
-    def is_prefilling(self) -> bool:
-        """Whether more than the newest token is still to be computed."""
-        return self.num_uncomputed > 1

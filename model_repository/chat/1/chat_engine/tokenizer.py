@@ -12,12 +12,12 @@ from typing import Any, Final
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from chat_engine.checks import check_flag, decode, show, unknown
 from chat_engine.config import EngineConfig, load_config
 from chat_engine.errors import InvalidRequestError, UnknownModelError
-from chat_engine.model_loader import context_limits
-from chat_engine.parse_prompt import PromptParser
-from chat_engine.prompt import PromptEncoder
+from chat_engine.native.model_loader import context_limits
+from chat_engine.reading.checks import check_flag, decode, show, unknown
+from chat_engine.reading.prompt_encoder import PromptEncoder
+from chat_engine.reading.prompt_parser import PromptParser
 
 PROMPT_OPTIONS = ("add_generation_prompt", "continue_final_message", "add_special_tokens")
 RETURN_NAMES = "return_token_strs"

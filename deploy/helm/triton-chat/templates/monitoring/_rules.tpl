@@ -32,7 +32,7 @@ depends on the values stands there as words in capitals; runbook_url, namespace 
 {{ toString . | replace "." "[.]" }}([.]0)?
 {{- end -}}
 
-{{/* Sentences for triton-chat.validate. Seconds that are no boundary of their histogram, which chat_engine/metrics.py
+{{/* Sentences for triton-chat.validate. Seconds that are no boundary of their histogram, which chat_engine/service/metrics.py
 says, are refused: nothing could be counted by them. */}}
 {{- define "triton-chat.validate.monitoring" -}}
 {{- $monitoring := .Values.monitoring -}}

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from chat_engine.config import EngineConfig
-from chat_engine.detokenizer import echo_text, text_of
 from chat_engine.errors import InvalidRequestError, UnsupportedModelError
-from chat_engine.special_tokens import SpecialTokenGuard
-from chat_engine.template import ChatTemplate, load_template
+from chat_engine.reading.chat_template import ChatTemplate, load_template
+from chat_engine.reading.special_tokens import SpecialTokenGuard
+from chat_engine.text.detokenizer import echo_text, text_of
 
 log = logging.getLogger(__name__)
 

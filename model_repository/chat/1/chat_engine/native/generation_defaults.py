@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from chat_engine.request import TokenRules
+from chat_engine.native.token_rules import TokenRules
 
 log = logging.getLogger(__name__)
 

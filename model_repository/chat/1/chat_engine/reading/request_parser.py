@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chat_engine.checks import at_most, check_flag, check_token_id, decode, explain, read_json, show, unknown
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, ContextLengthError, InvalidRequestError
-from chat_engine.parse_prompt import Prompt, PromptParser
-from chat_engine.prompt import PromptEncoder
+from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explain, read_json, show, unknown
+from chat_engine.reading.prompt_encoder import PromptEncoder
+from chat_engine.reading.prompt_parser import Prompt, PromptParser
 from chat_engine.request import ChatRequest, SamplingParams
 
 TEMPLATE_OPTIONS = ("add_generation_prompt", "continue_final_message")

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from chat_engine.kv_cache import KVCache
-from chat_engine.request import Sequence
+from chat_engine.native.kv_cache import KVCache
+from chat_engine.native.sequence import Sequence
 
 
 @dataclass(frozen=True)

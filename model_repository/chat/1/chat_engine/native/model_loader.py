@@ -14,11 +14,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from chat_engine.attention import IMPLEMENTATION, LayerProbe, LayerShape
 from chat_engine.config import EngineConfig
-from chat_engine.context import ContextRange, context_range, fix_frequencies
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.generation_defaults import GenerationDefaults, generation_defaults
+from chat_engine.native.attention import IMPLEMENTATION, LayerProbe, LayerShape
+from chat_engine.native.context import ContextRange, context_range, fix_frequencies
+from chat_engine.native.generation_defaults import GenerationDefaults, generation_defaults
 
 log = logging.getLogger(__name__)
 

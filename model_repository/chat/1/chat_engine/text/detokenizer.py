@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from chat_engine.stop_strings import StopStrings
-from chat_engine.text_decoder import text_decoder
-from chat_engine.token_text import texts_of
+from chat_engine.text.stop_strings import StopStrings
+from chat_engine.text.text_decoder import text_decoder
+from chat_engine.text.token_text import texts_of
 
 
 class TextStream:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from chat_engine.checks import at_most, check_text, check_token_id, decode, explain, read_json, show
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidRequestError
-from chat_engine.prompt import MESSAGES, Message, PromptEncoder
+from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, explain, read_json, show
+from chat_engine.reading.prompt_encoder import MESSAGES, Message, PromptEncoder
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from chat_engine.attention import AttentionBatch, PagedCache, Span, attention_order, varlen_works
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.generation_defaults import GenerationDefaults
-from chat_engine.model_loader import load_model, sample_ids
+from chat_engine.native.attention import AttentionBatch, PagedCache, Span, attention_order, varlen_works
+from chat_engine.native.generation_defaults import GenerationDefaults
+from chat_engine.native.model_loader import load_model, sample_ids
+from chat_engine.native.sampler import Sampled, SamplingState, Scored, Targets, sample, score
 from chat_engine.request import SamplingParams
-from chat_engine.sampler import Sampled, SamplingState, Scored, Targets, sample, score
 
 log = logging.getLogger(__name__)
 

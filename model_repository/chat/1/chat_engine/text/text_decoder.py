@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
 
-from chat_engine.token_text import Piece, Rules, Strip, TokenTexts
+from chat_engine.text.token_text import Piece, Rules, Strip, TokenTexts
 
 _MAX_CHARACTER = 4  # bytes
 # For decoders of unknown kinds: enough tokens to know whether a new one begins with a space, and how long to wait for

@@ -11,24 +11,17 @@ from collections.abc import Callable
 from tokenizers import Tokenizer
 
 from chat_engine.config import EngineConfig
-from chat_engine.detokenizer import TextStream, TokenNames
 from chat_engine.errors import ChatError, DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
-from chat_engine.kv_cache import KVCache
-from chat_engine.model_runner import Row, Runner
-from chat_engine.model_thread import ModelThread
+from chat_engine.native.kv_cache import KVCache
+from chat_engine.native.model_runner import Row, Runner
+from chat_engine.native.sampler import Logprobs, Sampled, SamplingState, Scored, Targets
+from chat_engine.native.scheduler import Chunk, Scheduler
+from chat_engine.native.sequence import Sequence
+from chat_engine.native.token_rules import TokenRules
 from chat_engine.protocol import EngineStats, RequestTimes, Sink
-from chat_engine.request import (
-    Alternative,
-    ChatRequest,
-    FinishReason,
-    PromptToken,
-    Sequence,
-    TokenEvent,
-    TokenLogprobs,
-    TokenRules,
-)
-from chat_engine.sampler import Logprobs, Sampled, SamplingState, Scored, Targets
-from chat_engine.scheduler import Chunk, Scheduler
+from chat_engine.request import Alternative, ChatRequest, FinishReason, PromptToken, TokenEvent, TokenLogprobs
+from chat_engine.service.model_thread import ModelThread
+from chat_engine.text.detokenizer import TextStream, TokenNames
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from chat_engine.request import SamplingParams, TokenRules
+from chat_engine.native.token_rules import Ngrams, TokenRules
+from chat_engine.request import SamplingParams
 
 # Candidates looked at first when a row is cut by top-k, top-p or min-p; the whole vocabulary is sorted only when the
 # cut lies beyond them.
@@ -24,27 +24,6 @@ _CANDIDATES = 1024
 _NO_RULES = TokenRules()
 # Rows of logits that `score` works on at a time: it needs several times their memory.
 _SCORED_AT_ONCE = 64
-
-
-class Ngrams:
-    """Every run of `size` tokens so far, by its beginning."""
-
-    def __init__(self, size: int, tokens: Iterable[int]) -> None:
-        self._size = size
-        self._end: deque[int] = deque(maxlen=size - 1)
-        self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
-        for token_id in tokens:
-            self.append(token_id)
-
-    def append(self, token_id: int) -> None:
-        """Notes the next token."""
-        if len(self._end) == self._size - 1:
-            self._followers[tuple(self._end)].add(token_id)
-        self._end.append(token_id)
-
-    def would_repeat(self) -> set[int]:
-        """The tokens after which a run would have occurred twice."""
-        return self._followers.get(tuple(self._end), set())
 
 
 @dataclass

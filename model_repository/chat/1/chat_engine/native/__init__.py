@@ -1,0 +1,1 @@
+"""The engine of this project: continuous batching over a paged KV cache."""

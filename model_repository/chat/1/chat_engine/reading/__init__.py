@@ -1,0 +1,1 @@
+"""The wire becomes a `ChatRequest`: parsing, checks, prompts."""
