@@ -98,8 +98,11 @@ def batches(inputs: Inputs, model: str, options: EmbedOptions) -> list[Batch]:
     """The inputs as requests of at most `MAX_ROWS` rows, and of about the same size.
 
     Raises:
+        TypeError: an unknown keyword.
         InvalidRequestError: no inputs, a single text in place of a list, or something that cannot be sent.
     """
+    for name in options.keys() - EmbedOptions.__annotations__.keys():
+        raise TypeError(f"embed() has no keyword argument {name!r}")
     if isinstance(inputs, str):
         raise InvalidRequestError("inputs: a list of texts is needed, and this is one text")
     if not inputs:
@@ -107,6 +110,9 @@ def batches(inputs: Inputs, model: str, options: EmbedOptions) -> list[Batch]:
     dimensions = options.get("dimensions")
     if dimensions is not None and not 1 <= dimensions <= _INT32.max:
         raise InvalidRequestError(f"dimensions: must be at least 1 (got {dimensions})")
+    limit = options.get("truncate_prompt_tokens")
+    if limit is not None and (type(limit) is not int or not -1 <= limit <= _INT32.max):
+        raise InvalidRequestError(f"truncate_prompt_tokens: must be -1 or a number of tokens (got {limit!r})")
     spec, rows = _rows(inputs)
     count = math.ceil(len(rows) / MAX_ROWS)
     bounds = [len(rows) * index // count for index in range(count + 1)]

@@ -12,6 +12,8 @@ from openai.types.completion_choice import Logprobs
 
 from triton_chat.types import PromptLogprob, TokenLogprob, TopLogprob
 
+_MOST_IN_FRONT: Final = 4
+"""Tokens with a text of their own that may stand before an echoed prompt and are not in it."""
 _LEAST: Final = -9999.0
 """OpenAI's value for what is hardly possible; JSON has no infinity."""
 
@@ -88,12 +90,13 @@ class _Echo:
         self._text = text
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._length = 0
-        self._in_front = True
+        self._in_front = _MOST_IN_FRONT
 
     def pass_by(self, token: PromptLogprob) -> int:
         """Where the token begins."""
         offset, piece = self._length, self._decoder.decode(_raw(token))
         if self._in_front and piece:
+            self._in_front -= 1
             piece = self._first(piece)
         self._length += len(piece)
         return offset
@@ -106,17 +109,19 @@ class _Echo:
         """As much of it as the text has."""
         for part in (piece, piece.removeprefix(" ")):
             if part and self._text.startswith(part):
-                self._in_front = False
+                self._in_front = 0
                 return part
-        return ""
+        return "" if self._in_front else piece  # else the text was changed before it was tokenised
 
 
 def _top(token: TokenLogprob | PromptLogprob, count: int | None) -> dict[str, float] | None:
     """The alternatives, and the token itself if it is not one of them."""
     if token.logprob is None:
         return None
-    top = {_name(entry): _finite(entry.logprob) for entry in token.top_logprobs[:count]}
-    return top | {_name(token): _finite(token.logprob)}
+    top: dict[str, float] = {}
+    for entry in (*token.top_logprobs[:count], token):  # of several with one name the most probable
+        top.setdefault(_name(entry), _finite(_LEAST if entry.logprob is None else entry.logprob))
+    return top
 
 
 def _by_id(token: PromptLogprob, logprob: float, top: int) -> dict[str, dict[str, Any]]:

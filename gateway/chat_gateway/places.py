@@ -14,7 +14,7 @@ from triton_chat.errors import InvalidRequestError
 
 E = TypeVar("E", bound=InvalidRequestError)
 
-_PLACE: Final = re.compile(r"([A-Za-z_]\w*)((?:\.\w+|\[\d+\])*): ")
+_PLACE: Final = re.compile(r"(?!error|internal|failed)([a-z_]\w*)((?:\.\w+|\[\d+\])*): ")
 _ROW: Final = re.compile(r"^(?:row (\d+): )?(?:(text|token_ids): )?")
 _NUMBER: Final = re.compile(r"\.(\d+)(?!\w)")
 

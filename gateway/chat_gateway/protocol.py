@@ -45,7 +45,8 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         if self.scope["http_version"] in _WITHOUT_CHUNKS:
-            self.cycle.keep_alive = self.parser.should_keep_alive()
+            coded = any(name == b"transfer-encoding" for name, _ in self.headers)  # faulty framing, there
+            self.cycle.keep_alive = self.parser.should_keep_alive() and not coded
             self.cycle.waiting_for_100_continue = False
 
     def on_body(self, body: bytes) -> None:

@@ -354,7 +354,7 @@ def test_an_unknown_parameter_is_refused_by_name(where: str, value: object) -> N
         ("stop", 3), ("stop", ""), ("stop", [""]), ("stop", ["x", 3]), ("stop", {"a": 1}), ("stop", True),
         ("stop_token_ids", 3), ("stop_token_ids", ["3"]), ("stop_token_ids", [True]), ("stop_token_ids", [1.0]),
         ("ignore_eos", 1), ("ignore_eos", "yes"),
-        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.5), ("seed", True), ("seed", "one"),
+        ("seed", -2), ("seed", MAX_SEED + 1), ("seed", 1.5), ("seed", True), ("seed", "one"),
         ("logprobs", -1), ("logprobs", True), ("logprobs", 5.5),
         ("prompt_logprobs", -1), ("prompt_logprobs", True), ("return_token_ids", 1), ("return_token_ids", "yes"),
     ],
@@ -438,6 +438,11 @@ def test_an_input_wins_over_a_request_parameter_of_the_same_name() -> None:
 def test_numbers_may_be_texts(name: str, text: str, value: object) -> None:
     for where in ("sampling_parameters", "parameters"):
         assert getattr(parse(**{where: {name: text}}).sampling, name) == value
+
+
+def test_a_seed_of_minus_1_is_none() -> None:
+    assert parse(sampling_parameters={"seed": -1}).sampling.seed is None
+    assert parse(parameters={"seed": "-1"}).sampling.seed is None
 
 
 def test_tritons_id_of_a_request_is_no_parameter() -> None:

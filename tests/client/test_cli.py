@@ -168,9 +168,9 @@ def test_json_is_one_document(fake: FakeTriton) -> None:
 
 
 def paced(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
-    """Four responses of five tokens, 0.05 seconds apart."""
+    """Four responses of five tokens, 0.3 seconds apart."""
     for index in range(4):
-        received.cancelled.wait(0.05)
+        received.cancelled.wait(0.3)
         yield say("words ", "stop" if index == 3 else "", (index + 1) * 5)
 
 
@@ -178,8 +178,8 @@ def paced(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
 def test_json_tells_the_pace_of_the_tokens_as_they_came(fake: FakeTriton, command: str) -> None:
     fake.reply = paced
     document = json.loads(run(fake.url, command, "x", "--json").stdout)
-    assert 0.05 <= document["ttft_s"] <= document["duration_s"] - 0.14
-    assert document["tokens_per_s"] == pytest.approx(15 / (document["duration_s"] - document["ttft_s"]), rel=0.2)
+    assert 0.3 <= document["ttft_s"] <= document["duration_s"] - 0.6
+    assert document["tokens_per_s"] == pytest.approx(15 / (document["duration_s"] - document["ttft_s"]), rel=0.4)
 
 
 def test_an_answer_of_one_response_has_no_rate(fake: FakeTriton) -> None:

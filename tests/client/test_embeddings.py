@@ -91,6 +91,17 @@ def test_dimensions_that_no_model_has(client: ChatClient, dimensions: int) -> No
         client.embed(["a"], dimensions=dimensions)
 
 
+@pytest.mark.parametrize("limit", [-2, 2**31, "5", True, 1.5])
+def test_truncation_that_no_model_knows(client: ChatClient, limit: object) -> None:
+    with pytest.raises(errors.InvalidRequestError, match="truncate_prompt_tokens: must be -1 or a number of tokens"):
+        client.embed(["a"], truncate_prompt_tokens=limit)
+
+
+def test_a_misspelt_option_is_an_error(client: ChatClient) -> None:
+    with pytest.raises(TypeError, match="'dimesions'"):
+        client.embed(["a"], dimesions=3)
+
+
 def test_an_unknown_model(client: ChatClient) -> None:
     with pytest.raises(errors.ModelNotFoundError, match="nope"):
         client.embed(["a"], model="nope")

@@ -72,7 +72,18 @@ class Machine:
 
 def _sources(folder: Path) -> Path:
     """What a clone would have if all that lies here were committed."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = [
+        "git",
+        "-c",
+        f"safe.directory={ROOT}",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     archive = folder / "sources.tar"
     with tarfile.open(archive, "w") as sources:

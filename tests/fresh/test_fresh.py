@@ -40,8 +40,10 @@ def test_without_a_network_it_says_so(offline: Machine) -> None:
 
 def test_without_apt_it_says_so(offline: Machine) -> None:
     offline.done("mv /usr/bin/apt-get /usr/bin/no-apt-get", user="root")
-    done = offline.run("python3 -c 'import sys; from tools import needs; sys.exit(needs.provide_prometheus())'")
-    offline.done("mv /usr/bin/no-apt-get /usr/bin/apt-get", user="root")
+    try:
+        done = offline.run("python3 -c 'import sys; from tools import needs; sys.exit(needs.provide_prometheus())'")
+    finally:
+        offline.done("mv /usr/bin/no-apt-get /usr/bin/apt-get", user="root")
     assert done.returncode == 1
     assert done.stderr == f"{NOT_SET_UP}only apt-get could download it, which is not here: {PUT_ON_PATH}\n"
 

@@ -91,10 +91,17 @@ def test_every_chunk_has_alternatives_if_they_were_asked_for() -> None:
         ("<s>ab", [b"<s>", b"ab"], [0, 3, 5]),  # of a prompt in token ids
         ("中ab", [b"\xe4", b"\xb8", b"\xad", b"ab"], [0, 0, 0, 1, 3]),
         ("a\ufffd", [b"a", b"\xe4"], [0, 1, 2]),  # it ends within a character
+        ("HELLO it is me", [b"<s>", b"hello", b" it", b" is", b" me"], [0, 0, 0, 0, 3, 6]),  # changed by the tokenizer
     ],
 )
 def test_offsets_in_an_echoed_prompt(text: str, pieces: list[bytes], expected: list[int]) -> None:
     assert offsets(text, *pieces) == expected
+
+
+def test_of_alternatives_with_one_name_the_most_probable_counts() -> None:
+    """lm-eval takes the token for the most probable one when no alternative has more."""
+    chosen = TokenLogprob("A", -5.0, (65,), (TopLogprob("A", -0.1, (65,)), TopLogprob("B", -3.0, (66,))))
+    assert CompletionLogprobs(2).add([chosen]).top_logprobs == [{"A": -0.1, "B": -3.0}]
 
 
 def test_prompt_logprobs_are_told_by_token_id() -> None:

@@ -38,6 +38,9 @@ def test_a_place_is_written_as_openai_does(name: str, path: list[int | str], res
         "stop: ",
         "a b: c",
         "row 1: x",
+        "TypeError: x",
+        "internal error: x",
+        "failed: x",
     ],
 )
 def test_what_is_no_place_stays(sentence: str) -> None:

@@ -163,6 +163,12 @@ class TestHttp10:
             answer = Answer(reader)
             assert (answer.status, answer.headers["connection"]) == (200, "keep-alive")
 
+    def test_chunks_of_a_version_that_has_none_end_the_connection(self, raw: socket.socket) -> None:
+        """RFC 9112, 6.1: whoever passed them on may have meant another end of the body."""
+        raw.sendall(post(asked(), JSON | {"Connection": "keep-alive", "Transfer-Encoding": "chunked"}, "1.0"))
+        reader = raw.makefile("rb")
+        assert (Answer(reader).headers["connection"], reader.read()) == ("close", b"")
+
     def test_an_error(self, raw: socket.socket) -> None:
         raw.sendall(post(b"{", JSON, "1.0"))
         reader = raw.makefile("rb")

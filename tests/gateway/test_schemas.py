@@ -93,7 +93,7 @@ OF_GENERATION = OF_ALL | {
         [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}],
     ),
     "return_mm_kwargs": ([None, True, False], ["x"]),
-    "return_token_offsets": ([None, True, False], ["x"]),
+    "return_token_offsets": ONLY_FALSE,
     "return_tokens_as_token_ids": ONLY_FALSE,
     "routed_experts_prompt_start": ([None, 0], [1]),
     "session_id": ANY_TEXT,
@@ -275,8 +275,11 @@ class TestSampling:
             request = ChatRequest.model_validate({**CHAT, **fields})
             assert (request.sampling().max_tokens, request.names["max_tokens"]) == (limit, name)
 
+    def test_a_seed_of_minus_1_is_none(self) -> None:
+        assert ChatRequest.model_validate({**CHAT, "seed": -1}).sampling().seed is None
+
     @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
-    @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1, -1, -(2**63), 3.0])
+    @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1, -2, -(2**63), 3.0])
     def test_seeds_of_64_bits(self, request_type: Any, body: dict[str, Any], seed: float) -> None:
         sent = request_type.model_validate({**body, "seed": seed}).sampling().seed
         assert (sent, type(sent)) == (seed % 2**64, int)

@@ -91,7 +91,7 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty stop": (sampling(stop=""), ["stop", "''", "at least 1"]),
     "too many stops": (sampling(stop=["x"] * 17), ["stop", "17", "16"]),
     "too many logprobs": (sampling(logprobs=21), ["logprobs: 21", "20"]),
-    "negative seed": (sampling(seed=-1), ["seed", "-1", "0"]),
+    "negative seed": (sampling(seed=-2), ["seed", "-2", "0"]),
     "unknown scalar": ({"text_input": "a", "parameters": {"bogus": "x"}}, ["bogus: unknown", "'x'", "allowed are"]),
     "NUL in a prompt": ({"text_input": "a\0b"}, ["text_input", "NUL", "position 1"]),
     "NUL in a message": (message(content="a\0b"), ["messages.0.content", "NUL", "position 1"]),

@@ -125,7 +125,7 @@ def test_the_newer_limit_wins(ask: Asker) -> None:
     assert ask("chat", **fields, max_tokens=9, max_completion_tokens=5).tokens[1] == 5
 
 
-@pytest.mark.parametrize("seed", [-1, -(2**63)])
+@pytest.mark.parametrize("seed", [-2, -(2**63)])
 def test_a_negative_seed_is_that_of_the_same_64_bits(ask: Asker, seed: int) -> None:
     fields: dict[str, Any] = {"messages": HELLO, "max_tokens": 20, "temperature": 2.0}
     assert ask("chat", **fields, seed=seed).texts == ask("chat", **fields, seed=seed % 2**64).texts

@@ -160,7 +160,7 @@ def test_a_full_queue_refuses_at_once(narrow: LocalTriton, stub: GRPCInferenceSe
         assert (forwarded.code, "Exceeds maximum queue size" in forwarded.error) == ("UNAVAILABLE", True)
         status, body = post(narrow.http_url + "/v2/models/chat/generate_stream", {"text_input": "a"})
         assert (status, "Exceeds maximum queue size" in body) == (503, True)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "not the queue's time limit"
         waiting.queue(HIGH)  # each level has a limit of its own
 
 

@@ -16,6 +16,8 @@ from triton_chat.types import SamplingParams
 
 SEEDS: Final = 2**64
 """So many different seeds the engine has."""
+_ANY_SEED: Final = -1
+"""vLLM's word for none."""
 
 NO_FORMAT: Final = "answers are free text here, JSON and schemas are not enforced; leave it out or send type text"
 
@@ -62,7 +64,7 @@ class GenerationRequest(InertInGeneration):
         None,
         ge=-SEEDS // 2,
         le=SEEDS - 1,
-        description="64 bits, signed or not. Choice `i` of a prompt is drawn with `seed + i`, modulo 2**64.",
+        description="64 bits, signed or not; -1 is none. Choice `i` is drawn with `seed + i`, modulo 2**64.",
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -125,7 +127,7 @@ class GenerationRequest(InertInGeneration):
             stop=self.stop,
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
-            seed=None if self.seed is None else self.seed % SEEDS,
+            seed=None if self.seed in (None, _ANY_SEED) else self.seed % SEEDS,
             logprobs=logprobs,
             prompt_logprobs=self.prompt_logprobs,
             return_token_ids=self.return_token_ids or None,

@@ -47,9 +47,11 @@ class InertInGeneration(InertEverywhere):
         None, description="Not used: fast tokenizers put no spaces there, and all here are fast."
     )
     truncation_side: Literal["left", "right"] | None = Field(None, description="Not used: nothing is truncated.")
-    return_token_offsets: bool | None = Field(None, description="Not used, as in vLLM.")
     return_mm_kwargs: bool | None = Field(None, description="Not used, as in vLLM.")
 
+    return_token_offsets: Annotated[
+        Off | None, only("where a token stands in the text is told by logprobs; leave it out or send false")
+    ] = None
     use_beam_search: Annotated[Off | None, only(_NO_BEAMS)] = None
     early_stopping: Annotated[Off | None, only(_NO_BEAMS)] = None
     length_penalty: Annotated[One | None, only("there is no beam search here; leave it out or send 1")] = None

@@ -171,6 +171,8 @@ def _lenient(given: dict[str, object]) -> dict[str, object]:
     And numbers as texts, which clients of Triton's vLLM backend send.
     """
     given = {name: _READ_TEXT.get(name, _as_is)(value) for name, value in given.items()}
+    if given.get("seed") == -1:  # vLLM's word for none
+        del given["seed"]
     stop = given.get("stop")
     if isinstance(stop, str):
         given["stop"] = (stop,)
