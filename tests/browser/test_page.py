@@ -63,6 +63,7 @@ def test_stop_ends_the_work_in_the_engine(stack: LocalStack, visit: Visit) -> No
     visitor = visit(stack.page.url)
     before = Metrics(stack.triton)
     visitor.set("temperature", "2")  # tiny-chat talks nonsense then, and finds no end
+    visitor.set("max-tokens", "1900")
     visitor.ask("Tell me a story.")
     expect(visitor.growing_text).to_be_visible(timeout=PATIENCE_MS)
     visitor.button("stop").click()

@@ -16,7 +16,7 @@ from chat_engine.errors import DrainingError, EngineFailedError, OverloadedError
 from chat_engine.native import engine as engine_module
 from chat_engine.native.engine import ChatEngine
 from chat_engine.native.model_runner import Row
-from chat_engine.native.sampler import Logprobs, Sampled
+from chat_engine.native.sampler import NO_TOKEN, Logprobs, Sampled
 from chat_engine.request import ChatRequest, FinishReason
 from tests.chat_engine.builders import (
     EOS,
@@ -562,6 +562,20 @@ def test_a_request_alone_that_cannot_be_computed_does_not_end_the_engine() -> No
         engine.submit(make_request(f"good {i}", prompt=[10 + i], max_tokens=3), good)
         run_out(engine)
         assert (bad.last.finish_reason, good.last.finish_reason) == (ERROR, LENGTH)
+
+
+def test_a_request_for_which_the_model_gives_no_numbers_fails_alone() -> None:
+    runner = HashRunner()
+    engine, bad, good = hand_engine(runner), Inbox(), Inbox()
+    run = runner.run
+    runner.run = lambda rows: [
+        Sampled(NO_TOKEN, None) if 66 in row.tokens else result for row, result in zip(rows, run(rows), strict=True)
+    ]
+    request = make_request("good", prompt=[10], max_tokens=3)
+    engine.submit(make_request("bad", prompt=[66]), bad)
+    engine.submit(request, good)
+    run_out(engine)
+    assert (bad.last.finish_reason, good.text) == (ERROR, text_of(runner.answer(request)))
 
 
 def test_a_model_that_computes_nothing_any_more_ends_the_engine() -> None:

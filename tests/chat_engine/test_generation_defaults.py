@@ -11,7 +11,7 @@ import torch
 from chat_engine.native.generation_defaults import in_vocabulary
 from chat_engine.native.model_loader import load_model
 from chat_engine.native.model_runner import ModelRunner
-from chat_engine.native.sampler import sample
+from chat_engine.native.sampler import NO_TOKEN, sample
 from chat_engine.native.token_rules import Ngrams, TokenRules
 from tests.chat_engine.architectures import MAIN, VOCAB
 from tests.chat_engine.builders import (
@@ -94,3 +94,10 @@ def test_where_everything_is_ruled_out_the_rules_give_way() -> None:
 def test_top_p_0_takes_the_most_probable_token() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0]])
     assert [sample(logits, [state(seed, top_p=0.0, temperature=2.0)])[0].token_id for seed in range(9)] == [1] * 9
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_without_numbers_has_no_token(temperature: float) -> None:
+    logits = torch.tensor([[0.0, float("nan"), 1.0], [0.0, 3.0, 1.0], [float("inf"), 0.0, 0.0]])
+    found = [row.token_id for row in sample(logits, [state(i, temperature=temperature, top_k=1) for i in range(3)])]
+    assert found == [NO_TOKEN, 1, NO_TOKEN]

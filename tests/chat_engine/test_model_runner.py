@@ -143,6 +143,7 @@ def test_ropes_that_depend_on_the_length_are_limited_to_where_they_do_not(tmp_pa
         ({}, {2}, {"temperature": 0.0}),
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {2}, {"temperature": 0.6, "top_p": 0.9, "top_k": 50}),
         ({"do_sample": True, "top_k": 0}, {2}, {"top_k": 0}),
+        ({"top_k": 20, "top_p": 0.8}, {2}, {"temperature": 0.0, "top_k": 20, "top_p": 0.8}),
         ({"do_sample": False, "temperature": 0.6}, {2}, {"temperature": 0.0}),
         ({"repetition_penalty": 1.2}, {2}, {"temperature": 0.0, "repetition_penalty": 1.2}),
     ],

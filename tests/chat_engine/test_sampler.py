@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from chat_engine.native import sampler
-from chat_engine.native.sampler import SamplingState, sample, uniform
+from chat_engine.native.sampler import NO_TOKEN, SamplingState, sample, uniform
 from chat_engine.request import MAX_COUNT, SamplingParams
 from tests.chat_engine.builders import examples, state
 
@@ -216,14 +216,13 @@ def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_broken_row_still_gets_a_token_and_leaves_the_others_alone(bad: float) -> None:
+def test_a_broken_row_has_no_token_and_leaves_the_others_alone(bad: float) -> None:
     logits = random_logits(SMALL, 11, rows=3)
     rows = [state(seed=1), state(seed=2), state(seed=3, top_p=0.9)]
     good = sample(logits[:1], rows[:1])[0].token_id
     logits[1:] = bad
     tokens = [s.token_id for s in sample(logits, rows)]
-    assert tokens[0] == good
-    assert all(0 <= token < SMALL for token in tokens)
+    assert tokens == [good, NO_TOKEN, NO_TOKEN]
 
 
 def test_tokens_the_model_rules_out_are_never_drawn() -> None:

@@ -51,7 +51,7 @@ def test_contents_are_strings_where_the_template_takes_them() -> None:
 def test_contents_are_parts_where_it_knows_only_those() -> None:
     template = load(PARTS)
     assert template.render([system("be brief"), user("hi")]) == "be brief;hi;"
-    assert template.closing() == ";"
+    assert template.closings()[0] == ";"
 
 
 @pytest.mark.parametrize(
@@ -136,5 +136,21 @@ class TestNames:
 
 
 def test_what_closes_an_assistants_turn() -> None:
-    assert load(STRINGS).closing() == "</s>"
-    assert load(DEAF_TO_SYSTEM).closing() == ""
+    assert load(STRINGS).closings() == ["</s>", "</s>", "</s><user>probe question 7302</s>"]
+    assert load(DEAF_TO_SYSTEM).closings()[0] == ""
+    assert load(NEEDS_SYSTEM).closings() == [""]
+    assert (
+        load("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}").closings()[2].startswith("<|user|>")
+    )
+
+
+def test_each_role_has_its_own_form_of_content() -> None:
+    mixed = (
+        "{% for m in messages %}{% if m.role == 'user' %}{% for p in m.content %}{{ p.text }}{% endfor %}"
+        "{% else %}{{ m.content }};{% endif %}{% endfor %}"
+    )
+    assert load(mixed).render([system("be brief"), user("hi")]) == "be brief;hi"
+
+
+def test_an_empty_message_of_a_role_that_is_left_out_is_no_loss() -> None:
+    assert load(DEAF_TO_SYSTEM).render([system(" "), user("y")]) == "y"

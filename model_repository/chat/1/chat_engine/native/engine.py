@@ -14,7 +14,7 @@ from chat_engine.config import EngineConfig
 from chat_engine.errors import ChatError, DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
 from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.model_runner import Row, Runner
-from chat_engine.native.sampler import Logprobs, Sampled, SamplingState, Scored, Targets
+from chat_engine.native.sampler import NO_TOKEN, Logprobs, Sampled, SamplingState, Scored, Targets
 from chat_engine.native.scheduler import Chunk, Scheduler
 from chat_engine.native.sequence import Sequence
 from chat_engine.native.token_rules import TokenRules
@@ -175,8 +175,7 @@ class ChatEngine:
             if len(failed) == len(chunks):
                 self._probe()
             for chunk in failed:
-                error = EngineFailedError("internal error: the model could not compute this request")
-                self._end(self._running[chunk.sequence], FinishReason.ERROR, error)
+                self._end(self._running[chunk.sequence], FinishReason.ERROR, _not_computed())
         self._note_state(stepped=bool(chunks))
         return bool(chunks)
 
@@ -258,7 +257,9 @@ class ChatEngine:
             if result is not None and result.scores:
                 self._note_scores(running, chunk.scored, result.scores)
             self.scheduler.advance(chunk)
-            if isinstance(result, Sampled):
+            if isinstance(result, Sampled) and result.token_id == NO_TOKEN:
+                self._end(running, FinishReason.ERROR, _not_computed())
+            elif isinstance(result, Sampled):
                 self._append(running, result)
             elif not chunk.sequence.num_uncomputed:  # only the prompt was wanted
                 self._end(running, FinishReason.LENGTH)
@@ -436,3 +437,7 @@ def _targets(chunk: Chunk) -> Targets | None:
         return None
     token_ids = sequence.tokens[scored.start + 1 : scored.stop + 1]
     return Targets(scored.start - sequence.num_computed, token_ids, top)
+
+
+def _not_computed() -> EngineFailedError:
+    return EngineFailedError("internal error: the model could not compute this request")

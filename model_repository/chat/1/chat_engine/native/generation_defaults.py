@@ -19,10 +19,15 @@ _GENERATE_TOP_K = 50  # of `generate` where the file names none: GenerationConfi
 # What is not done here, and the values at which it does nothing.
 _NOT_HONOURED: dict[str, tuple[object, ...]] = {
     "bad_words_ids": ([],),
+    "constraints": ([],),
     "diversity_penalty": (0.0,),
+    "dola_layers": (),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
     "exponential_decay_length_penalty": (),
+    "force_words_ids": ([],),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "guidance_scale": (1.0,),
@@ -30,7 +35,9 @@ _NOT_HONOURED: dict[str, tuple[object, ...]] = {
     "max_time": (),
     "min_length": (0,),
     "min_new_tokens": (0,),
+    "num_beam_groups": (1,),
     "num_beams": (1,),
+    "num_return_sequences": (1,),
     "penalty_alpha": (0.0,),
     "sequence_bias": ({}, []),
     "stop_strings": ([],),
@@ -86,11 +93,11 @@ def in_vocabulary(what: str, ids: Iterable[int], vocab_size: int) -> frozenset[i
 
 
 def _sampling(generation: GenerationConfig) -> dict[str, object]:
-    chosen: dict[str, object] = {"repetition_penalty": generation.repetition_penalty}
+    names = ("repetition_penalty", "top_p", "min_p", "top_k")  # those that cut hold for requests that set a temperature
+    chosen: dict[str, object] = {name: getattr(generation, name) for name in names}
     if generation.do_sample:
-        top_k = _GENERATE_TOP_K if generation.top_k is None else generation.top_k
-        chosen |= {"temperature": generation.temperature, "top_p": generation.top_p, "min_p": generation.min_p}
-        chosen["top_k"] = top_k
+        chosen["temperature"] = generation.temperature
+        chosen["top_k"] = _GENERATE_TOP_K if generation.top_k is None else generation.top_k
     else:
         chosen["temperature"] = 0.0
     return {name: value for name, value in chosen.items() if value is not None}

@@ -22,6 +22,8 @@ from chat_engine.request import SamplingParams
 # cut lies beyond them.
 _CANDIDATES = 1024
 _NO_RULES = TokenRules()
+NO_TOKEN = -1
+"""Of a row for which the model gave no numbers."""
 # Rows of logits that `score` works on at a time: it needs several times their memory.
 _SCORED_AT_ONCE = 64
 
@@ -167,7 +169,11 @@ def sample(logits: Tensor, rows: list[SamplingState]) -> list[Sampled]:
         token_ids[index] = _draw(scores[index], [rows[i] for i in drawn])
     chosen = token_ids.tolist()
     logprobs = _logprobs(raw, chosen, rows)
-    return [Sampled(token_id, logprobs.get(i)) for i, token_id in enumerate(chosen)]
+    finite = raw.amax(-1).isfinite().tolist()  # of a row with a NaN in it, that is what is largest
+    return [
+        Sampled(token_id, logprobs.get(i)) if finite[i] else Sampled(NO_TOKEN, None)
+        for i, token_id in enumerate(chosen)
+    ]
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ _REASON = 200  # characters of it that a message shows
 # What a probe says as each role: words that no template writes, and that trimming or escaping leaves alone.
 _SAID = {"system": "probe instruction 7301", "user": "probe question 7302", "assistant": "probe answer 7303"}
 
+# Roles whose contents are parts; strings come first.
+_FORMS = tuple(map(frozenset, ((), _SAID, ("user",), ("user", "system"), ("user", "assistant"))))
+_PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
+
 Turn = Mapping[str, object]
 
 
@@ -32,13 +37,13 @@ class ChatTemplate:
 
     Attributes:
         source: Jinja.
-        parts: whether it wants a content as a list of parts, `[{"type": "text", "text": ...}]`, instead of a string.
+        parts: roles whose content it wants as a list of parts, `[{"type": "text", "text": ...}]`, instead of a string.
         unheard: roles whose text it leaves out of the prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase
     source: str
-    parts: bool = False
+    parts: frozenset[str] = frozenset()
     unheard: frozenset[str] = frozenset()
 
     def render(
@@ -49,7 +54,8 @@ class ChatTemplate:
         Raises:
             InvalidRequestError: the template refuses the conversation, whatever it raises, or would leave some out.
         """
-        lost = next((turn["role"] for turn in turns if turn["role"] in self.unheard), None)
+        said = (turn["role"] for turn in turns if str(turn["content"]).strip())
+        lost = next((role for role in said if role in self.unheard), None)
         if lost is not None:
             raise InvalidRequestError(f"messages: the model's chat template leaves out what the role {lost} says")
         try:
@@ -57,10 +63,11 @@ class ChatTemplate:
         except TemplateRefusalError as refusal:
             raise InvalidRequestError(f"messages: the model's chat template refuses them: {refusal}") from refusal
 
-    def closing(self) -> str:
-        """What it writes behind the text of an assistant's turn at the end of a conversation."""
-        text = self._try("user", "assistant")
-        return "" if text is None else text.rpartition(_SAID["assistant"])[2]
+    def closings(self) -> list[str]:
+        """What it writes behind the text of an assistant's turn, at the end of a conversation and within one."""
+        conversations = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user"))
+        texts = [text for roles in conversations if (text := self._try(*roles)) is not None]
+        return [text.rpartition(_SAID["assistant"])[2].lstrip() for text in texts if _SAID["assistant"] in text]
 
     def opening(self) -> str:
         """A prompt in which most of its own tokens occur."""
@@ -73,8 +80,9 @@ class ChatTemplate:
 
     def _render(self, turns: Sequence[Turn], add_generation_prompt: bool, continue_final_message: bool) -> str:
         given: list[dict[str, Any]] = [dict(turn) for turn in turns]
-        for turn in given if self.parts else ():
-            turn["content"] = [{"type": "text", "text": turn["content"]}]
+        for turn in given:
+            if turn["role"] in self.parts:
+                turn["content"] = [{"type": "text", "text": turn["content"]}]
         try:
             text = self.tokenizer.apply_chat_template(
                 given,
@@ -99,10 +107,16 @@ class ChatTemplate:
         except TemplateRefusalError:
             return None
 
+    def hears(self, *roles: str) -> set[str]:
+        """Those of the roles whose text it writes, as text and not as a list of parts is printed."""
+        text = self._try(*roles)
+        if text is None or _PRINTED.search(text):
+            return set()
+        return {role for role in roles if _SAID[role] in text}
+
     def loses(self, *roles: str) -> set[str]:
         """Those of the roles that it takes and leaves out."""
-        text = self._try(*roles)
-        return set() if text is None else {role for role in roles if _SAID[role] not in text}
+        return set() if self._try(*roles) is None else set(roles) - self.hears(*roles)
 
 
 def load_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> ChatTemplate | None:
@@ -138,20 +152,22 @@ def _choose(templates: str | Mapping[str, str] | None, name: str | None) -> str 
 
 
 def _that_hears_a_question(tokenizer: PreTrainedTokenizerBase, source: str) -> ChatTemplate:
-    """With the form of contents in which a question reaches the prompt."""
-    refusals = []
-    for roles in (("user",), ("system", "user")):
-        for parts in (False, True):
-            template = ChatTemplate(tokenizer, source, parts)
-            try:
-                if _SAID["user"] in template.probe(*roles):
-                    return template
-            except TemplateRefusalError as refusal:
-                refusals.append(refusal)
+    """With the form of contents in which a question reaches the prompt, and the texts of most other roles too."""
+    templates = [ChatTemplate(tokenizer, source, form) for form in _FORMS]
+    best = max(templates, key=lambda template: ("user" in (heard := _heard(template)), len(heard)))
+    if "user" in _heard(best):
+        return best
     advice = f"mend it in tokenizer_config.json or chat_template.jinja, or set chat_template to {NO_TEMPLATE}"
-    if refusals:
-        raise UnsupportedModelError(f"the chat template cannot render one question: {refusals[0]}; {advice}")
+    try:
+        templates[0].probe("user")
+    except TemplateRefusalError as refusal:
+        raise UnsupportedModelError(f"the chat template cannot render one question: {refusal}; {advice}") from refusal
     raise UnsupportedModelError(f"the chat template leaves the question out of the prompt; {advice}")
+
+
+def _heard(template: ChatTemplate) -> set[str]:
+    conversations = (("user",), ("system", "user"), ("user", "assistant", "user"))
+    return set().union(*(template.hears(*roles) for roles in conversations))
 
 
 def _reason(error: Exception) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from transformers.utils.hub import cached_file
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidRequestError, UnsupportedModelError
 from chat_engine.reading.chat_template import ChatTemplate, load_template
-from chat_engine.reading.special_tokens import SpecialTokenGuard
+from chat_engine.reading.special_tokens import TAG, SpecialTokenGuard
 from chat_engine.text.detokenizer import echo_text, text_of
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,6 @@ _PROBES = (
     "naïve café ﬁne ½ ① Ａ é e\u0301 \u00a0\u200b 🎉👩‍👩‍👧",
     " a", "a ", "(hello) (world)\n\n", "<b>x</b> {\"k\": [1, 2.5e-3]}", "ALL CAPS and camelCase snake_case",
 )  # fmt: skip
-_TAG = re.compile(r"[<\[|{]\S+[>\]|}]")
 
 
 class Message(BaseModel):
@@ -67,7 +65,7 @@ class PromptEncoder:
         backend: another than the tokenizer's own.
 
     Raises:
-        ConfigError, UnsupportedModelError: see `template.load_template`.
+        ConfigError, UnsupportedModelError: see `chat_template.load_template`.
     """
 
     def __init__(
@@ -149,15 +147,30 @@ class PromptEncoder:
         text = self._template.render(turns, **how)
         if self._guard is None:
             return Rendered(self.encode(text, add_special_tokens=add_special_tokens), text)
-        marked_turns = [_marked(turn, self._guard) for turn in turns]
-        if marked_turns == turns:
+        marked = self._marked(self._guard, self._template, turns, text, how)
+        if marked is None:
             return Rendered(self.encode(text, add_special_tokens=add_special_tokens), text)
-        marked = self._template.render(marked_turns, **how)
-        if self._guard.unmark(marked) != text:
-            raise InvalidRequestError(
-                "messages: the chat template acts on a special token that is written out in them; remove it"
-            )
         return Rendered(tuple(self._guard.encode(marked, add_special_tokens=add_special_tokens)), text)
+
+    def _marked(
+        self,
+        guard: SpecialTokenGuard,
+        template: ChatTemplate,
+        turns: list[dict[str, Any]],
+        text: str,
+        how: Mapping[str, bool],
+    ) -> str | None:
+        """The rendered text with marks in what callers wrote; None where nothing in it could be a special token."""
+        for only_special in (False, True):  # templates take tags such as <think> out of an assistant's text
+            marked_turns = [_marked_turn(turn, guard, only_special) for turn in turns]
+            if marked_turns == turns:
+                return text if any(guard.lurks(text) for turn in turns for text in _texts(turn)) else None
+            marked = template.render(marked_turns, **how)
+            if guard.unmark(marked) in (text, template.render(turns, **how)):  # twice: it may tell the time
+                return marked
+        raise InvalidRequestError(
+            "messages: the chat template acts on a special token that is written out in them; remove it"
+        )
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a text, in which special tokens are themselves.
@@ -189,11 +202,20 @@ class PromptEncoder:
         added = self.backend.get_added_tokens_decoder()
         said = {token for text in template.probe_texts for token in self.encode(text, add_special_tokens=False)}
         contents = [added[token_id].content for token_id in used - said if token_id in added]
-        return [content for content in contents if _TAG.fullmatch(content)]
+        return [content for content in contents if TAG.fullmatch(content)]
 
 
-def _marked(turn: dict[str, Any], guard: SpecialTokenGuard) -> dict[str, Any]:
-    return {name: value if name == "role" else guard.mark(value) for name, value in turn.items()}
+def _marked_turn(turn: Mapping[str, Any], guard: SpecialTokenGuard, only_special: bool) -> dict[str, Any]:
+    """With marks in its texts: in an assistant's in special tokens alone, since they were answers with their tags."""
+    leaves_tags = only_special or turn["role"] == "assistant"
+    marked = {**turn, "content": guard.mark(turn["content"], only_special=leaves_tags)}
+    if "name" in turn:
+        marked["name"] = guard.mark(turn["name"], only_special=only_special, ends=not only_special)
+    return marked
+
+
+def _texts(turn: Mapping[str, Any]) -> list[str]:
+    return [text for name, text in turn.items() if name != "role"]
 
 
 def _end_tokens(
@@ -201,9 +223,11 @@ def _end_tokens(
 ) -> dict[int, str]:
     ends = [tokenizer.eos_token]
     if template is not None:
-        closing = template.closing().lstrip()
         added = sorted((t.content for t in backend.get_added_tokens_decoder().values()), key=len, reverse=True)
-        ends.append(next((token for token in added if token and closing.startswith(token)), None))
+        ends += [
+            next((token for token in added if token.strip() and closing.startswith(token)), None)
+            for closing in template.closings()
+        ]
     ids = {token: backend.token_to_id(token) for token in ends if token}
     return {token_id: token for token, token_id in ids.items() if token_id is not None}
 
