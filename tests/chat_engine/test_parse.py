@@ -440,6 +440,16 @@ def test_numbers_may_be_texts(name: str, text: str, value: object) -> None:
         assert getattr(parse(**{where: {name: text}}).sampling, name) == value
 
 
+def test_log_probabilities_of_a_long_prompt_are_for_streams() -> None:
+    parser, asked = make_parser(max_unstreamed_scores=30), {"prompt_logprobs": 2}
+    assert parse(parser, text_input=b"x" * 10, stream=False, sampling_parameters=asked)
+    assert parse(parser, text_input=b"x" * 11, sampling_parameters=asked)
+    message = refused(parser, text_input=b"x" * 11, stream=False, sampling_parameters=asked)
+    assert message.startswith(
+        "prompt_logprobs: 33 log-probabilities in one response; at most 30 are allowed without str"
+    )
+
+
 def test_a_seed_of_minus_1_is_none() -> None:
     assert parse(sampling_parameters={"seed": -1}).sampling.seed is None
     assert parse(parameters={"seed": "-1"}).sampling.seed is None

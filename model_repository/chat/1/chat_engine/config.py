@@ -49,6 +49,9 @@ class EngineConfig(BaseModel):
         None, ge=1, description="max_tokens of a request that names none: by default the checkpoint's, else 512."
     )
     max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives per token that a request may ask for.")
+    max_unstreamed_scores: int = Field(
+        1 << 18, ge=1, description="Most log-probabilities of a prompt, alternatives included, in one response."
+    )
     max_stop_strings: int = Field(16, ge=0, le=256)
     max_stop_length: int = Field(256, ge=1, le=4096, description="Longest stop string, in characters.")
     max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Most entries of logit_bias.")

@@ -92,6 +92,8 @@ class RequestParser:
                 "max_tokens: 0 makes no answer; allowed only with prompt_logprobs, or where the prompt is asked back"
             )
         prompt = self._prompt(wire, options)
+        if not switches["stream"] and sampling.prompt_logprobs is not None:
+            self._check_scores(len(prompt.ids) * (1 + sampling.prompt_logprobs))
         return ChatRequest(
             id=wire.id,
             prompt_ids=prompt.ids,
@@ -129,6 +131,15 @@ class RequestParser:
         for name in ("logit_bias", "stop_token_ids"):
             for token_id in getattr(sampling, name):
                 check_token_id(name, token_id, self._vocab_size)
+
+    def _check_scores(self, count: int) -> None:
+        """A stream has them in portions; one response would hold up everybody while it is written."""
+        limit = self._config.max_unstreamed_scores
+        if count > limit:
+            raise InvalidRequestError(
+                f"prompt_logprobs: {count} log-probabilities in one response; at most {limit} are allowed without "
+                "stream: true"
+            )
 
     def _prompt(self, wire: WireRequest, options: Mapping[str, bool | None]) -> Prompt:
         for name in PROMPTS:
