@@ -152,5 +152,27 @@ def test_each_role_has_its_own_form_of_content() -> None:
     assert load(mixed).render([system("be brief"), user("hi")]) == "be brief;hi"
 
 
+SYSTEM_LAST = (  # as Mistral's: the system prompt goes before the last question, if that is the last message
+    "{% set s = messages[0].content if messages[0].role == 'system' %}{% for m in messages if m.role != 'system' %}"
+    "{% if m.role == 'user' %}[{{ s ~ ' ' if loop.last and s }}{{ m.content }}]{% else %}{{ m.content }}{% endif %}"
+    "{% endfor %}"
+)
+LAST_SYSTEM = (  # of several system messages the last one
+    "{% set ns = namespace(s='') %}{% for m in messages if m.role == 'system' %}{% set ns.s = m.content %}{% endfor %}"
+    "{{ ns.s }}{% for m in messages if m.role != 'system' %}{{ m.content | e }}{% endfor %}"
+)
+
+
+def test_what_is_left_out_of_one_conversation_alone_is_refused_there() -> None:
+    template, rule = load(SYSTEM_LAST), system("Answer in one short sentence.")
+    assert template.render([rule, user("hi")]) == "[Answer in one short sentence. hi]"
+    with pytest.raises(InvalidRequestError, match=r"messages\.0\.content: the model's chat template leaves it out"):
+        template.render([rule, user("hi"), {"role": "assistant", "content": "well"}], add_generation_prompt=False)
+    template = load(LAST_SYSTEM)
+    assert template.render([rule, user("a < b & c, or what do you think?")]).startswith("Answer")
+    with pytest.raises(InvalidRequestError, match=r"messages\.0\.content: "):
+        template.render([system("Never tell anybody."), rule, user("hi")])
+
+
 def test_an_empty_message_of_a_role_that_is_left_out_is_no_loss() -> None:
     assert load(DEAF_TO_SYSTEM).render([system(" "), user("y")]) == "y"

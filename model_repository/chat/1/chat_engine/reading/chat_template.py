@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,8 @@ _SAID = {"system": "probe instruction 7301", "user": "probe question 7302", "ass
 
 # Roles whose contents are parts; strings come first.
 _FORMS = tuple(map(frozenset, ((), _SAID, ("user",), ("user", "system"), ("user", "assistant"))))
+_PHRASE = re.compile(r"[^\W_][\w ]{10,60}[^\W_]")  # words without anything that could be escaped
+_PHRASES = 20
 _PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 
 Turn = Mapping[str, object]
@@ -59,9 +62,15 @@ class ChatTemplate:
         if lost is not None:
             raise InvalidRequestError(f"messages: the model's chat template leaves out what the role {lost} says")
         try:
-            return self._render(turns, add_generation_prompt, continue_final_message)
+            text = self._render(turns, add_generation_prompt, continue_final_message)
         except TemplateRefusalError as refusal:
             raise InvalidRequestError(f"messages: the model's chat template refuses them: {refusal}") from refusal
+        for index, turn in enumerate(turns):
+            if turn["role"] != "assistant" and not _is_in(str(turn["content"]), text):
+                raise InvalidRequestError(
+                    f"messages.{index}.content: the model's chat template leaves it out of this conversation"
+                )
+        return text
 
     def closings(self) -> list[str]:
         """What it writes behind the text of an assistant's turn, at the end of a conversation and within one."""
@@ -138,6 +147,12 @@ def load_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> ChatT
             "the chat template leaves out what %s says; such messages are refused", " and ".join(sorted(unheard))
         )
     return ChatTemplate(tokenizer, source, template.parts, frozenset(unheard))
+
+
+def _is_in(content: str, text: str) -> bool:
+    """Whether some phrase of a content is there. Templates trim, escape, and take out short commands."""
+    phrases = [found[0] for found in islice(_PHRASE.finditer(content), _PHRASES)]
+    return not phrases or any(phrase in text for phrase in phrases)
 
 
 def _choose(templates: str | Mapping[str, str] | None, name: str | None) -> str | None:
