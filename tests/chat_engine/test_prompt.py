@@ -102,6 +102,13 @@ def test_ends_are_what_the_tokenizer_and_the_template_say(
     assert {encoder.token(token_id) for token_id in encoder.end_ids} == ends
 
 
+def test_the_templates_own_tokens_are_special_whatever_the_settings_say(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["gpt2"]()
+    encoder = PromptEncoder.load(saved(tmp_path, tokenizer, chat_template=TEMPLATE, split_special_tokens=True))
+    ids = encoder.encode("<|im_start|>user", add_special_tokens=False)
+    assert ids[0] == tokenizer.token_to_id("<|im_start|>")
+
+
 def test_a_template_whose_tokens_have_no_embedding_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = FAMILIES["gpt2"]()
     encoder = PromptEncoder.load(saved(tmp_path, tokenizer, chat_template=TEMPLATE))

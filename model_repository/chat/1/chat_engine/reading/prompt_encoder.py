@@ -82,6 +82,7 @@ class PromptEncoder:
         self.backend: Tokenizer = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
+        self.backend.encode_special_tokens = False  # some settings would take those of the template for text
         self._template = load_template(tokenizer, template)
         self._end_tokens = _end_tokens(tokenizer, self._template, self.backend)
         own = [] if self._template is None else self._own_tokens(self._template)
