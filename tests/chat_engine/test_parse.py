@@ -57,7 +57,7 @@ def decent(error: InvalidRequestError) -> str:
     assert len(message) < 1000
     assert "\n" not in message
     message.encode("utf-8")  # it goes out on the wire
-    for leak in ("Traceback", "/home", ".py\"", "site-packages", "pydantic.dev", "://"):
+    for leak in ("Traceback", "/home", '.py"', "site-packages", "pydantic.dev", "://"):
         assert leak not in message
     return message
 
