@@ -24,7 +24,7 @@ PROMPTS = ["Triton is\n", "Once upon a time", "你好，", "The future of AI is"
 SAMPLE = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "100"}
 """What the backend's sample client sends."""
 GREEDY = {"temperature": "0", "top_p": "1"}
-AT_ONCE = 64
+AT_ONCE = 16
 
 
 @pytest.fixture
