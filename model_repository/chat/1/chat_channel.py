@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Sequence
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from chat_forward import FRACTIONS, NAME_CODES, Caller
+from chat_forward import FRACTIONS, NAME_CODES
 
 from chat_engine import errors
 from chat_engine.reading.checks import read_json, show
@@ -25,11 +26,13 @@ _CODES = {
 
 
 class TritonChannel:
-    """The way to one caller, for several threads."""
+    """The way to one caller, for several threads: a sender that is used after its last response crashes Triton."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = Caller(request.get_response_sender())
+        self._sender = request.get_response_sender()
         self._name_codes = bool(json.loads(request.parameters()).get(NAME_CODES))
+        self._lock = threading.Lock()
+        self._ended = False
 
     def send(self, event: TokenEvent) -> None:
         """Sends one event; the final flag rides on the one that carries a finish reason."""
@@ -37,17 +40,26 @@ class TritonChannel:
             self.fail(event.error)
             return
         response = pb_utils.InferenceResponse(output_tensors=_tensors(event))
-        self._caller.send(response, is_last=event.finish_reason is not None)
+        self._send(response, is_last=event.finish_reason is not None)
 
     def fail(self, error: errors.ChatError) -> None:
         """Ends the request with an error."""
         code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
         message = f"{code}: {error}" if self._name_codes else str(error)
-        self._caller.fail(pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
+        reason = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        self._send(pb_utils.InferenceResponse(error=reason), is_last=True)
 
     def is_cancelled(self) -> bool:
         """Whether the caller has cancelled a request that has not ended."""
-        return self._caller.is_cancelled()
+        with self._lock:
+            return not self._ended and bool(self._sender.is_cancelled())
+
+    def _send(self, response: pb_utils.InferenceResponse, is_last: bool) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = is_last
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
 
 
 def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:

@@ -25,8 +25,7 @@ from chat_engine.errors import InvalidRequestError
 
 log = logging.getLogger("vllm_model")
 
-# 64 long streams at once hung tritonserver 2.51 in three of four tries, 16 in none of three; Triton 26.07 mends a
-# deadlock of requests between models.
+# Many streams between models can hang or end tritonserver 2.51; Triton 26.07 mends a deadlock there.
 _REQUESTS_IN_FLIGHT = 16
 
 
