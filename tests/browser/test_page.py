@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from local.settings import ROOT, GatewaySettings, PageSettings, StackSettings, TritonSettings
@@ -16,7 +18,8 @@ from tests.browser.visitor import LAPTOP, PATIENCE_MS, PHONE, Visitor
 from tests.integration.calls import Metrics, eventually
 
 IMAGES = ROOT / "docs" / "images"
-FIGURES = re.compile(r"\d+\.\d tokens/s · first token [\d.]+ m?s · \d+ tokens · chat")
+FIGURES = re.compile(r"(\d+\.\d tokens/s · )?first token [\d.]+ m?s · \d+ tokens · chat")
+"""A page that a busy machine let read only once everything was there tells no pace."""
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +65,9 @@ def test_an_example_in_chinese_is_answered_in_chinese(stack: LocalStack, visit: 
 def test_stop_ends_the_work_in_the_engine(stack: LocalStack, visit: Visit) -> None:
     visitor = visit(stack.page.url)
     before = Metrics(stack.triton)
-    visitor.set("temperature", "2")  # tiny-chat talks nonsense then, and finds no end
+    visitor.set("temperature", "2")  # tiny-chat talks nonsense then, and seldom finds an end
     visitor.set("max-tokens", "1900")
-    visitor.ask("Tell me a story.")
-    expect(visitor.growing_text).to_be_visible(timeout=PATIENCE_MS)
-    visitor.button("stop").click()
-    expect(visitor.answer(0)).to_contain_text("stopped · first token")
+    assert any(stopped(visitor, number) for number in range(5)), "every answer was shorter than a click"
     expect(visitor.button("stop")).to_have_count(0)
 
     def cancelled() -> bool:
@@ -76,6 +76,17 @@ def test_stop_ends_the_work_in_the_engine(stack: LocalStack, visit: Visit) -> No
         return grown == 1 and now("triton_chat_requests_running") == 0
 
     eventually(cancelled, within=10)
+
+
+def stopped(visitor: Visitor, number: int) -> bool:
+    """Asks the `number`-th question from 0 and stops its answer; False where the answer ended by itself before."""
+    visitor.ask("Tell me a story.")
+    ended = visitor.answer(number).get_by_text("first token")
+    expect(visitor.growing_text.or_(ended).first).to_be_visible(timeout=PATIENCE_MS)
+    with contextlib.suppress(PlaywrightTimeout):
+        visitor.button("stop").click(timeout=2000)
+    expect(visitor.answer(number)).to_contain_text("first token", timeout=PATIENCE_MS)
+    return "stopped" in visitor.answer(number).inner_text()
 
 
 def test_a_conversation_that_is_too_long_is_a_sentence_and_no_dead_end(stack: LocalStack, visit: Visit) -> None:
