@@ -37,7 +37,7 @@ from chat_engine.native.model_runner import ModelRunner
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams, TokenEvent
 from chat_engine.service.model_thread import ModelThread
-from local.settings import CACHE, TritonSettings
+from local.options import CACHE, TritonOptions
 from local.triton import LocalTriton
 from triton_chat import AsyncChatClient
 
@@ -178,7 +178,7 @@ def served_engine(settings: dict[str, object]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "engine.json"
         path.write_text(json.dumps(settings))
-        triton = TritonSettings(
+        triton = TritonOptions(
             http_port=0, grpc_port=0, metrics_port=0, model=str(settings["model"]), engine_config=path, models=("chat",)
         )
         with LocalTriton(triton) as server:

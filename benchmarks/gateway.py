@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.engine import Result, Setting, served_engine
 from benchmarks.workload import Job, make_checkpoint, make_jobs
 from local.gateway import LocalGateway
-from local.settings import CACHE, GatewaySettings
+from local.options import CACHE, GatewayOptions
 from triton_chat import AsyncChatClient
 
 GRPC = "Triton gRPC"
@@ -148,7 +148,7 @@ def main(
 
     with served_engine(setting.engine_settings()) as grpc_address:
         quiet = {"TRITON_CHAT_GATEWAY_LOG_LEVEL": "warning"}
-        with LocalGateway(GatewaySettings(port=0, extra_env=quiet), grpc_address) as gateway:
+        with LocalGateway(GatewayOptions(port=0, extra_env=quiet), grpc_address) as gateway:
             show(*asyncio.run(measure(grpc_address, gateway)), setting)
 
 

@@ -7,42 +7,40 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-from local.backend import TritonInstall
-from local.settings import TritonSettings
+from local.install import TritonInstall
+from local.options import TritonOptions
 from triton_chat_server.serve import flags
 
 
-def server_command(settings: TritonSettings, install: TritonInstall, gpu: bool, shm_prefix: str) -> list[str]:
-    """`settings` has real ports here: tritonserver does not know 0 as "any"."""
+def server_command(options: TritonOptions, install: TritonInstall, gpu: bool, shm_prefix: str) -> list[str]:
+    """`options` has real ports here: tritonserver does not know 0 as "any"."""
     ours = [
         f"--backend-directory={install.backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--http-port={settings.http_port}",
-        f"--grpc-port={settings.grpc_port}",
-        f"--metrics-port={settings.metrics_port}",
-        f"--exit-timeout-secs={settings.exit_timeout_s}",
-        *_model_control(settings.models),
+        f"--http-port={options.http_port}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-port={options.metrics_port}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        *_model_control(options.models),
     ]
-    given = [*ours, *settings.extra_args]
+    given = [*ours, *options.extra_args]
     return [
         str(install.binary),
-        *flags.server_flags(settings.repository, gpu=gpu, given=given, address=settings.host),
+        *flags.server_flags(options.repository, gpu=gpu, given=given, address=options.host),
     ]
 
 
-def server_environment(
-    settings: TritonSettings, install: TritonInstall, inherited: Mapping[str, str]
-) -> dict[str, str]:
+def server_environment(options: TritonOptions, install: TritonInstall, inherited: Mapping[str, str]) -> dict[str, str]:
     environment = dict(inherited)
     # The stub embeds Python: this venv's `python` first on PATH makes it take this venv for its own prefix.
     environment["PATH"] = _joined(str(Path(sys.executable).parent), inherited.get("PATH"))
     environment["LD_LIBRARY_PATH"] = _joined(str(install.libraries), inherited.get("LD_LIBRARY_PATH"))
     environment["PYTHONPATH"] = _joined(sysconfig.get_path("purelib"), inherited.get("PYTHONPATH"))
-    if settings.model is not None:
-        environment["TRITON_CHAT_MODEL"] = settings.model
-    if settings.engine_config is not None:
-        environment["TRITON_CHAT_ENGINE_CONFIG"] = str(settings.engine_config)
-    return environment | dict(settings.extra_env)
+    if options.model is not None:
+        environment["TRITON_CHAT_MODEL"] = options.model
+    if options.engine_config is not None:
+        environment["TRITON_CHAT_ENGINE_CONFIG"] = str(options.engine_config)
+    return environment | dict(options.extra_env)
 
 
 def _model_control(models: tuple[str, ...]) -> list[str]:

@@ -15,8 +15,8 @@ from rich.live import Live
 
 from local import logs
 from local.display import Readiness
-from local.server import LocalServer, ServerError, start_together, stop_together
-from local.settings import RUN_LOGS
+from local.options import RUN_LOGS
+from local.service import LocalService, ServerError, start_together, stop_together
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -26,7 +26,7 @@ class Runnable(Protocol):
     """One server, or several that belong together."""
 
     @property
-    def servers(self) -> Sequence[LocalServer]: ...
+    def servers(self) -> Sequence[LocalService]: ...
 
 
 RunnableT = TypeVar("RunnableT", bound=Runnable)
@@ -64,7 +64,7 @@ def checked(make: FromEnvironment[RunnableT]) -> RunnableT:
     return runnable
 
 
-def _start(servers: Sequence[LocalServer]) -> None:
+def _start(servers: Sequence[LocalService]) -> None:
     out.print(f"Starting {', '.join(server.title for server in servers)} ...", markup=False)
     readiness = Readiness(servers)
     try:
@@ -76,13 +76,13 @@ def _start(servers: Sequence[LocalServer]) -> None:
     out.print(readiness)
 
 
-def _stop(servers: Sequence[LocalServer]) -> None:
+def _stop(servers: Sequence[LocalService]) -> None:
     with out.status(f"Stopping {', '.join(server.name for server in reversed(servers))} ... (Ctrl-C kills)"):
         stop_together(servers)
 
 
-def _log_there(servers: Sequence[LocalServer]) -> bool:
-    return any(server.settings.log_path.parent == RUN_LOGS for server in servers)
+def _log_there(servers: Sequence[LocalService]) -> bool:
+    return any(server.options.log_path.parent == RUN_LOGS for server in servers)
 
 
 def _interrupt_on_signals() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import typer
 
 from local import console
-from local.settings import TritonSettings
+from local.options import TritonOptions
 from local.triton import LocalTriton
 from triton_chat import ChatClient, ChatResult, Collector, TritonChatError
 
@@ -25,7 +25,7 @@ def run() -> None:
 
 
 def _server(environment: Mapping[str, str]) -> LocalTriton:
-    return LocalTriton(TritonSettings.from_environment(environment))
+    return LocalTriton(TritonOptions.from_environment(environment))
 
 
 def _ask_all(server: LocalTriton) -> None:

@@ -9,13 +9,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from local.server import LocalServer
+from local.service import LocalService
 
 
 class Readiness:
     """For rich's Live: looks at the servers anew whenever it is drawn."""
 
-    def __init__(self, servers: Sequence[LocalServer]) -> None:
+    def __init__(self, servers: Sequence[LocalService]) -> None:
         self._servers = servers
         self._spinner = Spinner("dots")
 
@@ -28,7 +28,7 @@ class Readiness:
             table.add_row(self._mark(server), server.name, f"{server.seconds:.1f} s", Text(server.stage))
         return table
 
-    def _mark(self, server: LocalServer) -> RenderableType:
+    def _mark(self, server: LocalService) -> RenderableType:
         if server.is_started and server.poll() is not None:
             return Text("✗", style="red")
         return Text("✓", style="green") if server.ready_after_s is not None else self._spinner

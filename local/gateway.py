@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from local import ports, preflight, readiness
+from local.options import GatewayOptions
 from local.preflight import Problem
 from local.process import KeptProcess
-from local.server import STOP_MARGIN_S, LocalServer
-from local.settings import GatewaySettings
+from local.service import STOP_MARGIN_S, LocalService
 
 
-class LocalGateway(LocalServer):
+class LocalGateway(LocalService):
     """`triton_url` is the gRPC address that it passes requests on to."""
 
     name = "gateway"
-    settings: GatewaySettings
+    options: GatewayOptions
 
-    def __init__(self, settings: GatewaySettings, triton_url: str, after: LocalServer | None = None) -> None:
+    def __init__(self, options: GatewayOptions, triton_url: str, after: LocalService | None = None) -> None:
         super().__init__(after)
-        (port,) = ports.choose(settings.host, (settings.port,))
-        self.settings = replace(settings, port=port)
+        (port,) = ports.choose(options.host, (options.port,))
+        self.options = replace(options, port=port)
         self.triton_url = triton_url
 
     @property
     def url(self) -> str:
-        return f"http://{self._client_host}:{self.settings.port}"
+        return f"http://{self._client_host}:{self.options.port}"
 
     @property
     def openai_url(self) -> str:
@@ -40,25 +40,25 @@ class LocalGateway(LocalServer):
         return f"{self.url}/metrics"
 
     def problems(self) -> list[Problem]:
-        return preflight.before_door("gateway", "GATEWAY_PORT", self.settings.host, self.settings.port)
+        return preflight.before_door("gateway", "GATEWAY_PORT", self.options.host, self.options.port)
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """The user's own TRITON_CHAT_GATEWAY_* pass through; what this launcher decides comes on top."""
         decided = {
-            "TRITON_CHAT_GATEWAY_HOST": self.settings.host,
-            "TRITON_CHAT_GATEWAY_PORT": str(self.settings.port),
+            "TRITON_CHAT_GATEWAY_HOST": self.options.host,
+            "TRITON_CHAT_GATEWAY_PORT": str(self.options.port),
             "TRITON_CHAT_GATEWAY_TRITON_URL": self.triton_url,
-            "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT": str(self.settings.exit_timeout_s),
+            "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT": str(self.options.exit_timeout_s),
             "PYTHONUNBUFFERED": "1",  # a killed gateway's last words reach the log
         }
-        return {**inherited, **decided, **self.settings.extra_env}
+        return {**inherited, **decided, **self.options.extra_env}
 
     def _spawn(self) -> KeptProcess:
         return KeptProcess(
             [sys.executable, "-m", "chat_gateway"],
             self.environment(os.environ),
-            self.settings.log_path,
-            self.settings.exit_timeout_s + STOP_MARGIN_S,
+            self.options.log_path,
+            self.options.exit_timeout_s + STOP_MARGIN_S,
         )
 
     def _answers(self) -> bool:

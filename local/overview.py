@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-from local.settings import ROOT, TritonSettings
+from local.options import ROOT, TritonOptions
 from local.stack import LocalStack
 from local.triton import LocalTriton
 
@@ -14,7 +14,7 @@ def overview(stack: LocalStack) -> str:
     triton, gateway, page = stack.triton, stack.gateway, stack.page
     chat = '{"model": "chat", "messages": [{"role": "user", "content": "Who are you?"}]}'
     generate = r'{"messages": "[{\"role\": \"user\", \"content\": \"Who are you?\"}]"}'
-    key = '-H "Authorization: Bearer $OPENAI_API_KEY" ' if gateway.settings.needs_key else ""
+    key = '-H "Authorization: Bearer $OPENAI_API_KEY" ' if gateway.options.needs_key else ""
     return f"""
 page     {page.url}
 
@@ -30,15 +30,15 @@ Triton   {triton.http_url}
 metrics  {triton.metrics_url}  {gateway.metrics_url}
   curl -s {quote(triton.metrics_url)} {quote(gateway.metrics_url)} | grep -E '^(gen_ai|triton_chat)'
 
-logs     {_short(triton.settings.log_path.parent)}
-  tail -n +1 -F {" ".join(_short(server.settings.log_path) for server in stack.servers)}
+logs     {_short(triton.options.log_path.parent)}
+  tail -n +1 -F {" ".join(_short(server.options.log_path) for server in stack.servers)}
 
 Ctrl-C stops it.
 """
 
 
 def _url_option(triton: LocalTriton) -> str:
-    default = f"{TritonSettings.host}:{TritonSettings.grpc_port}"
+    default = f"{TritonOptions.host}:{TritonOptions.grpc_port}"
     return "" if triton.grpc_address == default else f" --url {quote(triton.grpc_address)}"
 
 

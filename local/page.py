@@ -8,47 +8,47 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from local import ports, preflight, readiness
+from local.options import ROOT, PageOptions
 from local.preflight import Problem
 from local.process import KeptProcess
-from local.server import STOP_MARGIN_S, LocalServer
-from local.settings import ROOT, PageSettings
+from local.service import STOP_MARGIN_S, LocalService
 
 
-class LocalPage(LocalServer):
+class LocalPage(LocalService):
     """`gateway_url` is the gateway's own address, without /v1."""
 
     name = "page"
-    settings: PageSettings
+    options: PageOptions
 
-    def __init__(self, settings: PageSettings, gateway_url: str) -> None:
+    def __init__(self, options: PageOptions, gateway_url: str) -> None:
         super().__init__()
-        (port,) = ports.choose(settings.host, (settings.port,))
-        self.settings = replace(settings, port=port)
+        (port,) = ports.choose(options.host, (options.port,))
+        self.options = replace(options, port=port)
         self.gateway_url = gateway_url
 
     @property
     def url(self) -> str:
-        return f"http://{self._client_host}:{self.settings.port}"
+        return f"http://{self._client_host}:{self.options.port}"
 
     def problems(self) -> list[Problem]:
-        return preflight.before_door("ui", "UI_PORT", self.settings.host, self.settings.port)
+        return preflight.before_door("ui", "UI_PORT", self.options.host, self.options.port)
 
     def command(self) -> list[str]:
         """What else streamlit is told stands in ui/.streamlit/config.toml."""
         script = ROOT / "ui" / "app.py"
-        address = (f"--server.address={self.settings.host}", f"--server.port={self.settings.port}")
+        address = (f"--server.address={self.options.host}", f"--server.port={self.options.port}")
         return [sys.executable, "-m", "streamlit", "run", str(script), *address]
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         decided = {"TRITON_CHAT_UI_GATEWAY_URL": self.gateway_url, "PYTHONUNBUFFERED": "1"}
-        return {**inherited, **decided, **self.settings.extra_env}
+        return {**inherited, **decided, **self.options.extra_env}
 
     def _spawn(self) -> KeptProcess:
         return KeptProcess(
             self.command(),
             self.environment(os.environ),
-            self.settings.log_path,
-            self.settings.exit_timeout_s + STOP_MARGIN_S,
+            self.options.log_path,
+            self.options.exit_timeout_s + STOP_MARGIN_S,
         )
 
     def _answers(self) -> bool:

@@ -9,9 +9,9 @@ from contextlib import suppress
 import typer
 
 from local import console
+from local.options import StackOptions
 from local.overview import overview
-from local.server import LocalServer
-from local.settings import StackSettings
+from local.service import LocalService
 from local.stack import LocalStack
 
 POLL_S = 0.5
@@ -25,10 +25,10 @@ def run() -> None:
 
 
 def stack_of(environment: Mapping[str, str]) -> LocalStack:
-    return LocalStack(StackSettings.from_environment(environment))
+    return LocalStack(StackOptions.from_environment(environment))
 
 
-def _watch(servers: Sequence[LocalServer]) -> None:
+def _watch(servers: Sequence[LocalService]) -> None:
     """Ends the command when one of the servers ends."""
     while all(server.poll() is None for server in servers):
         time.sleep(POLL_S)

@@ -8,23 +8,23 @@ from typing import Self
 
 from local import ports
 from local.gateway import LocalGateway
+from local.options import StackOptions
 from local.page import LocalPage
-from local.server import LocalServer, start_together, stop_together
-from local.settings import StackSettings
+from local.service import LocalService, start_together, stop_together
 from local.triton import LocalTriton
 
 
 class LocalStack:
     """As a context manager: all ready inside the block, stopped after it from the page down."""
 
-    def __init__(self, settings: StackSettings) -> None:
-        settings = _with_ports(settings)
-        self.triton = LocalTriton(settings.triton)
-        self.gateway = LocalGateway(settings.gateway, self.triton.grpc_address, after=self.triton)
-        self.page = LocalPage(settings.page, self.gateway.url)
+    def __init__(self, options: StackOptions) -> None:
+        options = _with_ports(options)
+        self.triton = LocalTriton(options.triton)
+        self.gateway = LocalGateway(options.gateway, self.triton.grpc_address, after=self.triton)
+        self.page = LocalPage(options.page, self.gateway.url)
 
     @property
-    def servers(self) -> tuple[LocalServer, ...]:
+    def servers(self) -> tuple[LocalService, ...]:
         return (self.triton, self.gateway, self.page)
 
     def start(self) -> None:
@@ -45,11 +45,11 @@ class LocalStack:
         self.stop()
 
 
-def _with_ports(settings: StackSettings) -> StackSettings:
+def _with_ports(options: StackOptions) -> StackOptions:
     """Free ports for all in one go, so that no two are the same."""
-    http, grpc, metrics, gateway, page = ports.choose(settings.triton.host, settings.ports)
-    return StackSettings(
-        triton=replace(settings.triton, http_port=http, grpc_port=grpc, metrics_port=metrics),
-        gateway=replace(settings.gateway, port=gateway),
-        page=replace(settings.page, port=page),
+    http, grpc, metrics, gateway, page = ports.choose(options.triton.host, options.ports)
+    return StackOptions(
+        triton=replace(options.triton, http_port=http, grpc_port=grpc, metrics_port=metrics),
+        gateway=replace(options.gateway, port=gateway),
+        page=replace(options.page, port=page),
     )

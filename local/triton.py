@@ -6,65 +6,65 @@ import os
 import secrets
 from dataclasses import replace
 
-from local import backend, command, ports, preflight, readiness
+from local import command, install, ports, preflight, readiness
+from local.options import CACHE, TritonOptions
 from local.preflight import Problem
 from local.process import KeptProcess
-from local.server import STOP_MARGIN_S, LocalServer
-from local.settings import CACHE, TritonSettings
+from local.service import STOP_MARGIN_S, LocalService
 from triton_chat_server.serve.gpu import gpu_visible
 
 
-class LocalTriton(LocalServer):
+class LocalTriton(LocalService):
     name = "tritonserver"
-    settings: TritonSettings
+    options: TritonOptions
 
-    def __init__(self, settings: TritonSettings) -> None:
+    def __init__(self, options: TritonOptions) -> None:
         super().__init__()
-        http, grpc, metrics = ports.choose(settings.host, settings.ports)
-        self.settings = replace(settings, http_port=http, grpc_port=grpc, metrics_port=metrics)
+        http, grpc, metrics = ports.choose(options.host, options.ports)
+        self.options = replace(options, http_port=http, grpc_port=grpc, metrics_port=metrics)
         self._shm_prefix = f"triton_chat_{secrets.token_hex(6)}_"
 
     @property
     def title(self) -> str:
-        return f"{self.name} with {self.settings.model_name}"
+        return f"{self.name} with {self.options.model_name}"
 
     @property
     def http_url(self) -> str:
-        return f"http://{self._client_host}:{self.settings.http_port}"
+        return f"http://{self._client_host}:{self.options.http_port}"
 
     @property
     def grpc_address(self) -> str:
         """host:port, as gRPC clients want it."""
-        return f"{self._client_host}:{self.settings.grpc_port}"
+        return f"{self._client_host}:{self.options.grpc_port}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self._client_host}:{self.settings.metrics_port}/metrics"
+        return f"http://{self._client_host}:{self.options.metrics_port}/metrics"
 
     @property
     def _client_host(self) -> str:
-        return "[::1]" if self.settings.host == "::" else super()._client_host  # its HTTP is not open to both families
+        return "[::1]" if self.options.host == "::" else super()._client_host  # its HTTP is not open to both families
 
     def problems(self) -> list[Problem]:
-        return preflight.before_start(self.settings.host, self.settings.ports, os.environ)
+        return preflight.before_start(self.options.host, self.options.ports, os.environ)
 
     def _spawn(self) -> KeptProcess:
-        install = backend.prepare(CACHE)
+        found = install.prepare(CACHE)
         gpu = gpu_visible(os.environ)
         return KeptProcess(
-            command.server_command(self.settings, install, gpu, self._shm_prefix),
-            command.server_environment(self.settings, install, os.environ),
-            self.settings.log_path,
-            self.settings.exit_timeout_s + STOP_MARGIN_S,
+            command.server_command(self.options, found, gpu, self._shm_prefix),
+            command.server_environment(self.options, found, os.environ),
+            self.options.log_path,
+            self.options.exit_timeout_s + STOP_MARGIN_S,
             shm_prefix=self._shm_prefix,
         )
 
     def _answers(self) -> bool:
-        models = self.settings.models or readiness.models_in(self.settings.repository)
+        models = self.options.models or readiness.models_in(self.options.repository)
         return readiness.http_ready(self.http_url, models)
 
     def _stage(self) -> str:
-        return readiness.stage(readiness.read_log(self.settings.log_path))
+        return readiness.stage(readiness.read_log(self.options.log_path))
 
     def _complaints(self, log: str) -> str:
         return readiness.complaints(log)

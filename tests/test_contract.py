@@ -18,7 +18,7 @@ from chat_engine import tokenizer
 from chat_engine.reading import request_parser as parse
 from chat_engine.request import SamplingParams
 from chat_engine.service import metrics
-from local.settings import ROOT
+from local.options import ROOT
 from triton_chat import tokenizer as tokenizer_wire
 from triton_chat import types, wire
 from triton_chat.kinds import kind_of

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from embedder import parse
 from embedder.config import load_config
 from embedder.parse import WireRequest
-from local.settings import DEFAULT_MODEL, ROOT
+from local.options import DEFAULT_MODEL, ROOT
 from triton_chat import embeddings, wire
 from triton_chat.kinds import kind_of
 

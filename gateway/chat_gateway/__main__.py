@@ -14,8 +14,8 @@ from pydantic_settings import SettingsError
 
 import triton_chat
 from chat_gateway.app import create_app
+from chat_gateway.http.listener import Server
 from chat_gateway.logs import logging_config
-from chat_gateway.server import Server
 from chat_gateway.settings import GatewaySettings, unknown_variables, variable
 
 _USAGE_ERROR = 2

@@ -15,28 +15,28 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 import triton_chat
-from chat_gateway.access import Access
-from chat_gateway.auth import Auth, Keys
-from chat_gateway.backend import Backend
-from chat_gateway.body import BodyLimit
 from chat_gateway.errors import ERROR_RESPONSES
-from chat_gateway.exceptions import Errors, Guard
-from chat_gateway.metrics import Metrics
+from chat_gateway.http.access import Access
+from chat_gateway.http.auth import Auth, Keys
+from chat_gateway.http.body import BodyLimit
+from chat_gateway.http.guard import Errors, Guard
+from chat_gateway.http.metrics import Metrics
+from chat_gateway.http.tracing import Tracing, otlp_exporter, tracer_provider
 from chat_gateway.routes import chat, completions, embeddings, health, models, operations, tokenize
 from chat_gateway.settings import GatewaySettings
-from chat_gateway.tracing import Tracing, otlp_exporter, tracer_provider
+from chat_gateway.upstream.triton import Upstream
 
 ROUTERS = tuple(module.router for module in (models, chat, completions, embeddings, tokenize, operations))
 
 
 def create_app(
-    settings: GatewaySettings, *, backend: Backend | None = None, span_exporter: SpanExporter | None = None
+    settings: GatewaySettings, *, upstream: Upstream | None = None, span_exporter: SpanExporter | None = None
 ) -> FastAPI:
     """An application of its own, which shares nothing with others; it connects to Triton when it is first asked to.
 
     Args:
         settings: see there.
-        backend: another than that of the settings.
+        upstream: another than that of the settings.
         span_exporter: where spans go, if not to the OTLP endpoint of the settings.
 
     Raises:
@@ -49,7 +49,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await app.state.backend.close()
+        await app.state.upstream.close()
         if provider is not None:
             await asyncio.to_thread(provider.shutdown)
 
@@ -74,7 +74,7 @@ def create_app(
         ],
     )
     app.state.settings = settings
-    app.state.backend = backend or Backend(settings)
+    app.state.upstream = upstream or Upstream(settings)
     app.state.metrics = metrics
     app.state.draining = False
     shown_as_protected = [Security(HTTPBearer(auto_error=False))] if keys.required else []

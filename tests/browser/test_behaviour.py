@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from local.options import PageOptions
 from local.page import LocalPage
-from local.settings import PageSettings
 from tests.browser.conftest import Visit
 from tests.browser.visitor import LAPTOP, PHONE
 from tests.ui.fake_gateway import FakeGateway, refuse, say, say_and_hold
@@ -46,12 +46,12 @@ def fake() -> Iterator[FakeGateway]:
 
 @pytest.fixture(scope="module")
 def url(fake: FakeGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = PageSettings(
+    options = PageOptions(
         port=0,
         extra_env={"TRITON_CHAT_UI_API_KEY": KEY},
         log_path=tmp_path_factory.mktemp("page") / "page.log",
     )
-    with LocalPage(settings, fake.url) as page:
+    with LocalPage(options, fake.url) as page:
         yield page.url
 
 

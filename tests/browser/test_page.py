@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
-from local.settings import ROOT, GatewaySettings, PageSettings, StackSettings, TritonSettings
+from local.options import ROOT, GatewayOptions, PageOptions, StackOptions, TritonOptions
 from local.stack import LocalStack
 from tests.browser.conftest import Visit
 from tests.browser.visitor import LAPTOP, PATIENCE_MS, PHONE, Visitor
@@ -25,14 +25,14 @@ FIGURES = re.compile(r"(\d+\.\d tokens/s · )?first token [\d.]+ m?s · \d+ toke
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     logs = tmp_path_factory.mktemp("stack")
-    settings = StackSettings(
-        triton=TritonSettings(
+    options = StackOptions(
+        triton=TritonOptions(
             http_port=0, grpc_port=0, metrics_port=0, log_path=logs / "tritonserver.log", exit_timeout_s=10
         ),
-        gateway=GatewaySettings(port=0, log_path=logs / "gateway.log", exit_timeout_s=5),
-        page=PageSettings(port=0, log_path=logs / "page.log"),
+        gateway=GatewayOptions(port=0, log_path=logs / "gateway.log", exit_timeout_s=5),
+        page=PageOptions(port=0, log_path=logs / "page.log"),
     )
-    with LocalStack(settings) as started:
+    with LocalStack(options) as started:
         yield started
 
 

@@ -18,7 +18,7 @@ from chat_engine.native.engine import ChatEngine
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.sampler import Targets, score
 from chat_engine.request import FinishReason, PromptToken
-from local.settings import ROOT
+from local.options import ROOT
 from tests.chat_engine.architectures import CONTEXT, OTHERS
 from tests.chat_engine.builders import (
     EOS,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from local.settings import ROOT
+from local.options import ROOT
 from tools.images.podman import Podman
 
 PACKAGES = ("make", "gcc", "python3")

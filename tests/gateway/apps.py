@@ -12,16 +12,16 @@ from fastapi import FastAPI
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from chat_gateway.app import create_app
-from chat_gateway.backend import Backend
-from chat_gateway.server import Server
+from chat_gateway.http.listener import Server
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.triton import Upstream
 from tests.gateway.fakes import WAIT_S, FakeClient
 
 
 def app_for(fake: FakeClient, *, span_exporter: SpanExporter | None = None, **settings: Any) -> FastAPI:
     """A gateway in front of a fake; `settings` are fields of `GatewaySettings`."""
     resolved = GatewaySettings(**settings)
-    return create_app(resolved, backend=Backend(resolved, fake), span_exporter=span_exporter)
+    return create_app(resolved, upstream=Upstream(resolved, fake), span_exporter=span_exporter)
 
 
 @contextmanager

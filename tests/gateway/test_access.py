@@ -31,7 +31,7 @@ class Lines:
         return [json.loads(line) for line in self.stream.getvalue().splitlines()]
 
     def requests(self) -> list[dict[str, Any]]:
-        return [line for line in self.all() if line["logger"] == "chat_gateway.access"]
+        return [line for line in self.all() if line["logger"] == "chat_gateway.http.access"]
 
     def only(self) -> dict[str, Any]:
         (line,) = self.requests()
@@ -78,7 +78,7 @@ def test_a_line_tells_what_happened(gateway: TestClient, lines: Lines) -> None:
     assert line.pop("response_bytes") > 100
     assert line == {
         "level": "INFO",
-        "logger": "chat_gateway.access",
+        "logger": "chat_gateway.http.access",
         "message": "request",
         "request_id": "r-1",
         "client": "testclient",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from chat_gateway.auth import Keys
+from chat_gateway.http.auth import Keys
 from chat_gateway.settings import GatewaySettings
 from tests.gateway.apps import app_for
 from tests.gateway.fakes import FakeClient

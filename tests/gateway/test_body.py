@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter, Body, FastAPI
 from starlette.testclient import TestClient
 
-from chat_gateway.body import MAX_DEPTH, JsonRoute
+from chat_gateway.http.body import MAX_DEPTH, JsonRoute
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.fakes import FakeClient
 
@@ -171,7 +171,7 @@ def test_an_oversized_body_gets_its_answer_through(url: str) -> None:
 
 
 def test_a_client_that_leaves_while_it_sends(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "chat_gateway.access")
+    caplog.set_level("INFO", "chat_gateway.http.access")
     with connection(url) as raw:
         raw.sendall(HEAD + b"Content-Length: 9\r\n\r\n{")
     wait_until(lambda: [vars(record)["status"] for record in caplog.records] == [499])

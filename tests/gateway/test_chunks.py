@@ -9,7 +9,7 @@ from openai.types import Completion, CompletionChoice, CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta
 
-from chat_gateway.chunks import ChatChunks, CompletionChunks, Head
+from chat_gateway.answers.chunks import ChatChunks, CompletionChunks, Head
 from tests.gateway.callers import events_of
 from triton_chat.types import ChatEvent, PromptLogprob, TokenLogprob
 

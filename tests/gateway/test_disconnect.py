@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from chat_gateway.disconnect import unless_gone
+from chat_gateway.http.disconnect import unless_gone
 from triton_chat.errors import RequestCancelledError
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from chat_gateway.app import create_app
-from chat_gateway.schemas.chat import ChatRequest
+from chat_gateway.schemas.chat import ChatCompletionRequest
 from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.embeddings import EmbeddingRequest
 from chat_gateway.schemas.tokenize import TokenizeRequest
@@ -35,7 +35,7 @@ def test_the_routes() -> None:
     assert documented == {f"{method.upper()} {path}" for path, methods in schema.items() for method in methods}
 
 
-@pytest.mark.parametrize("request_type", [ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest])
+@pytest.mark.parametrize("request_type", [ChatCompletionRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest])
 def test_every_field_is_told_of(request_type: type[BaseModel]) -> None:
     honoured = PAGE[PAGE.index("## What is honoured") : PAGE.index("## Errors")]
     told = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", honoured))))

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
-from chat_gateway.body import JsonRoute
 from chat_gateway.errors import ApiError, ErrorBody, from_client
+from chat_gateway.http.body import JsonRoute
 from tests.gateway.apps import app_for
 from tests.gateway.fakes import FakeClient
 from triton_chat import errors

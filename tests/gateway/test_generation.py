@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
 from chat_gateway.errors import ApiError
-from chat_gateway.generation import Generation, Order, Prompt, check_size
 from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs, says
 from triton_chat import errors
 from triton_chat.types import Call, ChatEvent, SamplingParams, TokenLogprob

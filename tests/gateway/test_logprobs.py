@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_gateway.logprobs import CompletionLogprobs, chat_logprobs, prompt_logprobs
+from chat_gateway.answers.logprobs import CompletionLogprobs, chat_logprobs, prompt_logprobs
 from triton_chat.types import PromptAlternative, PromptLogprob, TokenLogprob, TopLogprob
 
 

@@ -6,7 +6,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from starlette.testclient import TestClient
 
-from chat_gateway.metrics import GENERATING
+from chat_gateway.http.metrics import GENERATING
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.fakes import FakeClient, hangs
 

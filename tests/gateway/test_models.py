@@ -7,7 +7,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from chat_gateway import details
+from chat_gateway.upstream import details
 from tests.gateway.apps import app_for
 from tests.gateway.fakes import MAX_MODEL_LEN, FakeClient, model
 from triton_chat.errors import EngineError, ServerUnavailableError

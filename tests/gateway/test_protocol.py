@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chat_gateway.protocol import MAX_HEAD_BYTES
+from chat_gateway.http.protocol import MAX_HEAD_BYTES
 from tests.gateway.apps import app_for, served
 from tests.gateway.callers import events_of
 from tests.gateway.fakes import FakeClient

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from chat_gateway import retries
-from chat_gateway.retries import BROKEN_TRIES, REFUSED_TRIES, retried
+from chat_gateway.upstream import retries
+from chat_gateway.upstream.retries import BROKEN_TRIES, REFUSED_TRIES, retried
 from triton_chat.errors import OverloadedError, ServerStoppingError, ServerUnavailableError, TritonChatError
 
 BROKEN, STOPPING = ServerUnavailableError("broken"), ServerStoppingError("stopping")

@@ -19,7 +19,7 @@ from openai.types.chat import (
 )
 from pydantic import BaseModel, ValidationError
 
-from chat_gateway.schemas.chat import ChatRequest
+from chat_gateway.schemas.chat import ChatCompletionRequest
 from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.embeddings import EmbeddingRequest
 from chat_gateway.schemas.inputs import each
@@ -32,7 +32,7 @@ VLLM = {"top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "sto
 VLLM |= {"prompt_logprobs", "return_token_ids"}
 EMBEDDING = {"model": "e", "input": "a"}
 BODIES: dict[type[BaseModel], dict[str, Any]] = {
-    ChatRequest: CHAT,
+    ChatCompletionRequest: CHAT,
     CompletionRequest: COMPLETION,
     EmbeddingRequest: EMBEDDING,
 }
@@ -148,7 +148,7 @@ OF_EMBEDDINGS = OF_ALL | {
     "normalize": ONLY_TRUE,
     "use_activation": ONLY_TRUE,
 }
-INERT = {ChatRequest: OF_CHAT, CompletionRequest: OF_COMPLETIONS, EmbeddingRequest: OF_EMBEDDINGS}
+INERT = {ChatCompletionRequest: OF_CHAT, CompletionRequest: OF_COMPLETIONS, EmbeddingRequest: OF_EMBEDDINGS}
 """Fields that choose nothing: what is taken, what is refused."""
 
 
@@ -164,7 +164,7 @@ class TestFieldsOfOpenAI:
         ("ours", "params", "extras"),
         [
             (
-                ChatRequest,
+                ChatCompletionRequest,
                 chat_create_params.CompletionCreateParamsStreaming,
                 VLLM | {"add_generation_prompt", "continue_final_message"},
             ),
@@ -180,7 +180,7 @@ class TestFieldsOfOpenAI:
         assert set(ours.model_fields) == set(params.__annotations__) | extras | set(INERT[ours])
 
     def test_every_field_of_a_message_and_of_an_answer_is_known(self) -> None:
-        message = ChatRequest.model_fields["messages"].annotation.__args__[0]
+        message = ChatCompletionRequest.model_fields["messages"].annotation.__args__[0]
         sent = (
             ChatCompletionSystemMessageParam,
             ChatCompletionDeveloperMessageParam,
@@ -191,7 +191,7 @@ class TestFieldsOfOpenAI:
         assert set(message.model_fields) == known | set(ChatCompletionMessage.model_fields)
 
     def test_every_stream_option_is_known(self) -> None:
-        options = ChatRequest.model_fields["stream_options"].annotation.__args__[0]
+        options = ChatCompletionRequest.model_fields["stream_options"].annotation.__args__[0]
         openais = set(ChatCompletionStreamOptionsParam.__annotations__)
         assert set(options.model_fields) == openais | {"continuous_usage_stats"}
 
@@ -199,7 +199,7 @@ class TestFieldsOfOpenAI:
         honoured = {*SAMPLING, "n", "logit_bias", "stream", "stream_options", "model", "messages"}
         honoured |= {"logprobs", "top_logprobs", "max_completion_tokens"}
         honoured |= {"add_generation_prompt", "continue_final_message"}
-        assert set(OF_CHAT) == set(ChatRequest.model_fields) - honoured
+        assert set(OF_CHAT) == set(ChatCompletionRequest.model_fields) - honoured
 
 
 class TestNothingToChoose:
@@ -229,10 +229,12 @@ class TestNothingToChoose:
 
     def test_hints_of_caching_in_a_message(self) -> None:
         part = {"type": "text", "text": "x", "prompt_cache_breakpoint": {"mode": "explicit"}}
-        ChatRequest.model_validate({**CHAT, "messages": [{"role": "user", "content": [part]}]})
+        ChatCompletionRequest.model_validate({**CHAT, "messages": [{"role": "user", "content": [part]}]})
 
     def test_a_sentence_says_what_to_do(self) -> None:
-        assert mistakes(ChatRequest, {**CHAT, "tools": [{}]}) == {("tools",): "no tools are called here; leave it out"}
+        assert mistakes(ChatCompletionRequest, {**CHAT, "tools": [{}]}) == {
+            ("tools",): "no tools are called here; leave it out"
+        }
 
     @pytest.mark.parametrize(("n", "best_of", "fine"), [(None, 1, True), (3, 3, True), (1, 2, False), (3, 1, False)])
     def test_best_of_is_n(self, n: int | None, best_of: int, fine: bool) -> None:
@@ -244,13 +246,13 @@ class TestNothingToChoose:
 
 
 class TestSampling:
-    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)])
     def test_all_of_it_reaches_the_engine(self, request_type: Any, body: dict[str, Any]) -> None:
         request = request_type.model_validate({**body, **SAMPLING, "logit_bias": {"3": -100, "15": 2.5}})
         assert request.sampling().to_dict() == SAMPLING | {"logit_bias": {"3": -100, "15": 2.5}}
 
     def test_nothing_given_leaves_all_to_the_engine_but_openais_16_tokens(self) -> None:
-        assert ChatRequest.model_validate(CHAT).sampling().to_dict() == {}
+        assert ChatCompletionRequest.model_validate(CHAT).sampling().to_dict() == {}
         assert CompletionRequest.model_validate(COMPLETION).sampling().to_dict() == {"max_tokens": 16}
 
     @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ class TestSampling:
         ],
     )
     def test_logprobs_of_chat(self, fields: dict[str, Any], sent: int | None) -> None:
-        assert ChatRequest.model_validate({**CHAT, **fields}).sampling().logprobs == sent
+        assert ChatCompletionRequest.model_validate({**CHAT, **fields}).sampling().logprobs == sent
 
     def test_the_newer_name_of_the_limit_wins(self) -> None:
         for fields, limit, name in (
@@ -272,13 +274,13 @@ class TestSampling:
             ({"max_tokens": 5, "max_completion_tokens": 6}, 6, "max_completion_tokens"),
             ({"max_tokens": 5, "max_completion_tokens": None}, 5, "max_tokens"),
         ):
-            request = ChatRequest.model_validate({**CHAT, **fields})
+            request = ChatCompletionRequest.model_validate({**CHAT, **fields})
             assert (request.sampling().max_tokens, request.names["max_tokens"]) == (limit, name)
 
     def test_a_seed_of_minus_1_is_none(self) -> None:
-        assert ChatRequest.model_validate({**CHAT, "seed": -1}).sampling().seed is None
+        assert ChatCompletionRequest.model_validate({**CHAT, "seed": -1}).sampling().seed is None
 
-    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)])
     @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1, -2, -(2**63), 3.0])
     def test_seeds_of_64_bits(self, request_type: Any, body: dict[str, Any], seed: float) -> None:
         sent = request_type.model_validate({**body, "seed": seed}).sampling().seed
@@ -286,11 +288,11 @@ class TestSampling:
 
     @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**30, 1e30, -1e30])
     def test_a_seed_beyond_64_bits(self, seed: float) -> None:
-        assert list(mistakes(ChatRequest, {**CHAT, "seed": seed})) == [("seed",)]
+        assert list(mistakes(ChatCompletionRequest, {**CHAT, "seed": seed})) == [("seed",)]
 
     def test_the_most_probable_token_alone(self) -> None:
-        assert ChatRequest.model_validate({**CHAT, "top_p": 0}).sampling().to_dict() == {"top_p": 0}
-        assert list(mistakes(ChatRequest, {**CHAT, "top_p": -0.1})) == [("top_p",)]
+        assert ChatCompletionRequest.model_validate({**CHAT, "top_p": 0}).sampling().to_dict() == {"top_p": 0}
+        assert list(mistakes(ChatCompletionRequest, {**CHAT, "top_p": -0.1})) == [("top_p",)]
 
     @pytest.mark.parametrize(
         ("name", "value", "place"),
@@ -328,7 +330,7 @@ class TestSampling:
             ("nonsense", 1, ()),
         ],
     )
-    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)])
     def test_refused_by_name(
         self, request_type: Any, body: dict[str, Any], name: str, value: object, place: tuple[object, ...]
     ) -> None:
@@ -336,7 +338,7 @@ class TestSampling:
 
     @pytest.mark.parametrize("fields", [{"logprobs": 1}, {"logprobs": True, "top_logprobs": 21}, {"top_logprobs": 1}])
     def test_bad_logprobs_of_chat(self, fields: dict[str, Any]) -> None:
-        assert list(mistakes(ChatRequest, {**CHAT, **fields})) == [(list(fields)[-1],)]
+        assert list(mistakes(ChatCompletionRequest, {**CHAT, **fields})) == [(list(fields)[-1],)]
 
     def test_bad_logprobs_of_completions(self) -> None:
         assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 21})) == [("logprobs",)]
@@ -357,13 +359,13 @@ class TestSampling:
     ) -> None:
         assert CompletionRequest.model_validate({**COMPLETION, **fields}).sampling().prompt_logprobs == sent
 
-    @pytest.mark.parametrize(("request_type", "body"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETION)])
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)])
     def test_prompt_logprobs_are_not_for_streams(self, request_type: Any, body: dict[str, Any]) -> None:
         place = ("prompt_logprobs",)
         assert list(mistakes(request_type, {**body, "stream": True, "prompt_logprobs": 0})) == [place]
 
     def test_only_a_completion_may_be_a_prompt_alone(self) -> None:
-        assert list(mistakes(ChatRequest, {**CHAT, "max_tokens": 0})) == [("max_tokens",)]
+        assert list(mistakes(ChatCompletionRequest, {**CHAT, "max_tokens": 0})) == [("max_tokens",)]
         assert (
             CompletionRequest.model_validate({**COMPLETION, "max_tokens": 0, "echo": True}).sampling().max_tokens == 0
         )
@@ -371,8 +373,8 @@ class TestSampling:
     @pytest.mark.parametrize(
         ("request_type", "body", "names"),
         [
-            (ChatRequest, CHAT, ["n", "max_tokens", "max_completion_tokens", "seed", "top_k", "min_tokens"]),
-            (ChatRequest, {**CHAT, "logprobs": True}, ["top_logprobs"]),
+            (ChatCompletionRequest, CHAT, ["n", "max_tokens", "max_completion_tokens", "seed", "top_k", "min_tokens"]),
+            (ChatCompletionRequest, {**CHAT, "logprobs": True}, ["top_logprobs"]),
             (CompletionRequest, COMPLETION, ["n", "max_tokens", "seed", "top_k", "min_tokens", "logprobs"]),
             (CompletionRequest, COMPLETION, ["prompt_logprobs"]),
             (CompletionRequest, {**COMPLETION, "n": 3}, ["best_of"]),
@@ -401,13 +403,13 @@ class TestSampling:
         ],
     )
     def test_stream_options(self, options: dict[str, Any] | None, usage: bool, continuous: bool) -> None:
-        for ours in (ChatRequest, CompletionRequest):
+        for ours in (ChatCompletionRequest, CompletionRequest):
             request = ours.model_validate({**BODIES[ours], "stream": True, "stream_options": options})
             assert (request.include_usage, request.continuous_usage) == (usage, continuous)
 
     @pytest.mark.parametrize("stream", [False, None])
     def test_stream_options_without_a_stream(self, stream: bool | None) -> None:
-        for ours in (ChatRequest, CompletionRequest):
+        for ours in (ChatCompletionRequest, CompletionRequest):
             body = {**BODIES[ours], "stream": stream}
             ours.model_validate({**body, "stream_options": None})
             assert list(mistakes(ours, {**body, "stream_options": {}})) == [("stream_options",)]
@@ -415,10 +417,10 @@ class TestSampling:
     def test_the_last_message_goes_on_or_an_answer_begins(self) -> None:
         for begins in (None, False):
             fields = {"continue_final_message": True, "add_generation_prompt": begins}
-            assert ChatRequest.model_validate({**CHAT, **fields}).continue_final_message is True
+            assert ChatCompletionRequest.model_validate({**CHAT, **fields}).continue_final_message is True
         both = {**CHAT, "continue_final_message": True, "add_generation_prompt": True}
-        assert list(mistakes(ChatRequest, both)) == [("continue_final_message",)]
-        ChatRequest.model_validate({**CHAT, "continue_final_message": False, "add_generation_prompt": True})
+        assert list(mistakes(ChatCompletionRequest, both)) == [("continue_final_message",)]
+        ChatCompletionRequest.model_validate({**CHAT, "continue_final_message": False, "add_generation_prompt": True})
 
 
 class TestMessages:
@@ -429,7 +431,7 @@ class TestMessages:
             {"role": "user", "content": parts},
             {"role": "assistant", "content": ""},
         ]
-        assert ChatRequest.model_validate({**CHAT, "messages": messages}).to_model() == [
+        assert ChatCompletionRequest.model_validate({**CHAT, "messages": messages}).to_model() == [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Was ist das?\n这是什么？"},
             {"role": "assistant", "content": ""},
@@ -442,7 +444,7 @@ class TestMessages:
             {"role": "assistant", "content": "x", "name": None},
             {"role": "user", "content": "x", "name": ""},
         ]
-        sent = ChatRequest.model_validate({**CHAT, "messages": messages}).to_model()
+        sent = ChatCompletionRequest.model_validate({**CHAT, "messages": messages}).to_model()
         assert [message.get("name") for message in sent] == ["rules", "Ann Ä.", None, None]
         assert "name" not in sent[2]
         assert "name" not in sent[3]
@@ -454,7 +456,7 @@ class TestMessages:
             answer.model_dump(exclude_unset=True),
             answer.model_dump() | {"tool_calls": []},
         ):
-            ChatRequest.model_validate({**CHAT, "messages": [*HELLO, turn]})
+            ChatCompletionRequest.model_validate({**CHAT, "messages": [*HELLO, turn]})
 
     @pytest.mark.parametrize(
         ("message", "place"),
@@ -477,11 +479,15 @@ class TestMessages:
         ],
     )
     def test_refused_by_place(self, message: dict[str, Any], place: tuple[object, ...]) -> None:
-        assert next(iter(mistakes(ChatRequest, {**CHAT, "messages": [*HELLO, message]}))) == ("messages", 1, *place)
+        assert next(iter(mistakes(ChatCompletionRequest, {**CHAT, "messages": [*HELLO, message]}))) == (
+            "messages",
+            1,
+            *place,
+        )
 
     @pytest.mark.parametrize("messages", [[], None, "hello", {}])
     def test_there_must_be_some(self, messages: object) -> None:
-        assert list(mistakes(ChatRequest, {**CHAT, "messages": messages})) == [("messages",)]
+        assert list(mistakes(ChatCompletionRequest, {**CHAT, "messages": messages})) == [("messages",)]
 
 
 class TestInputs:
@@ -544,7 +550,7 @@ def test_tokenize_takes_one_of_two(fields: dict[str, Any], place: str) -> None:
     assert list(mistakes(TokenizeRequest, {"model": "chat", **fields})) == [(place,)]
 
 
-@pytest.mark.parametrize("request_type", [ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest])
+@pytest.mark.parametrize("request_type", [ChatCompletionRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest])
 def test_the_published_schema_allows_no_unknown_field(request_type: type[BaseModel]) -> None:
     schema = request_type.model_json_schema()
     assert all(part["additionalProperties"] is False for part in (schema, *schema.get("$defs", {}).values()))

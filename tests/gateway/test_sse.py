@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CompletionUsage
 
-from chat_gateway.generation import Generation, Order, Prompt
+from chat_gateway.answers.generation import Generation, Order, Prompt
+from chat_gateway.answers.sse import DONE, KEEP_ALIVE, EventStream, Silence, data
 from chat_gateway.settings import GatewaySettings
-from chat_gateway.sse import DONE, KEEP_ALIVE, EventStream, Silence, data
 from tests.gateway.callers import Caller, events_of
 from tests.gateway.fakes import WAIT_S, FakeClient, event, fails, hangs
 from triton_chat import errors

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.testclient import TestClient
 
-from chat_gateway.tracing import trace_headers
+from chat_gateway.http.tracing import trace_headers
 from tests.gateway.apps import app_for
 from tests.gateway.fakes import FakeClient, fails
 from triton_chat.errors import EngineError
@@ -119,7 +119,7 @@ def test_unknown_methods(traced: Traced) -> None:
 
 
 def test_the_log_has_the_trace(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "chat_gateway.access")
+    caplog.set_level("INFO", "chat_gateway.http.access")
     traced.client.get("/version", headers=CALLER)
     assert vars(caplog.records[0])["trace_id"] == TRACE_ID
 

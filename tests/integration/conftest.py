@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from local import preflight
 from local.gateway import LocalGateway
-from local.server import LocalServer
+from local.service import LocalService
 from local.triton import LocalTriton
 from tests.integration.openai_calls import Asker
 from tests.integration.servers import GatewayFactory, ServerFactory
@@ -104,12 +104,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed:
         for server in _servers_of(item):
-            report.sections.append((f"log of {server.name}, {server.settings.log_path}", server.log_tail(60)))
+            report.sections.append((f"log of {server.name}, {server.options.log_path}", server.log_tail(60)))
     return report
 
 
-def _servers_of(item: pytest.Item) -> list[LocalServer]:
+def _servers_of(item: pytest.Item) -> list[LocalService]:
     arguments = getattr(item, "funcargs", {}).values()
     factories = [argument for argument in arguments if isinstance(argument, ServerFactory | GatewayFactory)]
-    started: list[LocalServer] = [server for factory in factories for server in factory.started]
-    return started + [argument for argument in arguments if isinstance(argument, LocalServer)]
+    started: list[LocalService] = [server for factory in factories for server in factory.started]
+    return started + [argument for argument in arguments if isinstance(argument, LocalService)]

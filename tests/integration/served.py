@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from local import backend, command, readiness
+from local import command, install, readiness
+from local.options import CACHE, DEFAULT_MODEL, TritonOptions
 from local.process import KeptProcess
-from local.server import STOP_MARGIN_S
-from local.settings import CACHE, DEFAULT_MODEL, TritonSettings
+from local.service import STOP_MARGIN_S
 from local.triton import LocalTriton
 
 SERVER = [sys.executable, "-m", "triton_chat_server"]
@@ -23,35 +23,35 @@ class ServedTriton(LocalTriton):
 
     def __init__(self, folder: Path, expected: Sequence[str], options: Sequence[str], env: Mapping[str, str]) -> None:
         super().__init__(
-            TritonSettings(
+            TritonOptions(
                 http_port=0, grpc_port=0, metrics_port=0,
                 log_path=folder / "tritonserver.log", ready_timeout_s=120.0, exit_timeout_s=10,
             )
         )  # fmt: skip
         self._expected = expected
-        self._options = options
+        self._given = options
         self._env = env
 
     def _spawn(self) -> KeptProcess:
-        install = backend.prepare(CACHE)
-        settings = replace(self.settings, model=self._env.get("TRITON_CHAT_MODEL"))
-        environment = command.server_environment(settings, install, os.environ) | dict(self._env)
-        environment["PATH"] = f"{install.binary.parent}:{environment['PATH']}"
+        found = install.prepare(CACHE)
+        options = replace(self.options, model=self._env.get("TRITON_CHAT_MODEL"))
+        environment = command.server_environment(options, found, os.environ) | dict(self._env)
+        environment["PATH"] = f"{found.binary.parent}:{environment['PATH']}"
         flags = [
             "--device", "cpu",
-            f"--repository={self.settings.repository}",
-            f"--backend-directory={install.backends}",
+            f"--repository={self.options.repository}",
+            f"--backend-directory={found.backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            f"--http-port={self.settings.http_port}",
-            "--grpc-port", str(self.settings.grpc_port),
-            f"--metrics-port={self.settings.metrics_port}",
+            f"--http-port={self.options.http_port}",
+            "--grpc-port", str(self.options.grpc_port),
+            f"--metrics-port={self.options.metrics_port}",
             "--exit-timeout-secs=10",
         ]  # fmt: skip
         return KeptProcess(
-            [*SERVER, "serve", *flags, *self._options],
+            [*SERVER, "serve", *flags, *self._given],
             environment,
-            self.settings.log_path,
-            self.settings.exit_timeout_s + STOP_MARGIN_S,
+            self.options.log_path,
+            self.options.exit_timeout_s + STOP_MARGIN_S,
             shm_prefix=self._shm_prefix,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from local.gateway import LocalGateway
-from local.settings import DEFAULT_MODEL, ROOT, GatewaySettings, TritonSettings
+from local.options import DEFAULT_MODEL, ROOT, GatewayOptions, TritonOptions
 from local.triton import LocalTriton
 
 REPOSITORY = ROOT / "model_repository"
@@ -42,7 +42,7 @@ class ServerFactory:
         folder = self._folder / f"server{len(self.started)}"
         folder.mkdir(parents=True)
         server = LocalTriton(
-            TritonSettings(
+            TritonOptions(
                 repository=changed_copy(repository, folder / "repository", config_overrides),
                 host=host,
                 http_port=0,
@@ -76,7 +76,7 @@ class GatewayFactory:
 
     def __call__(self, triton: LocalTriton, *, exit_timeout_s: int = 10, **settings: str) -> LocalGateway:
         """Returns a ready gateway. `settings` are named as in its environment, without TRITON_CHAT_GATEWAY_."""
-        local = GatewaySettings(
+        local = GatewayOptions(
             port=0,
             extra_env={f"TRITON_CHAT_GATEWAY_{name}": value for name, value in settings.items()},
             log_path=self._folder / f"gateway{len(self.started)}.log",

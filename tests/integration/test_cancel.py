@@ -10,7 +10,7 @@ import grpc
 import pytest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from local.settings import ROOT
+from local.options import ROOT
 from local.triton import LocalTriton
 from tests.integration.calls import LONG, Metrics, Stream, connect, eventually, pending, request, request_rows, settled
 

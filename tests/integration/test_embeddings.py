@@ -17,7 +17,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from local.settings import DEFAULT_MODEL, ROOT
+from local.options import DEFAULT_MODEL, ROOT
 from local.triton import LocalTriton
 from tests.client.commands import run
 from tests.integration.calls import (

@@ -51,4 +51,4 @@ def test_a_failing_step_ends_all_streams_and_then_the_server(start_triton: Serve
         eventually(lambda: server.poll() is not None, within=10)
     assert time.monotonic() - began < 10
     assert server.poll() == 0
-    assert "out of luck" in server.settings.log_path.read_text()
+    assert "out of luck" in server.options.log_path.read_text()

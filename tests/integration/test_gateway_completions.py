@@ -9,7 +9,7 @@ import torch
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from local.settings import DEFAULT_MODEL
+from local.options import DEFAULT_MODEL
 from tests.integration.openai_calls import TWO_WAYS, WAYS, Asker, Way
 from triton_chat import ChatClient
 

@@ -333,7 +333,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 def test_half_a_body_holds_nobody_up(http: httpx2.Client, gateway: LocalGateway) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            one = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.settings.port)))
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.options.port)))
             one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
             one.sendall(b"Content-Length: 1000\r\n\r\n{")
         assert seconds_of(lambda: http.get("/health/live").raise_for_status()) < 1
@@ -401,5 +401,5 @@ def test_keys(triton: LocalTriton, start_gateway: GatewayFactory, tmp_path: Path
     for key in ("first", "second", "from-the-file"):
         with OpenAI(**{**options(guarded), "api_key": key}) as friend:
             assert friend.chat.completions.create(model="chat", messages=HELLO, max_tokens=1).choices
-    log = guarded.settings.log_path.read_text()
+    log = guarded.options.log_path.read_text()
     assert not any(secret in log for secret in ("from-the-file", "firs", "wrong", "Hello"))

@@ -74,7 +74,7 @@ def test_a_server_that_dies_and_comes_back(narrow: LocalTriton, door: LocalGatew
     assert httpx2.get(f"{door.url}/health/live").status_code == 200
     assert httpx2.get(f"{door.url}/metrics").status_code == 200
 
-    with LocalTriton(narrow.settings):
+    with LocalTriton(narrow.options):
         eventually(lambda: httpx2.get(f"{door.url}/health/ready").status_code == 200, within=BACK_WITHIN_S)
         assert caller.chat.completions.create(**SHORT).choices
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from local.gateway import LocalGateway
+from local.options import ROOT, GatewayOptions, PageOptions
 from local.page import LocalPage
 from local.preflight import PORT_NAMES
-from local.server import ServerError
-from local.settings import ROOT, GatewaySettings, PageSettings
+from local.service import ServerError
 
 pytestmark = pytest.mark.usefixtures("able_to_serve")
 
@@ -36,13 +36,13 @@ from dataclasses import replace
 from pathlib import Path
 from local import serve
 from local.__main__ import app
-from local.settings import StackSettings
+from local.options import StackOptions
 from local.stack import LocalStack
 
 def stack_of(environment):
     folder = Path(sys.argv[1])
-    real = StackSettings.from_environment(environment)
-    return LocalStack(StackSettings(
+    real = StackOptions.from_environment(environment)
+    return LocalStack(StackOptions(
         triton=replace(real.triton, models=("chat",), log_path=folder / "tritonserver.log"),
         gateway=replace(real.gateway, log_path=folder / "gateway.log"),
         page=replace(real.page, log_path=folder / "page.log"),
@@ -164,13 +164,13 @@ def test_a_taken_port_is_named(serve: Callable[..., Serve], variable: str) -> No
 
 
 def test_a_gateway_with_a_wrong_setting_says_so(tmp_path: Path) -> None:
-    settings = GatewaySettings(port=0, log_path=tmp_path / "log", extra_env={"TRITON_CHAT_GATEWAY_RETRY_AFTER": "soon"})
+    options = GatewayOptions(port=0, log_path=tmp_path / "log", extra_env={"TRITON_CHAT_GATEWAY_RETRY_AFTER": "soon"})
     with pytest.raises(ServerError, match=r"(?s)gateway stopped while starting \(exit code 2\).*GATEWAY_RETRY_AFTER"):
-        LocalGateway(settings, "127.0.0.1:9").start()
+        LocalGateway(options, "127.0.0.1:9").start()
 
 
 def test_the_page_needs_no_gateway_to_come_up(tmp_path: Path) -> None:
-    with LocalPage(PageSettings(port=0, log_path=tmp_path / "log"), "http://127.0.0.1:9") as page:
+    with LocalPage(PageOptions(port=0, log_path=tmp_path / "log"), "http://127.0.0.1:9") as page:
         assert b"<title>" in urllib.request.urlopen(page.url).read()
     assert page.poll() == 128 + signal.SIGTERM  # streamlit stops cleanly, and then passes the signal on
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from local.server import ServerError
-from local.settings import ROOT, TritonSettings
+from local.options import ROOT, TritonOptions
+from local.service import ServerError
 from local.triton import LocalTriton
 from tests.ipv6 import needs_ipv6
 from triton_chat import ChatClient
@@ -51,12 +51,12 @@ class TritonPythonModel:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> TritonSettings:
+def options(tmp_path: Path) -> TritonOptions:
     version = tmp_path / "models" / "tiny" / "1"
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(CONFIG)
     (version / "model.py").write_text(textwrap.dedent(MODEL))
-    return TritonSettings(
+    return TritonOptions(
         repository=tmp_path / "models",
         http_port=0,
         grpc_port=0,
@@ -66,8 +66,8 @@ def settings(tmp_path: Path) -> TritonSettings:
     )
 
 
-def test_ready_inside_the_block_and_gone_after_it(settings: TritonSettings) -> None:
-    with LocalTriton(settings) as server:
+def test_ready_inside_the_block_and_gone_after_it(options: TritonOptions) -> None:
+    with LocalTriton(options) as server:
         assert server.poll() is None
         assert server.stage == "ready"
         assert server.ready_after_s
@@ -79,24 +79,24 @@ def test_ready_inside_the_block_and_gone_after_it(settings: TritonSettings) -> N
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["::1", "::"])
-def test_all_its_doors_over_ipv6(settings: TritonSettings, host: str) -> None:
-    with LocalTriton(replace(settings, host=host)) as server:
+def test_all_its_doors_over_ipv6(options: TritonOptions, host: str) -> None:
+    with LocalTriton(replace(options, host=host)) as server:
         assert "[::1]" in server.http_url
         assert b"nv_cpu_utilization" in urllib.request.urlopen(server.metrics_url).read()
         with ChatClient(server.grpc_address) as client:
             assert client.is_ready("tiny")
 
 
-def test_a_model_that_does_not_load_is_an_error_with_its_cause(settings: TritonSettings) -> None:
-    broken = LocalTriton(TritonSettings(**{**vars(settings), "extra_env": {"BREAK": "1"}}))
+def test_a_model_that_does_not_load_is_an_error_with_its_cause(options: TritonOptions) -> None:
+    broken = LocalTriton(TritonOptions(**{**vars(options), "extra_env": {"BREAK": "1"}}))
     with pytest.raises(ServerError, match="the weights are made of cheese"):
         broken.start()
     assert broken.poll() == 1
     assert_nothing_left(broken)
 
 
-def test_a_client_that_keeps_its_stream_open_cannot_keep_the_server(settings: TritonSettings) -> None:
-    with LocalTriton(settings) as server, InferenceServerClient(server.grpc_address) as client:
+def test_a_client_that_keeps_its_stream_open_cannot_keep_the_server(options: TritonOptions) -> None:
+    with LocalTriton(options) as server, InferenceServerClient(server.grpc_address) as client:
         client.start_stream(lambda result, error: None)
         client.async_stream_infer("tiny", [count_input()])
         time.sleep(0.5)
@@ -108,22 +108,22 @@ def test_a_client_that_keeps_its_stream_open_cannot_keep_the_server(settings: Tr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_server_is_noticed_and_cleaned_up_after(settings: TritonSettings, number: signal.Signals) -> None:
-    with LocalTriton(settings) as server:
+def test_a_killed_server_is_noticed_and_cleaned_up_after(options: TritonOptions, number: signal.Signals) -> None:
+    with LocalTriton(options) as server:
         os.kill(server.pid, number)
         wait_for(lambda: server.poll() is not None)
         assert server.poll() != 0
     assert_nothing_left(server)
 
 
-def test_a_killed_runner_leaves_nothing(settings: TritonSettings, tmp_path: Path) -> None:
+def test_a_killed_runner_leaves_nothing(options: TritonOptions, tmp_path: Path) -> None:
     script = f"""
         import sys, time
         from pathlib import Path
-        from local.settings import TritonSettings
+        from local.options import TritonOptions
         from local.triton import LocalTriton
-        server = LocalTriton(TritonSettings(repository=Path({str(settings.repository)!r}), http_port=0, grpc_port=0,
-                             metrics_port=0, log_path=Path({str(settings.log_path)!r}), exit_timeout_s=3))
+        server = LocalTriton(TritonOptions(repository=Path({str(options.repository)!r}), http_port=0, grpc_port=0,
+                             metrics_port=0, log_path=Path({str(options.log_path)!r}), exit_timeout_s=3))
         server.start()
         print(server.pid, server._shm_prefix, flush=True)
         time.sleep(60)

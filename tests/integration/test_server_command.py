@@ -130,7 +130,7 @@ def test_a_hanging_step_and_a_killed_process_are_noticed(able_to_serve: None, tm
     env = engine_folder(tmp_path / "engine", alpha={"drain_seconds": 1.0})
     env |= {"HANG_WHEN_THERE": str(trigger), "TRITON_CHAT_ASSEMBLY": str(tmp_path / "assembly")}
     served = ServedTriton(tmp_path, ["alpha", "tokenizer"], ["--no-embeddings"], env)
-    served.settings = replace(served.settings, repository=repository)
+    served.options = replace(served.options, repository=repository)
     live = ("live", "--model", "alpha", *QUICK)
     with served as server, connect(server) as stub:
         assert {path.name for path in (tmp_path / "assembly").iterdir() if path.is_dir()} == {"alpha", "tokenizer"}

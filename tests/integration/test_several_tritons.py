@@ -13,8 +13,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from chat_gateway.app import create_app
-from chat_gateway.backend import Backend
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.triton import Upstream
 from local.triton import LocalTriton
 from tests.client.name_server import NAME, NameServer
 from tests.gateway.apps import served
@@ -63,13 +63,13 @@ class Door:
 def tritons(start_triton: ServerFactory) -> tuple[LocalTriton, LocalTriton]:
     options: dict[str, Any] = {"models": ("chat", "tokenizer"), "extra_args": (MAX_AGE,), "exit_timeout_s": 70}
     first = start_triton(ENGINE, **options)
-    return first, start_triton(ENGINE, host="127.0.0.2", grpc_port=first.settings.grpc_port, **options)
+    return first, start_triton(ENGINE, host="127.0.0.2", grpc_port=first.options.grpc_port, **options)
 
 
 @pytest.fixture
 def names(tritons: tuple[LocalTriton, LocalTriton], monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     monkeypatch.setenv("no_grpc_proxy", NAME)
-    with NameServer(*(triton.settings.host for triton in tritons)) as server:
+    with NameServer(*(triton.options.host for triton in tritons)) as server:
         yield server
 
 
@@ -78,8 +78,8 @@ async def door(tritons: tuple[LocalTriton, LocalTriton], names: NameServer) -> A
     """Has reached both of them."""
     settings = GatewaySettings()
     client = AsyncChatClient()
-    client.target = names.target(tritons[0].settings.grpc_port)
-    with served(create_app(settings, backend=Backend(settings, client))) as url:
+    client.target = names.target(tritons[0].options.grpc_port)
+    with served(create_app(settings, upstream=Upstream(settings, client))) as url:
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as caller:
             door = Door(url, caller, names)
             while any(finished(triton) == 0 for triton in tritons):
@@ -132,7 +132,7 @@ async def test_one_that_is_killed_takes_only_its_own_answers_along(
     assert sum(isinstance(end, openai.APIError) for end in ends) == lost
     assert ends.count("length") == len(answers) - lost
 
-    with LocalTriton(second.settings) as second:
+    with LocalTriton(second.options) as second:
         while finished(second) == 0:
             await door.ask(2)
 

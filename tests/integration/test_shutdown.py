@@ -42,7 +42,7 @@ def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
         ask(stub, request(text_input="warm", sampling_parameters={"max_tokens": 1}))
         eventually(lambda: http_ready(server), within=5)
         stubs = children(server.pid)
-        assert len(stubs) == len(models_in(server.settings.repository))
+        assert len(stubs) == len(models_in(server.options.repository))
         # So many that 2000 tokens of each take far longer than the drain time.
         long = [
             Stream(stub, request(text_input="Once", sampling_parameters=LONG), with_status=True).started()

@@ -14,7 +14,7 @@ import tritonclient.grpc.aio as triton_aio
 from transformers import AutoModelForCausalLM
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from local.settings import DEFAULT_MODEL
+from local.options import DEFAULT_MODEL
 from local.triton import LocalTriton
 from tests.integration.calls import Result, ask, ask_all, chat, connect, infer, request, request_rows
 

@@ -15,7 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from local.settings import DEFAULT_MODEL
+from local.options import DEFAULT_MODEL
 from local.triton import LocalTriton
 from tests.integration.calls import LONG, Result, Stream, add_input, ask, chat, children, connect, infer, post, request
 from tests.integration.servers import REPOSITORY, ServerFactory

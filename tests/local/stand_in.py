@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from local import ports, readiness
+from local.options import ServiceOptions
 from local.preflight import Problem
 from local.process import KeptProcess
-from local.server import LocalServer
-from local.settings import ServerSettings
+from local.service import LocalService
 
 BEHAVIOUR = """
 import http.server, signal, sys, time
@@ -34,7 +34,7 @@ http.server.HTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
 """
 
 
-class StandIn(LocalServer):
+class StandIn(LocalService):
     """Notes its name in `ended.txt` of `folder` when SIGTERM ends it."""
 
     def __init__(
@@ -47,11 +47,11 @@ class StandIn(LocalServer):
         stubborn: bool = False,
         ready_timeout_s: float = 10.0,
         exit_timeout_s: int = 5,
-        after: LocalServer | None = None,
+        after: LocalService | None = None,
     ) -> None:
         super().__init__(after)
         self.name = name  # type: ignore[misc] # one class stands for all
-        self.settings = ServerSettings(
+        self.options = ServiceOptions(
             log_path=folder / f"{name}.log", ready_timeout_s=ready_timeout_s, exit_timeout_s=exit_timeout_s
         )
         (self.port,) = ports.choose("127.0.0.1", (0,))
@@ -71,7 +71,7 @@ class StandIn(LocalServer):
 
     def _spawn(self) -> KeptProcess:
         command = [sys.executable, "-IS", "-c", self._script]
-        return KeptProcess(command, os.environ, self.settings.log_path, self.settings.exit_timeout_s)
+        return KeptProcess(command, os.environ, self.options.log_path, self.options.exit_timeout_s)
 
     def _answers(self) -> bool:
         self.asked += 1

@@ -3,12 +3,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from local import backend, command
-from local.backend import TritonInstall
-from local.settings import DEFAULT_MODEL, TritonSettings
+from local import command, install
+from local.install import TritonInstall
+from local.options import DEFAULT_MODEL, TritonOptions
 
 INSTALL = TritonInstall(Path("/t/tritonserver"), Path("/t/backends"), Path("/t/lib"))
-SETTINGS = TritonSettings(repository=Path("/models"), http_port=1, grpc_port=2, metrics_port=3)
+SETTINGS = TritonOptions(repository=Path("/models"), http_port=1, grpc_port=2, metrics_port=3)
 
 
 def test_without_a_gpu_the_cpu_configurations_are_chosen() -> None:
@@ -25,14 +25,14 @@ def test_ports_and_addresses() -> None:
 
 
 def test_ipv6_in_tritonservers_spelling() -> None:
-    settings = TritonSettings(repository=Path("/models"), host="::1", http_port=1, grpc_port=2, metrics_port=3)
-    arguments = command.server_command(settings, INSTALL, gpu=False, shm_prefix="x_")
+    options = TritonOptions(repository=Path("/models"), host="::1", http_port=1, grpc_port=2, metrics_port=3)
+    arguments = command.server_command(options, INSTALL, gpu=False, shm_prefix="x_")
     assert {"--http-address=ipv6:::1", "--grpc-address=[::1]", "--metrics-address=ipv6:::1"} <= set(arguments)
 
 
 def test_all_models_or_the_named_ones() -> None:
     assert "--model-control-mode=none" in command.server_command(SETTINGS, INSTALL, gpu=False, shm_prefix="")
-    some = TritonSettings(models=("chat", "embeddings"), extra_args=("--log-verbose=1",))
+    some = TritonOptions(models=("chat", "embeddings"), extra_args=("--log-verbose=1",))
     arguments = command.server_command(some, INSTALL, gpu=False, shm_prefix="")
     assert {"--model-control-mode=explicit", "--load-model=chat", "--load-model=embeddings"} <= set(arguments)
     assert arguments[-1] == "--log-verbose=1"
@@ -50,16 +50,16 @@ def test_the_environment_puts_ours_first_and_keeps_the_rest() -> None:
 
 
 def test_extra_environment_wins() -> None:
-    settings = TritonSettings(engine_config=Path("/engine.json"), extra_env={"TRITON_CHAT_MODEL": "org/model"})
-    environment = command.server_environment(settings, INSTALL, {})
+    options = TritonOptions(engine_config=Path("/engine.json"), extra_env={"TRITON_CHAT_MODEL": "org/model"})
+    environment = command.server_environment(options, INSTALL, {})
     assert environment["TRITON_CHAT_MODEL"] == "org/model"
     assert environment["TRITON_CHAT_ENGINE_CONFIG"] == "/engine.json"
 
 
 def test_the_backend_folder_holds_the_stub_and_libpython_alone(tmp_path: Path) -> None:
-    install = backend.prepare(tmp_path)
-    names = {path.name for path in (install.backends / "python").iterdir()}
+    found = install.prepare(tmp_path)
+    names = {path.name for path in (found.backends / "python").iterdir()}
     assert names == {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"}
     major, minor = sys.version_info[:2]
     assert [path.name for path in install.libraries.iterdir()] == [f"libpython{major}.{minor}.so.1.0"]
-    assert backend.prepare(tmp_path) == install
+    assert install.prepare(tmp_path) == install

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local import logs
-from local.settings import ROOT, StackSettings
+from local.options import ROOT, StackOptions
 
 
 def make_runs(folder: Path, count: int) -> list[Path]:
@@ -20,14 +20,14 @@ def make_runs(folder: Path, count: int) -> list[Path]:
 
 
 def test_two_processes_of_one_clone_log_apart() -> None:
-    script = "from local.settings import StackSettings as S; s = S(); print(s.triton.log_path.parent, s.page.log_path)"
+    script = "from local.options import StackOptions as S; s = S(); print(s.triton.log_path.parent, s.page.log_path)"
     command = [sys.executable, "-c", script]
     found = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert found[0] != found[1]
 
 
 def test_the_servers_of_one_process_log_side_by_side() -> None:
-    stack = StackSettings()
+    stack = StackOptions()
     paths = [server.log_path for server in (stack.triton, stack.gateway, stack.page)]
     assert len({path.parent for path in paths}) == 1
     assert len(set(paths)) == 3

@@ -11,8 +11,8 @@ import pytest
 import tomllib
 
 from local import preflight
+from local.options import ROOT, StackOptions
 from local.preflight import Problem
-from local.settings import ROOT, StackSettings
 from local.stack import LocalStack
 from tests.ipv6 import needs_ipv6
 
@@ -146,8 +146,8 @@ def test_each_of_the_five_ports_is_checked(variable: str) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        settings = StackSettings.from_environment(dict.fromkeys(preflight.PORT_NAMES, "0") | {variable: str(port)})
-        problems = [problem for server in LocalStack(settings).servers for problem in server.problems()]
+        options = StackOptions.from_environment(dict.fromkeys(preflight.PORT_NAMES, "0") | {variable: str(port)})
+        problems = [problem for server in LocalStack(options).servers for problem in server.problems()]
     assert [problem.cause for problem in problems] == [f"port {port} is taken ({variable})."]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from local.settings import ROOT
+from local.options import ROOT
 from tests.local.stand_in import ended, is_alive
 
 LAUNCHER = """

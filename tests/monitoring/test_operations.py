@@ -10,7 +10,7 @@ import pytest
 
 from chat_engine.config import EngineConfig
 from chat_engine.service.metrics import FAMILIES
-from chat_gateway.metrics import Metrics
+from chat_gateway.http.metrics import Metrics
 from chat_gateway.settings import GatewaySettings
 from tests.helm.cases import defaults
 from tests.helm.objects import flags

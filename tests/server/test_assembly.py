@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from local.settings import ROOT
+from local.options import ROOT
 from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
 from triton_chat_server.serve.assembly import assemble, needed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local.settings import ROOT
+from local.options import ROOT
 from triton_chat_server.serve import families
 
 REPOSITORY = ROOT / "model_repository"

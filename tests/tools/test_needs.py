@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from local import preflight
-from local.settings import ROOT
+from local.options import ROOT
 from tools import needs, prometheus
 
 FIRST = (preflight, needs, prometheus)

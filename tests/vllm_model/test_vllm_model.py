@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from local.settings import ROOT
+from local.options import ROOT
 
 FINAL = 1
 

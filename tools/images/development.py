@@ -8,8 +8,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar
 
+from local.options import CACHE
 from local.preflight import Problem
-from local.settings import CACHE
 from tools.images import bases, build, wheels
 from tools.images.podman import Podman, PodmanError
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.options import CACHE
 from local.preflight import Problem
-from local.settings import CACHE
 from tools import needs
 
 _LIMIT = 20_000

@@ -12,16 +12,16 @@ from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chat_gateway.body import JsonRoute
-from chat_gateway.chunks import ChatChunks, Head, finish_reason
-from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
-from chat_gateway.disconnect import unless_gone
-from chat_gateway.generation import Generation, Order, Prompt, check_size
-from chat_gateway.logprobs import chat_logprobs, prompt_logprobs
-from chat_gateway.replies import described, reply
-from chat_gateway.schemas.chat import ChatRequest
-from chat_gateway.sse import EventStream
-from chat_gateway.tracing import trace_headers
+from chat_gateway.answers.chunks import ChatChunks, Head, finish_reason
+from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
+from chat_gateway.answers.logprobs import chat_logprobs, prompt_logprobs
+from chat_gateway.answers.replies import described, reply
+from chat_gateway.answers.sse import EventStream
+from chat_gateway.http.body import JsonRoute
+from chat_gateway.http.dependencies import RequestIdDep, SettingsDep, UpstreamDep
+from chat_gateway.http.disconnect import unless_gone
+from chat_gateway.http.tracing import trace_headers
+from chat_gateway.schemas.chat import ChatCompletionRequest
 from triton_chat.types import ChatResult
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
@@ -29,12 +29,16 @@ router = APIRouter(route_class=JsonRoute, tags=["generation"])
 
 @router.post("/v1/chat/completions", responses=described(ChatCompletion, streams=True))
 async def create_chat_completion(
-    body: ChatRequest, request: Request, backend: BackendDep, settings: SettingsDep, request_id: RequestIdDep
+    body: ChatCompletionRequest,
+    request: Request,
+    upstream: UpstreamDep,
+    settings: SettingsDep,
+    request_id: RequestIdDep,
 ) -> Response:
     """Answers a conversation."""
     check_size(1, body.num_answers, settings.max_choices)
     order = Order(
-        model=await backend.resolve(body.model),
+        model=await upstream.resolve(body.model),
         prompts=[Prompt(messages=body.to_model())],
         n=body.num_answers,
         sampling=body.sampling(),
@@ -44,7 +48,7 @@ async def create_chat_completion(
         headers=trace_headers(),
         names=body.names,
     )
-    generation = Generation(backend.client, order)
+    generation = Generation(upstream.client, order)
     head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
         usage_so_far = generation.usage if body.continuous_usage else None
@@ -54,13 +58,15 @@ async def create_chat_completion(
     return reply(_completion(body, head, results, generation.usage()))
 
 
-def _completion(body: ChatRequest, head: Head, results: list[ChatResult], usage: CompletionUsage) -> ChatCompletion:
+def _completion(
+    body: ChatCompletionRequest, head: Head, results: list[ChatResult], usage: CompletionUsage
+) -> ChatCompletion:
     choices = [_choice(body, index, result) for index, result in enumerate(results)]
     extras = _extras(body, results[0])
     return ChatCompletion(**head, object="chat.completion", choices=choices, usage=usage, **extras)
 
 
-def _extras(body: ChatRequest, result: ChatResult) -> dict[str, Any]:
+def _extras(body: ChatCompletionRequest, result: ChatResult) -> dict[str, Any]:
     """vLLM's fields about the prompt, where they were asked for."""
     extras: dict[str, Any] = {}
     if body.prompt_logprobs is not None:
@@ -70,7 +76,7 @@ def _extras(body: ChatRequest, result: ChatResult) -> dict[str, Any]:
     return extras
 
 
-def _choice(body: ChatRequest, index: int, result: ChatResult) -> Choice:
+def _choice(body: ChatCompletionRequest, index: int, result: ChatResult) -> Choice:
     extras = {"token_ids": list(result.token_ids)} if body.return_token_ids else {}
     return Choice(
         index=index,

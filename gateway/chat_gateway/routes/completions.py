@@ -11,17 +11,17 @@ from openai.types.completion_choice import Logprobs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chat_gateway.body import JsonRoute
-from chat_gateway.chunks import CompletionChunks, Head, finish_reason
-from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
-from chat_gateway.disconnect import unless_gone
-from chat_gateway.generation import Generation, Order, Prompt, check_size
-from chat_gateway.logprobs import CompletionLogprobs, prompt_logprobs
-from chat_gateway.replies import described, reply
+from chat_gateway.answers.chunks import CompletionChunks, Head, finish_reason
+from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
+from chat_gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
+from chat_gateway.answers.replies import described, reply
+from chat_gateway.answers.sse import EventStream
+from chat_gateway.http.body import JsonRoute
+from chat_gateway.http.dependencies import RequestIdDep, SettingsDep, UpstreamDep
+from chat_gateway.http.disconnect import unless_gone
+from chat_gateway.http.tracing import trace_headers
 from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.inputs import each
-from chat_gateway.sse import EventStream
-from chat_gateway.tracing import trace_headers
 from triton_chat.types import ChatResult
 
 _NAMES: Final = {"text_input": "prompt", "prompt_token_ids": "prompt"}
@@ -32,13 +32,13 @@ router = APIRouter(route_class=JsonRoute, tags=["generation"])
 
 @router.post("/v1/completions", responses=described(Completion, streams=True))
 async def create_completion(
-    body: CompletionRequest, request: Request, backend: BackendDep, settings: SettingsDep, request_id: RequestIdDep
+    body: CompletionRequest, request: Request, upstream: UpstreamDep, settings: SettingsDep, request_id: RequestIdDep
 ) -> Response:
     """Continues prompts, without a chat template."""
     prompts = [_prompt(given) for given in each(body.prompt)]
     check_size(len(prompts), body.num_answers, settings.max_choices)
     order = Order(
-        model=await backend.resolve(body.model),
+        model=await upstream.resolve(body.model),
         prompts=prompts,
         n=body.num_answers,
         sampling=body.sampling(),
@@ -47,7 +47,7 @@ async def create_completion(
         headers=trace_headers(),
         names=_NAMES,
     )
-    generation = Generation(backend.client, order)
+    generation = Generation(upstream.client, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
         chunks = CompletionChunks(

@@ -18,16 +18,16 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from chat_gateway.body import JsonRoute
-from chat_gateway.dependencies import BackendDep, RequestIdDep, SettingsDep
-from chat_gateway.disconnect import unless_gone
+from chat_gateway.answers.replies import described
 from chat_gateway.errors import ApiError
+from chat_gateway.http.body import JsonRoute
+from chat_gateway.http.dependencies import RequestIdDep, SettingsDep, UpstreamDep
+from chat_gateway.http.disconnect import unless_gone
+from chat_gateway.http.tracing import trace_headers
 from chat_gateway.places import in_input
-from chat_gateway.replies import described
-from chat_gateway.retries import retried
 from chat_gateway.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from chat_gateway.schemas.inputs import each
-from chat_gateway.tracing import trace_headers
+from chat_gateway.upstream.retries import retried
 from triton_chat.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ router = APIRouter(route_class=JsonRoute, tags=["embeddings"])
 
 @router.post("/v1/embeddings", responses=described(EmbeddingResponse))
 async def create_embeddings(
-    body: EmbeddingRequest, request: Request, backend: BackendDep, settings: SettingsDep, request_id: RequestIdDep
+    body: EmbeddingRequest, request: Request, upstream: UpstreamDep, settings: SettingsDep, request_id: RequestIdDep
 ) -> Response:
     """Turns texts into vectors."""
     inputs = each(body.input)
@@ -55,11 +55,11 @@ async def create_embeddings(
     if len(inputs) > limit:
         sentence = f"input: {len(inputs)} texts given; at most {limit} are allowed in one request"
         raise ApiError(400, sentence, param="input", code="invalid_value")
-    model = await backend.resolve(body.model, "embeddings")
+    model = await upstream.resolve(body.model, "embeddings")
     headers = trace_headers()
 
     def embed() -> Awaitable[EmbeddingResult]:
-        return backend.client.embed(
+        return upstream.client.embed(
             inputs,
             model=model,
             dimensions=body.dimensions,

@@ -7,10 +7,10 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from chat_gateway.backend import NO_CHAT_MODEL
-from chat_gateway.dependencies import BackendDep, SettingsDep
+from chat_gateway.answers.replies import readable
 from chat_gateway.errors import unavailable
-from chat_gateway.replies import readable
+from chat_gateway.http.dependencies import SettingsDep, UpstreamDep
+from chat_gateway.upstream.triton import NO_CHAT_MODEL
 
 router = APIRouter(tags=["health"])
 
@@ -34,9 +34,9 @@ async def live() -> Live:
 @readable(router, "/health")
 @readable(router, "/ping")
 @router.post("/ping")
-async def ready(backend: BackendDep, settings: SettingsDep) -> Ready:
+async def ready(upstream: UpstreamDep, settings: SettingsDep) -> Ready:
     """Requests can be served: Triton answers, has a chat model that is ready, and the gateway is not stopping."""
-    models = [model.id for model in await backend.models() if model.kind == "chat"]
+    models = [model.id for model in await upstream.models() if model.kind == "chat"]
     if not models:
         raise unavailable(NO_CHAT_MODEL, settings.retry_after)
     return Ready(status="ready", models=models)

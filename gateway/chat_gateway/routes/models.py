@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from openai.types import Model
 from pydantic import BaseModel
 
-from chat_gateway.backend import Backend, ServedModel
-from chat_gateway.dependencies import BackendDep
+from chat_gateway.answers.replies import readable
 from chat_gateway.errors import SHOWN, ApiError
-from chat_gateway.replies import readable
+from chat_gateway.http.dependencies import UpstreamDep
+from chat_gateway.upstream.triton import ServedModel, Upstream
 
 router = APIRouter(tags=["models"])
 
@@ -33,25 +33,25 @@ class ModelList(BaseModel):
 
 
 @readable(router, "/v1/models")
-async def list_models(backend: BackendDep) -> ModelList:
+async def list_models(upstream: UpstreamDep) -> ModelList:
     """The models that are ready, each under its name in Triton and its aliases."""
-    cards = await asyncio.gather(*(_card(served, backend) for served in await backend.models()))
+    cards = await asyncio.gather(*(_card(served, upstream) for served in await upstream.models()))
     return ModelList(object="list", data=cards)
 
 
 @readable(router, "/v1/models/{model_id:path}")
-async def retrieve_model(model_id: str, backend: BackendDep) -> Card:
-    for served in await backend.models():
+async def retrieve_model(model_id: str, upstream: UpstreamDep) -> Card:
+    for served in await upstream.models():
         if served.id == model_id:
-            return await _card(served, backend)
+            return await _card(served, upstream)
     raise ApiError(404, f"there is no model {model_id[:SHOWN]!r}", param="model", code="model_not_found")
 
 
-async def _card(served: ServedModel, backend: Backend) -> Card:
-    details = await backend.details(served)
+async def _card(served: ServedModel, upstream: Upstream) -> Card:
+    details = await upstream.details(served)
     return Card(
         id=served.id,
-        created=backend.began,
+        created=upstream.began,
         object="model",
         owned_by="triton",
         root=details and details.root,

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, Response
 
 import triton_chat
-from chat_gateway.dependencies import MetricsDep
-from chat_gateway.replies import readable
+from chat_gateway.answers.replies import readable
+from chat_gateway.http.dependencies import MetricsDep
 
 router = APIRouter(tags=["operations"])
 

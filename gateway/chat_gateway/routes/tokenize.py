@@ -10,12 +10,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chat_gateway.body import JsonRoute
-from chat_gateway.dependencies import BackendDep, RequestIdDep
-from chat_gateway.disconnect import unless_gone
+from chat_gateway.answers.replies import described, reply
+from chat_gateway.http.body import JsonRoute
+from chat_gateway.http.dependencies import RequestIdDep, UpstreamDep
+from chat_gateway.http.disconnect import unless_gone
+from chat_gateway.http.tracing import trace_headers
 from chat_gateway.places import renamed
-from chat_gateway.replies import described, reply
-from chat_gateway.retries import retried
 from chat_gateway.schemas.fields import ModelName
 from chat_gateway.schemas.tokenize import (
     DetokenizeRequest,
@@ -24,7 +24,7 @@ from chat_gateway.schemas.tokenize import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from chat_gateway.tracing import trace_headers
+from chat_gateway.upstream.retries import retried
 from triton_chat.errors import InvalidRequestError
 from triton_chat.types import TokenizerInfo, Tokens
 
@@ -35,13 +35,15 @@ router = APIRouter(route_class=JsonRoute, tags=["tokens"])
 
 
 @router.post("/tokenize", responses=described(TokenizeResponse))
-async def tokenize(body: TokenizeRequest, request: Request, backend: BackendDep, request_id: RequestIdDep) -> Response:
+async def tokenize(
+    body: TokenizeRequest, request: Request, upstream: UpstreamDep, request_id: RequestIdDep
+) -> Response:
     """The token ids of a text, or of a conversation as the model would see it."""
-    model = await backend.resolve_chat(body.model)
+    model = await upstream.resolve_chat(body.model)
     headers = trace_headers()
 
     def ask() -> Awaitable[Tokens]:
-        return backend.client.tokenize(
+        return upstream.client.tokenize(
             None if body.messages is None else [message.to_model() for message in body.messages],
             text=body.prompt,
             model=model,
@@ -61,14 +63,14 @@ async def tokenize(body: TokenizeRequest, request: Request, backend: BackendDep,
 
 @router.post("/detokenize", responses=described(DetokenizeResponse))
 async def detokenize(
-    body: DetokenizeRequest, request: Request, backend: BackendDep, request_id: RequestIdDep
+    body: DetokenizeRequest, request: Request, upstream: UpstreamDep, request_id: RequestIdDep
 ) -> Response:
     """The text of token ids."""
-    model = await backend.resolve_chat(body.model)
+    model = await upstream.resolve_chat(body.model)
     headers = trace_headers()
 
     def ask() -> Awaitable[Tokens]:
-        return backend.client.detokenize(body.tokens, model=model, headers=headers)
+        return upstream.client.detokenize(body.tokens, model=model, headers=headers)
 
     with _renamed_fields():
         tokens = await unless_gone(request.receive, retried(ask, request_id))
@@ -78,14 +80,14 @@ async def detokenize(
 @router.head("/tokenizer_info", include_in_schema=False)
 @router.get("/tokenizer_info", responses=described(TokenizerConfig))
 async def tokenizer_info(
-    request: Request, backend: BackendDep, request_id: RequestIdDep, model: ModelName | None = None
+    request: Request, upstream: UpstreamDep, request_id: RequestIdDep, model: ModelName | None = None
 ) -> Response:
     """What the checkpoint's `tokenizer_config.json` says; `model` may be left out where only one is served."""
-    target = await backend.resolve_chat(model)
+    target = await upstream.resolve_chat(model)
     headers = trace_headers()
 
     def ask() -> Awaitable[TokenizerInfo]:
-        return backend.client.tokenizer_info(target, headers=headers)
+        return upstream.client.tokenizer_info(target, headers=headers)
 
     info = await unless_gone(request.receive, retried(ask, request_id))
     return reply(TokenizerConfig.model_validate(info.config))

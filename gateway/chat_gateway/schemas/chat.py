@@ -74,7 +74,7 @@ class Message(Strict):
         return {"role": role, "content": text, **({"name": self.name} if self.name else {})}
 
 
-class ChatRequest(InertInChat, GenerationRequest):
+class ChatCompletionRequest(InertInChat, GenerationRequest):
     """A conversation and how to answer it."""
 
     messages: list[Message] = Field(min_length=1)

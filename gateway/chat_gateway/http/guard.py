@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chat_gateway.errors import SHOWN, ApiError, from_client
 from chat_gateway.errors import ErrorType as ApiErrorType
-from chat_gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
-from chat_gateway.metrics import route_of
+from chat_gateway.http.exchange import CLIENT_CLOSED_REQUEST, Exchange
+from chat_gateway.http.metrics import route_of
 from triton_chat.errors import TritonChatError
 
 _SENTENCES = {

@@ -17,9 +17,9 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from chat_gateway.disconnect import unless_gone
+from chat_gateway.answers.generation import Generation
 from chat_gateway.errors import from_client
-from chat_gateway.generation import Generation
+from chat_gateway.http.disconnect import unless_gone
 from chat_gateway.settings import GatewaySettings
 from triton_chat.errors import RequestCancelledError, TritonChatError
 from triton_chat.types import ChatEvent

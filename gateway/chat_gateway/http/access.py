@@ -11,9 +11,9 @@ from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chat_gateway.auth import OPEN_PATHS
-from chat_gateway.exchange import Exchange
-from chat_gateway.metrics import Metrics, route_of
+from chat_gateway.http.auth import OPEN_PATHS
+from chat_gateway.http.exchange import Exchange
+from chat_gateway.http.metrics import Metrics, route_of
 
 _USABLE_ID = re.compile(r"[!-Z^-~]{1,128}")
 """Printable ASCII without brackets, because Triton's messages begin with `[request id: ...]`."""

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from chat_gateway.details import Details
 from chat_gateway.errors import SHOWN, ApiError, from_client, unavailable
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.details import Details
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import TritonChatError
 from triton_chat.types import ModelInfo, Timeouts, TokenizerInfo
@@ -73,7 +73,7 @@ class Catalogue:
             self.last = {}
 
 
-class Backend:
+class Upstream:
     """The client and the catalogue, for the life of one app. Belongs to one event loop."""
 
     def __init__(self, settings: GatewaySettings, client: AsyncChatClient | None = None) -> None:

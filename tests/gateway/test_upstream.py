@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from chat_gateway import backend as module
-from chat_gateway.backend import Backend, Kind, ServedModel
 from chat_gateway.errors import ApiError
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream import triton as module
+from chat_gateway.upstream.triton import Kind, ServedModel, Upstream
 from tests.gateway.fakes import FakeClient, model
 from triton_chat.errors import ServerUnavailableError
 from triton_chat.types import ModelInfo
@@ -17,7 +17,7 @@ ALIASES = {"gpt-4o-mini": "chat", "nowhere": "gone", "ada": "embeddings"}
 
 
 @pytest.fixture
-def backend(fake: FakeClient) -> Backend:
+def upstream(fake: FakeClient) -> Upstream:
     fake.catalogue = [
         model("chat"),
         model("chat_unary", "chat_unary"),
@@ -26,12 +26,12 @@ def backend(fake: FakeClient) -> Backend:
         model("mixtral", ready=False),
         model("new", "other", ready=False),
     ]
-    return Backend(GatewaySettings(aliases=ALIASES), fake)
+    return Upstream(GatewaySettings(aliases=ALIASES), fake)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the backend's clock shows; the test moves them."""
+    """The seconds that the upstream's clock shows; the test moves them."""
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
@@ -46,9 +46,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ("ada", "embeddings", "embeddings"),
     ],
 )
-async def test_names(backend: Backend, name: str, kind: Kind, target: str) -> None:
-    assert await backend.resolve(name, kind) == target
-    assert await backend.resolve(name, kind) == target  # now from what is known
+async def test_names(upstream: Upstream, name: str, kind: Kind, target: str) -> None:
+    assert await upstream.resolve(name, kind) == target
+    assert await upstream.resolve(name, kind) == target  # now from what is known
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ async def test_names(backend: Backend, name: str, kind: Kind, target: str) -> No
         ("new", "embeddings", 503),
     ],
 )
-async def test_names_that_cannot_be_served(backend: Backend, name: str, kind: Kind, status: int) -> None:
+async def test_names_that_cannot_be_served(upstream: Upstream, name: str, kind: Kind, status: int) -> None:
     for _ in range(2):
         with pytest.raises(ApiError) as raised:
-            await backend.resolve(name, kind)
+            await upstream.resolve(name, kind)
         assert raised.value.status == status
         assert raised.value.code == {404: "model_not_found", 503: "unavailable"}[status]
         assert (raised.value.param == "model") == (status == 404)
         assert (raised.value.retry_after is not None) == (status == 503)
 
 
-async def test_what_is_served(backend: Backend) -> None:
-    assert await backend.models() == [
+async def test_what_is_served(upstream: Upstream) -> None:
+    assert await upstream.models() == [
         ServedModel("ada", "embeddings", "embeddings"),
         ServedModel("chat", "chat", "chat"),
         ServedModel("embeddings", "embeddings", "embeddings"),
@@ -86,66 +86,66 @@ async def test_what_is_served(backend: Backend) -> None:
     ]
 
 
-async def test_many_at_once_ask_once(backend: Backend, fake: FakeClient) -> None:
-    await asyncio.gather(*(backend.models() for _ in range(50)), *(backend.resolve("chat") for _ in range(50)))
+async def test_many_at_once_ask_once(upstream: Upstream, fake: FakeClient) -> None:
+    await asyncio.gather(*(upstream.models() for _ in range(50)), *(upstream.resolve("chat") for _ in range(50)))
     assert fake.times_asked_for_models == 1
 
 
-async def test_an_answer_holds_for_a_while(backend: Backend, fake: FakeClient, clock: list[float]) -> None:
-    await backend.models()
+async def test_an_answer_holds_for_a_while(upstream: Upstream, fake: FakeClient, clock: list[float]) -> None:
+    await upstream.models()
     fake.catalogue = [model("other-chat")]
-    assert len(await backend.models()) == 4
+    assert len(await upstream.models()) == 4
     clock[0] += 2.1
-    assert [served.id for served in await backend.models()] == ["other-chat"]
+    assert [served.id for served in await upstream.models()] == ["other-chat"]
     assert fake.times_asked_for_models == 2
 
 
-async def test_a_known_model_does_not_wait_for_news(backend: Backend, fake: FakeClient, clock: list[float]) -> None:
-    await backend.models()
+async def test_a_known_model_does_not_wait_for_news(upstream: Upstream, fake: FakeClient, clock: list[float]) -> None:
+    await upstream.models()
     clock[0] += 3600
     fake.catalogue = []
-    assert await backend.resolve("chat") == "chat"  # Triton would refuse
+    assert await upstream.resolve("chat") == "chat"  # Triton would refuse
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(ApiError, match="no model"):
-        await backend.resolve("chat")
+        await upstream.resolve("chat")
     assert fake.times_asked_for_models == 2
 
 
 async def test_a_new_model_is_found_when_the_answer_is_old(
-    backend: Backend, fake: FakeClient, clock: list[float]
+    upstream: Upstream, fake: FakeClient, clock: list[float]
 ) -> None:
-    await backend.models()
+    await upstream.models()
     fake.catalogue.append(model("new-chat"))
     with pytest.raises(ApiError):
-        await backend.resolve("new-chat")
+        await upstream.resolve("new-chat")
     clock[0] += 2.1
-    assert await backend.resolve("new-chat") == "new-chat"
+    assert await upstream.resolve("new-chat") == "new-chat"
 
 
-async def test_triton_away_and_back(backend: Backend, fake: FakeClient) -> None:
+async def test_triton_away_and_back(upstream: Upstream, fake: FakeClient) -> None:
     fake.failure = ServerUnavailableError("cannot reach tritonserver at 10.1.2.3:8001")
-    for ask in (backend.models(), backend.resolve("chat"), backend.resolve("nope")):
+    for ask in (upstream.models(), upstream.resolve("chat"), upstream.resolve("nope")):
         with pytest.raises(ApiError, match="cannot be reached") as raised:
             await ask
         assert raised.value.status == 503
         assert "10.1.2.3" not in raised.value.message
     fake.failure = None
-    assert await backend.resolve("chat") == "chat"
+    assert await upstream.resolve("chat") == "chat"
 
 
 async def test_triton_going_away_is_noticed_beside_a_request(
-    backend: Backend, fake: FakeClient, clock: list[float]
+    upstream: Upstream, fake: FakeClient, clock: list[float]
 ) -> None:
-    assert await backend.resolve("chat") == "chat"
+    assert await upstream.resolve("chat") == "chat"
     clock[0] += 2.1
     fake.failure = ServerUnavailableError("gone")
-    assert await backend.resolve("chat") == "chat"
+    assert await upstream.resolve("chat") == "chat"
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(ApiError, match="cannot be reached"):
-        await backend.resolve("chat")
+        await upstream.resolve("chat")
 
 
 class Servers(FakeClient):
@@ -166,18 +166,18 @@ class Servers(FakeClient):
 
 async def test_one_server_that_stops_does_not_speak_for_the_others() -> None:
     servers = Servers()
-    backend = Backend(GatewaySettings(), servers)
+    upstream = Upstream(GatewaySettings(), servers)
     for first in (0, 1):  # whoever is asked first
         servers.turn = first
-        assert [served.id for served in await backend.models()] == ["chat", "embeddings"]
-        assert await backend.resolve("chat") == "chat"
-        backend = Backend(GatewaySettings(), servers)
+        assert [served.id for served in await upstream.models()] == ["chat", "embeddings"]
+        assert await upstream.resolve("chat") == "chat"
+        upstream = Upstream(GatewaySettings(), servers)
 
 
 async def test_a_model_that_no_server_has_ready_is_not_served() -> None:
     servers = Servers()
     servers.nowhere = {"embeddings"}
-    assert [served.id for served in await Backend(GatewaySettings(), servers).models()] == ["chat"]
+    assert [served.id for served in await Upstream(GatewaySettings(), servers).models()] == ["chat"]
 
 
 class Hanging(FakeClient):
@@ -201,16 +201,16 @@ class Hanging(FakeClient):
 async def test_second_opinions_are_asked_at_once_and_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECOND_OPINION_S", 0.05)
     hanging = Hanging()
-    served = await asyncio.wait_for(Backend(GatewaySettings(), hanging).models(), 5)
+    served = await asyncio.wait_for(Upstream(GatewaySettings(), hanging).models(), 5)
     assert [found.id for found in served] == ["three"]
     assert (hanging.most_waiting, hanging.waiting) == (4, 0)
 
 
-async def test_a_chat_model_need_not_be_named_where_there_is_one(backend: Backend, fake: FakeClient) -> None:
-    assert await backend.resolve_chat(None) == "chat"  # which has an alias, too
-    assert await backend.resolve_chat("gpt-4o-mini") == "chat"
+async def test_a_chat_model_need_not_be_named_where_there_is_one(upstream: Upstream, fake: FakeClient) -> None:
+    assert await upstream.resolve_chat(None) == "chat"  # which has an alias, too
+    assert await upstream.resolve_chat("gpt-4o-mini") == "chat"
     with pytest.raises(ApiError, match="no model"):
-        await backend.resolve_chat("nope")
+        await upstream.resolve_chat("nope")
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ async def test_a_name_is_asked_for_where_there_is_a_choice(
 ) -> None:
     fake.catalogue = catalogue
     with pytest.raises(ApiError, match=told) as raised:
-        await Backend(GatewaySettings(), fake).resolve_chat(None)
+        await Upstream(GatewaySettings(), fake).resolve_chat(None)
     assert (raised.value.status, raised.value.param) == (status, "model" if status == 400 else None)
 
 
-async def test_one_who_leaves_takes_the_answer_from_nobody(backend: Backend, fake: FakeClient) -> None:
-    leaving, staying = (asyncio.create_task(backend.models()) for _ in range(2))
+async def test_one_who_leaves_takes_the_answer_from_nobody(upstream: Upstream, fake: FakeClient) -> None:
+    leaving, staying = (asyncio.create_task(upstream.models()) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
     assert len(await staying) == 4
@@ -238,14 +238,14 @@ async def test_one_who_leaves_takes_the_answer_from_nobody(backend: Backend, fak
     assert fake.times_asked_for_models == 1
 
 
-async def test_closing(backend: Backend, fake: FakeClient) -> None:
-    await backend.close()
+async def test_closing(upstream: Upstream, fake: FakeClient) -> None:
+    await upstream.close()
     assert fake.closed
 
 
 def test_the_client_of_the_settings() -> None:
     settings = GatewaySettings(triton_url="triton:9001", request_timeout=9, first_token_timeout=8, token_timeout=7)
-    client = Backend(settings).client
+    client = Upstream(settings).client
     assert client.target.address == "triton:9001"
     limits = client.timeouts
     assert (limits.total, limits.batch, limits.first_token, limits.idle) == (9, 9, 8, 7)

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from local import readiness
+from local.options import ServiceOptions
 from local.preflight import Problem
 from local.process import KeptProcess
-from local.settings import ServerSettings
 
 POLL_S = 0.1
 STOP_MARGIN_S = 3.0
@@ -22,13 +22,13 @@ class ServerError(RuntimeError):
     """A server did not start, or died; the message ends with the last lines of its log."""
 
 
-class LocalServer(ABC):
+class LocalService(ABC):
     """A server as a context manager: ready inside the block, gone after it, also when this process is killed."""
 
     name: ClassVar[str]
-    settings: ServerSettings
+    options: ServiceOptions
 
-    def __init__(self, after: LocalServer | None = None) -> None:
+    def __init__(self, after: LocalService | None = None) -> None:
         """`after` is another one without which it cannot be ready: it is not asked before, and its time begins then."""
         self._after = after
         self.stage = "starting"
@@ -38,7 +38,7 @@ class LocalServer(ABC):
         self._launched_at: float | None = None
 
     @property
-    def servers(self) -> tuple[LocalServer, ...]:
+    def servers(self) -> tuple[LocalService, ...]:
         return (self,)
 
     @property
@@ -80,7 +80,7 @@ class LocalServer(ABC):
         return self._kept.kill()
 
     def log_tail(self, lines: int = 25) -> str:
-        return readiness.last_lines(readiness.read_log(self.settings.log_path), lines)
+        return readiness.last_lines(readiness.read_log(self.options.log_path), lines)
 
     @abstractmethod
     def problems(self) -> list[Problem]:
@@ -117,8 +117,8 @@ class LocalServer(ABC):
         elif self._answers():
             self.ready_after_s = self.seconds
             self.stage = "ready"
-        elif self.seconds > self._waited_s() + self.settings.ready_timeout_s:
-            raise self._error(f"{self.name} was not ready within {self.settings.ready_timeout_s:.0f} s")
+        elif self.seconds > self._waited_s() + self.options.ready_timeout_s:
+            raise self._error(f"{self.name} was not ready within {self.options.ready_timeout_s:.0f} s")
         else:
             self.stage = self._stage()
 
@@ -147,17 +147,17 @@ class LocalServer(ABC):
     @property
     def _client_host(self) -> str:
         """As it stands in a URL. Of the wildcards both are open to IPv4."""
-        host = self.settings.host
+        host = self.options.host
         if host in ("0.0.0.0", "::"):  # noqa: S104 - compares only
             return "127.0.0.1"
         return f"[{host}]" if ":" in host else host
 
     def _error(self, what: str) -> ServerError:
-        complaints = self._complaints(readiness.read_log(self.settings.log_path))
-        return ServerError(f"{what}; from {self.settings.log_path}:\n{readiness.last_lines(complaints, 25)}")
+        complaints = self._complaints(readiness.read_log(self.options.log_path))
+        return ServerError(f"{what}; from {self.options.log_path}:\n{readiness.last_lines(complaints, 25)}")
 
 
-def start_together(servers: Sequence[LocalServer]) -> None:
+def start_together(servers: Sequence[LocalService]) -> None:
     """Returns when all are ready. Raises ServerError, with none of them left, when one does not get there."""
     try:
         for server in servers:
@@ -170,7 +170,7 @@ def start_together(servers: Sequence[LocalServer]) -> None:
         raise
 
 
-def stop_together(servers: Sequence[LocalServer]) -> None:
+def stop_together(servers: Sequence[LocalService]) -> None:
     """Stops those that have been started, the last one first. Ctrl-C meanwhile kills all that are left."""
     started = [server for server in reversed(servers) if server.is_started]
     try:

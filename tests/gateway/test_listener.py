@@ -19,7 +19,7 @@ import pytest
 from fastapi import FastAPI
 
 from chat_gateway.__main__ import main
-from chat_gateway.server import Server
+from chat_gateway.http.listener import Server
 from chat_gateway.settings import GatewaySettings, variable
 from tests.client.fake_server import FakeTriton, Received, Reply, say
 from tests.gateway.fakes import WAIT_S
@@ -161,7 +161,7 @@ def test_every_line_is_json_and_none_has_a_key(start: Any) -> None:
     gateway.stop()
     assert gateway.exit_code() == 0
     assert "sesame-key" not in json.dumps(gateway.lines)
-    (line,) = [line for line in gateway.lines if line["logger"] == "chat_gateway.access"]
+    (line,) = [line for line in gateway.lines if line["logger"] == "chat_gateway.http.access"]
     assert line["path"] == "/v1/chat/completions"
     assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in gateway.lines))
 

@@ -5,21 +5,21 @@ from pathlib import Path
 import pytest
 
 from local import ports
+from local.options import DEFAULT_MODEL, GatewayOptions, PageOptions, StackOptions, TritonOptions
 from local.preflight import PORT_NAMES
-from local.settings import DEFAULT_MODEL, GatewaySettings, PageSettings, StackSettings, TritonSettings
 from tests.ipv6 import needs_ipv6
 
 
 def test_defaults() -> None:
-    settings = TritonSettings.from_environment({})
-    assert settings.ports == (8000, 8001, 8002)
-    assert settings.host == "127.0.0.1"
-    assert settings.model == str(DEFAULT_MODEL)
-    assert settings.model_name == "tiny-chat"
+    options = TritonOptions.from_environment({})
+    assert options.ports == (8000, 8001, 8002)
+    assert options.host == "127.0.0.1"
+    assert options.model == str(DEFAULT_MODEL)
+    assert options.model_name == "tiny-chat"
 
 
 def test_everything_from_the_environment(tmp_path: Path) -> None:
-    settings = TritonSettings.from_environment(
+    options = TritonOptions.from_environment(
         {
             "TRITON_HOST": "0.0.0.0",
             "TRITON_HTTP_PORT": "9000",
@@ -29,39 +29,39 @@ def test_everything_from_the_environment(tmp_path: Path) -> None:
             "TRITON_CHAT_ENGINE_CONFIG": str(tmp_path),
         }
     )
-    assert settings.ports == (9000, 9001, 0)
-    assert settings.host == "0.0.0.0"
-    assert settings.model == settings.model_name == "org/model"
-    assert settings.engine_config == tmp_path
+    assert options.ports == (9000, 9001, 0)
+    assert options.host == "0.0.0.0"
+    assert options.model == options.model_name == "org/model"
+    assert options.engine_config == tmp_path
 
 
 @pytest.mark.parametrize("text", ["http", "-1", "65536", "8000.5"])
 def test_a_bad_port_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="TRITON_HTTP_PORT must be a port, 0 to 65535"):
-        TritonSettings.from_environment({"TRITON_HTTP_PORT": text})
+        TritonOptions.from_environment({"TRITON_HTTP_PORT": text})
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert TritonSettings.from_environment({"TRITON_CHAT_MODEL": "mine"}).model == str(tmp_path / "mine")
+    assert TritonOptions.from_environment({"TRITON_CHAT_MODEL": "mine"}).model == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("model", ["/nowhere/model", "./nowhere", "~/nowhere"])
 def test_a_missing_folder_is_named(model: str) -> None:
     with pytest.raises(ValueError, match=f"a folder that exists or a hub id, not '{model}'"):
-        TritonSettings.from_environment({"TRITON_CHAT_MODEL": model})
+        TritonOptions.from_environment({"TRITON_CHAT_MODEL": model})
 
 
 def test_engine_settings_alone_name_their_own_model(tmp_path: Path) -> None:
-    settings = TritonSettings.from_environment({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path / "engine.json")})
-    assert settings.model is None
-    assert settings.model_name.endswith("engine.json")
+    options = TritonOptions.from_environment({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path / "engine.json")})
+    assert options.model is None
+    assert options.model_name.endswith("engine.json")
 
 
 def test_the_whole_stack_from_the_environment() -> None:
-    assert StackSettings.from_environment({}).ports == (8000, 8001, 8002, 9000, 8501)
-    settings = StackSettings.from_environment(
+    assert StackOptions.from_environment({}).ports == (8000, 8001, 8002, 9000, 8501)
+    options = StackOptions.from_environment(
         {
             "GATEWAY_PORT": "9100",
             "UI_PORT": "0",
@@ -70,14 +70,14 @@ def test_the_whole_stack_from_the_environment() -> None:
             "TRITON_CHAT_GATEWAY_DRAIN_TIMEOUT": "5",
         }
     )
-    assert settings.gateway == GatewaySettings(port=9100, host="192.168.0.2", exit_timeout_s=5)
-    assert settings.page == PageSettings(port=0, host="0.0.0.0")
+    assert options.gateway == GatewayOptions(port=9100, host="192.168.0.2", exit_timeout_s=5)
+    assert options.page == PageOptions(port=0, host="0.0.0.0")
 
 
 @pytest.mark.parametrize("variable", ["TRITON_CHAT_GATEWAY_API_KEYS", "TRITON_CHAT_GATEWAY_API_KEYS_FILE"])
 def test_keys_are_known_to_be_needed(variable: str) -> None:
-    assert GatewaySettings.from_environment({variable: "something"}).needs_key
-    assert not GatewaySettings.from_environment({variable: ""}).needs_key
+    assert GatewayOptions.from_environment({variable: "something"}).needs_key
+    assert not GatewayOptions.from_environment({variable: ""}).needs_key
 
 
 @pytest.mark.parametrize(
@@ -85,22 +85,22 @@ def test_keys_are_known_to_be_needed(variable: str) -> None:
 )
 def test_a_bad_value_of_the_doors_is_named(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"^{variable} must be .*, not '{text}'$"):
-        StackSettings.from_environment({variable: text})
+        StackOptions.from_environment({variable: text})
 
 
 def test_a_port_given_twice_is_named_with_both_variables() -> None:
     with pytest.raises(ValueError, match=r"^port 9000 is given to GATEWAY_PORT and UI_PORT; each needs one of its own"):
-        StackSettings.from_environment({"UI_PORT": "9000"})
-    anywhere = StackSettings.from_environment(dict.fromkeys(PORT_NAMES, "0"))
+        StackOptions.from_environment({"UI_PORT": "9000"})
+    anywhere = StackOptions.from_environment(dict.fromkeys(PORT_NAMES, "0"))
     assert anywhere.ports == (0, 0, 0, 0, 0)
 
 
 def test_addresses_of_either_family() -> None:
     hosts = {"TRITON_HOST": "[::1]", "TRITON_CHAT_GATEWAY_HOST": "::", "UI_HOST": "0::0"}
-    settings = StackSettings.from_environment(hosts)
-    assert (settings.triton.host, settings.gateway.host, settings.page.host) == ("::1", "::", "::")
-    assert TritonSettings.from_environment({"TRITON_HOST": "localhost"}).host == "127.0.0.1"
-    assert GatewaySettings.from_environment({"TRITON_CHAT_GATEWAY_HOST": "localhost"}).host == "localhost"
+    options = StackOptions.from_environment(hosts)
+    assert (options.triton.host, options.gateway.host, options.page.host) == ("::1", "::", "::")
+    assert TritonOptions.from_environment({"TRITON_HOST": "localhost"}).host == "127.0.0.1"
+    assert GatewayOptions.from_environment({"TRITON_CHAT_GATEWAY_HOST": "localhost"}).host == "localhost"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_addresses_of_either_family() -> None:
 )
 def test_what_is_no_address_is_refused_by_name(variable: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"^{variable} must be an address, such as 127.0.0.1, ::1 or ::"):
-        StackSettings.from_environment({variable: value})
+        StackOptions.from_environment({variable: value})
 
 
 @needs_ipv6

@@ -19,7 +19,7 @@ DEFAULT_MODEL = ROOT / "models" / "tiny-chat"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerSettings:
+class ServiceOptions:
     """A port of 0 means any free one. Loopback only, unless `host` says otherwise."""
 
     host: str = "127.0.0.1"
@@ -31,7 +31,7 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TritonSettings(ServerSettings):
+class TritonOptions(ServiceOptions):
     repository: Path = ROOT / "model_repository"
     http_port: int = 8000
     grpc_port: int = 8001
@@ -58,7 +58,7 @@ class TritonSettings(ServerSettings):
         return Path(self.model).name if Path(self.model).is_absolute() else self.model
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> TritonSettings:
+    def from_environment(cls, environment: Mapping[str, str]) -> TritonOptions:
         """Raises ValueError, naming the variable, for a port that is none and a folder that is not there."""
         engine_config = environment.get("TRITON_CHAT_ENGINE_CONFIG")
         return cls(
@@ -72,14 +72,14 @@ class TritonSettings(ServerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings(ServerSettings):
+class GatewayOptions(ServiceOptions):
     port: int = 9000
     needs_key: bool = False
     """Whether its callers must show one of the keys that the environment names."""
     log_path: Path = RUN_LOGS / "gateway.log"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> GatewaySettings:
+    def from_environment(cls, environment: Mapping[str, str]) -> GatewayOptions:
         """Host, keys and drain time are the gateway's own settings. Raises ValueError, naming the variable."""
         keys = ("TRITON_CHAT_GATEWAY_API_KEYS", "TRITON_CHAT_GATEWAY_API_KEYS_FILE")
         return cls(
@@ -91,22 +91,22 @@ class GatewaySettings(ServerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageSettings(ServerSettings):
+class PageOptions(ServiceOptions):
     port: int = 8501
     log_path: Path = RUN_LOGS / "page.log"
     exit_timeout_s: int = 5
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> PageSettings:
+    def from_environment(cls, environment: Mapping[str, str]) -> PageOptions:
         """Raises ValueError, naming the variable."""
         return cls(host=_host(environment, "UI_HOST", cls.host), port=_port(environment, "UI_PORT", cls.port))
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackSettings:
-    triton: TritonSettings = field(default_factory=TritonSettings)
-    gateway: GatewaySettings = field(default_factory=GatewaySettings)
-    page: PageSettings = field(default_factory=PageSettings)
+class StackOptions:
+    triton: TritonOptions = field(default_factory=TritonOptions)
+    gateway: GatewayOptions = field(default_factory=GatewayOptions)
+    page: PageOptions = field(default_factory=PageOptions)
 
     @property
     def ports(self) -> tuple[int, int, int, int, int]:
@@ -114,15 +114,15 @@ class StackSettings:
         return (*self.triton.ports, self.gateway.port, self.page.port)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> StackSettings:
+    def from_environment(cls, environment: Mapping[str, str]) -> StackOptions:
         """Raises ValueError, naming the variable, also for a port that two of them are given."""
-        settings = cls(
-            triton=TritonSettings.from_environment(environment),
-            gateway=GatewaySettings.from_environment(environment),
-            page=PageSettings.from_environment(environment),
+        options = cls(
+            triton=TritonOptions.from_environment(environment),
+            gateway=GatewayOptions.from_environment(environment),
+            page=PageOptions.from_environment(environment),
         )
-        _refuse_shared_ports(settings.ports)
-        return settings
+        _refuse_shared_ports(options.ports)
+        return options
 
 
 def resolve_model(model: str | None, default: str | None) -> str | None:

@@ -7,21 +7,21 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
-from chat_gateway.backend import Backend
 from chat_gateway.errors import unavailable
-from chat_gateway.metrics import Metrics
+from chat_gateway.http.metrics import Metrics
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.triton import Upstream
 
 
 async def _settings(request: Request) -> GatewaySettings:
     return cast("GatewaySettings", request.app.state.settings)
 
 
-async def _backend(request: Request) -> Backend:
+async def _upstream(request: Request) -> Upstream:
     if request.app.state.draining:
         retry_after = request.app.state.settings.retry_after
         raise unavailable("the gateway is stopping and takes no new work; try again later", retry_after)
-    return cast("Backend", request.app.state.backend)
+    return cast("Upstream", request.app.state.upstream)
 
 
 async def _metrics(request: Request) -> Metrics:
@@ -34,6 +34,6 @@ async def _request_id(request: Request) -> str:
 
 SettingsDep = Annotated[GatewaySettings, Depends(_settings)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
-BackendDep = Annotated[Backend, Depends(_backend)]
+UpstreamDep = Annotated[Upstream, Depends(_upstream)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 """The id in `X-Request-Id`: printable ASCII without spaces and brackets, at most 128 characters."""

@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import triton_chat
-from chat_gateway.exchange import Exchange
-from chat_gateway.metrics import OTHER, method_of, route_of
+from chat_gateway.http.exchange import Exchange
+from chat_gateway.http.metrics import OTHER, method_of, route_of
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.types import Scope
 
 import triton_chat
-from chat_gateway.exchange import Exchange
+from chat_gateway.http.exchange import Exchange
 
 OTHER = "other"
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from chat_gateway.protocol import Protocol
+from chat_gateway.http.protocol import Protocol
 from chat_gateway.settings import GatewaySettings
 
 _KEEP_ALIVE_S = 75

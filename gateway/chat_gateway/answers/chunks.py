@@ -18,8 +18,8 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta, ChoiceLogprobs
 from openai.types.completion_choice import Logprobs
 
-from chat_gateway.logprobs import CompletionLogprobs, chat_logprobs
-from chat_gateway.sse import data
+from chat_gateway.answers.logprobs import CompletionLogprobs, chat_logprobs
+from chat_gateway.answers.sse import data
 from triton_chat.types import ChatEvent
 
 FinishReason = Literal["stop", "length"]

@@ -13,8 +13,8 @@ from openai.types.completion_usage import PromptTokensDetails
 
 from chat_gateway.errors import ApiError
 from chat_gateway.places import renamed, split
-from chat_gateway.retries import retried
 from chat_gateway.schemas.common import SEEDS
+from chat_gateway.upstream.retries import retried
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
 from triton_chat.streams import AsyncChatStream, Collector

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from local.process import KeptProcess
-from local.server import ServerError, start_together, stop_together
+from local.service import ServerError, start_together, stop_together
 from tests.local.stand_in import StandIn, ended, is_alive
 
 

@@ -1,0 +1,1 @@
+"""HTTP below the routes: connections, bodies, keys, the access log, metrics and traces."""

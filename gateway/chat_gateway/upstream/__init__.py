@@ -1,0 +1,1 @@
+"""Triton as the gateway sees it."""
