@@ -82,7 +82,7 @@ def test_the_model_knows_every_input() -> None:
     assert set(parse.SWITCHES) == {spec.name for spec in wire.INPUTS if spec.datatype == "BOOL"}
 
 
-@pytest.mark.parametrize("source", ["chat/1/chat_channel.py", "chat_unary/1/model.py"])
+@pytest.mark.parametrize("source", ["chat/1/triton_channel.py", "chat_unary/1/model.py"])
 def test_the_models_name_every_output_in_order(source: str) -> None:
     names = [spec.name for spec in wire.OUTPUTS]
     nodes = ast.walk(ast.parse((REPOSITORY / source).read_text()))
@@ -141,7 +141,8 @@ def test_what_forwards_is_light(model: str, tmp_path: Path) -> None:
 import runpy, sys
 sys.path += [{str(tmp_path)!r}, {str(folder)!r}]
 runpy.run_path({str(folder / "model.py")!r})
-print(sorted({{"torch", "transformers", "tokenizers", "pydantic"}} & sys.modules.keys()), "chat_forward" in sys.modules)
+heavy = {{"torch", "transformers", "tokenizers", "pydantic"}}
+print(sorted(heavy & sys.modules.keys()), "triton_io.forward" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[] True\n", "")

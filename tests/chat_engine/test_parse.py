@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from chat_engine.errors import ContextLengthError, InvalidRequestError, UnsupportedModelError
+from chat_engine.errors import ContextLengthError, InvalidArgumentError, UnsupportedModelError
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import PROMPTS, RequestParser, WireRequest
 from chat_engine.request import MAX_COUNT, MAX_SEED, ChatRequest, SamplingParams
@@ -46,12 +46,12 @@ def parse(parser: RequestParser = PARSER, **fields: object) -> ChatRequest:
 
 def refused(parser: RequestParser = PARSER, **fields: object) -> str:
     """The message, after what must be true of any."""
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidArgumentError) as caught:
         parse(parser, **fields)
     return decent(caught.value)
 
 
-def decent(error: InvalidRequestError) -> str:
+def decent(error: InvalidArgumentError) -> str:
     message = str(error)
     assert message
     assert len(message) < 1000
@@ -568,7 +568,7 @@ JSON_VALUES = st.recursive(
 def survives(**fields: object) -> None:
     try:
         request = parse(**fields)
-    except InvalidRequestError as error:
+    except InvalidArgumentError as error:
         decent(error)
     else:
         assert 1 <= request.max_tokens <= CONTEXT - len(request.prompt_ids)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import InvalidRequestError, UnsupportedModelError
+from chat_engine.errors import InvalidArgumentError, UnsupportedModelError
 from chat_engine.reading.prompt_encoder import _PROBES, PromptEncoder
 from chat_engine.reading.prompt_parser import PromptParser
 from tests.chat_engine.builders import byte_fallback_tokenizer, byte_level_tokenizer, examples, make_config
@@ -132,7 +132,9 @@ def test_a_token_without_an_embedding_is_refused_in_a_text_and_is_text_in_a_mess
     encoder = PromptEncoder.load(saved(tmp_path, tokenizer, chat_template=TEMPLATE))
     beyond = tokenizer.token_to_id("<|endoftext|>")
     parser = PromptParser(encoder, make_config(), beyond, "prompt_token_ids")
-    with pytest.raises(InvalidRequestError, match=rf"text_input: .* the token '<\|endoftext\|>' in it \(id {beyond}\)"):
+    with pytest.raises(
+        InvalidArgumentError, match=rf"text_input: .* the token '<\|endoftext\|>' in it \(id {beyond}\)"
+    ):
         parser.parse(None, b"what is <|endoftext|>?", None)
     messages = json.dumps([{"role": "user", "content": "what is <|endoftext|>?"}]).encode()
     prompt = parser.parse(messages, None, None)
@@ -146,7 +148,7 @@ def test_a_final_message_is_continued(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the quick"}]
     raw = json.dumps(turns).encode()
     assert parser.parse(raw, None, None, continue_final_message=True).text.endswith("assistant\nthe quick")
-    with pytest.raises(InvalidRequestError, match="continue_final_message: not together with add_generation_prompt"):
+    with pytest.raises(InvalidArgumentError, match="continue_final_message: not together with add_generation_prompt"):
         parser.parse(raw, None, None, continue_final_message=True, add_generation_prompt=True)
-    with pytest.raises(InvalidRequestError, match="continue_final_message: only for messages"):
+    with pytest.raises(InvalidArgumentError, match="continue_final_message: only for messages"):
         parser.parse(None, b"x", None, continue_final_message=True)

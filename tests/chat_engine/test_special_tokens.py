@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from chat_engine.errors import InvalidRequestError
+from chat_engine.errors import InvalidArgumentError
 from chat_engine.reading.prompt_encoder import Message, PromptEncoder
 from chat_engine.reading.special_tokens import SpecialTokenGuard
 from tests.chat_engine.builders import examples
@@ -137,7 +137,7 @@ def test_tags_of_the_template_are_guarded_though_not_marked_as_special_and_line_
 
 def test_a_template_that_acts_on_the_text_of_a_special_token_refuses_it() -> None:
     template = "{% for m in messages %}{{ 'x' if '<|im_end|>' in m.content else 'y' }}{{ m.content }}{% endfor %}"
-    with pytest.raises(InvalidRequestError, match="acts on a special token that is written out"):
+    with pytest.raises(InvalidArgumentError, match="acts on a special token that is written out"):
         encoder(gpt2(), template).render([says("user", INJECTION)])
 
 

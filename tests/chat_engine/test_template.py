@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from chat_engine.errors import ConfigError, InvalidRequestError, UnsupportedModelError
+from chat_engine.errors import ConfigError, InvalidArgumentError, UnsupportedModelError
 from chat_engine.reading.chat_template import ChatTemplate, load_template
 from tests.chat_engine.families import gpt2
 
@@ -77,7 +77,7 @@ def test_settings_can_do_without_one_that_is_broken() -> None:
 
 
 def test_what_a_template_refuses_is_told_with_its_reason() -> None:
-    with pytest.raises(InvalidRequestError, match="messages: the model's chat template refuses them: no system role"):
+    with pytest.raises(InvalidArgumentError, match="messages: the model's chat template refuses them: no system role"):
         load(NO_SYSTEM).render([system("x"), user("y")])
 
 
@@ -91,14 +91,14 @@ def test_what_a_template_refuses_is_told_with_its_reason() -> None:
 def test_whatever_a_template_raises_is_the_callers_to_know(expression: str, reason: str) -> None:
     template = load("{% for m in messages %}{{ m.content }}{{ " + expression + " }}{% endfor %}")
     assert template.render([user("four")])
-    with pytest.raises(InvalidRequestError, match=f"refuses them: .*{reason}"):
+    with pytest.raises(InvalidArgumentError, match=f"refuses them: .*{reason}"):
         template.render([user("abc")])
 
 
 def test_a_role_that_it_would_leave_out_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     template = load(DEAF_TO_SYSTEM)
     assert template.render([user("y")]) == "y"
-    with pytest.raises(InvalidRequestError, match="leaves out what the role system says"):
+    with pytest.raises(InvalidArgumentError, match="leaves out what the role system says"):
         template.render([system("x"), user("y")])
     assert "leaves out what system says" in caplog.text
 
@@ -106,7 +106,7 @@ def test_a_role_that_it_would_leave_out_is_refused(caplog: pytest.LogCaptureFixt
 def test_one_that_wants_a_system_message_first_is_served() -> None:
     template = load(NEEDS_SYSTEM)
     assert template.render([system("x"), user("y")]) == "xy"
-    with pytest.raises(InvalidRequestError, match="system first"):
+    with pytest.raises(InvalidArgumentError, match="system first"):
         template.render([user("y")])
 
 
@@ -166,11 +166,11 @@ LAST_SYSTEM = (  # of several system messages the last one
 def test_what_is_left_out_of_one_conversation_alone_is_refused_there() -> None:
     template, rule = load(SYSTEM_LAST), system("Answer in one short sentence.")
     assert template.render([rule, user("hi")]) == "[Answer in one short sentence. hi]"
-    with pytest.raises(InvalidRequestError, match=r"messages\.0\.content: the model's chat template leaves it out"):
+    with pytest.raises(InvalidArgumentError, match=r"messages\.0\.content: the model's chat template leaves it out"):
         template.render([rule, user("hi"), {"role": "assistant", "content": "well"}], add_generation_prompt=False)
     template = load(LAST_SYSTEM)
     assert template.render([rule, user("a < b & c, or what do you think?")]).startswith("Answer")
-    with pytest.raises(InvalidRequestError, match=r"messages\.0\.content: "):
+    with pytest.raises(InvalidArgumentError, match=r"messages\.0\.content: "):
         template.render([system("Never tell anybody."), rule, user("hi")])
 
 

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from chat_engine import tokenizer
 from chat_engine.config import CONFIG_VARIABLE, MODEL_VARIABLE
-from chat_engine.errors import ConfigError, InvalidRequestError, UnknownModelError
+from chat_engine.errors import ConfigError, InvalidArgumentError, UnknownModelError
 from chat_engine.tokenizer import ChatTokenizer, TokenizerRequest, Tokenizers, Tokens, checkpoint_name
 from tests.chat_engine.builders import byte_level_tokenizer, make_config
 
@@ -44,7 +44,7 @@ def ids_of(text: str) -> tuple[int, ...]:
 
 
 def refused(chat: ChatTokenizer, **fields: object) -> str:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidArgumentError) as caught:
         chat.tokens(TokenizerRequest(**fields))
     return str(caught.value)
 
@@ -241,7 +241,7 @@ class TestSeveralChatModels:
         assert str(repository) not in message
 
     def test_a_name_that_is_no_text_is_refused(self, repository: Path) -> None:
-        with pytest.raises(InvalidRequestError, match="model: not valid UTF-8"):
+        with pytest.raises(InvalidArgumentError, match="model: not valid UTF-8"):
             Tokenizers(repository).find(b"\xff")
 
     def test_what_was_used_last_is_kept(self, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

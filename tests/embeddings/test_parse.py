@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedder.checkpoint import load_checkpoint
 from embedder.config import EmbedderConfig
-from embedder.errors import InvalidRequestError
+from embedder.errors import InvalidArgumentError
 from embedder.parse import ParsedRequest, RequestParser, WireRequest
 from tests.embeddings.checkpoints import POSITIONS, VOCABULARY, with_recipe
 
@@ -49,7 +49,7 @@ def test_the_longest_text(parser: RequestParser, length: int) -> None:
         assert len(parser.parse(request).rows[0]) == POSITIONS
     else:
         with pytest.raises(
-            InvalidRequestError,
+            InvalidArgumentError,
             match=f"text: {POSITIONS + 1} tokens given; this model's maximum context length is 40 tokens",
         ):
             parser.parse(request)
@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_mistake_is_named_with_its_value_and_what_is_allowed(parser: RequestParser, case: str) -> None:
     inputs, message = REFUSED[case]
-    with pytest.raises(InvalidRequestError) as failure:
+    with pytest.raises(InvalidArgumentError) as failure:
         parser.parse(WireRequest(**inputs))
     assert str(failure.value).startswith(message) or message in str(failure.value)
     assert len(str(failure.value)) < 250
@@ -173,7 +173,7 @@ def test_tritons_own_field_of_a_request_says_nothing(parser: RequestParser) -> N
 
 def test_deep_nesting_is_refused(bert: Path) -> None:
     parser = RequestParser(load_checkpoint(EmbedderConfig(model=str(bert), device="cpu")), max_text_bytes=1 << 20)
-    with pytest.raises(InvalidRequestError, match="token_ids: nested too deeply"):
+    with pytest.raises(InvalidArgumentError, match="token_ids: nested too deeply"):
         parser.parse(WireRequest(token_ids=[b"[" * 100_000]))
 
 
@@ -182,7 +182,7 @@ def test_a_text_without_tokens_is_refused(tmp_path: Path) -> None:
 
     folder = checkpoints.save(tmp_path, checkpoints.bert(), special_tokens=False)
     parser = RequestParser(load_checkpoint(EmbedderConfig(model=str(folder), device="cpu")), 1000)
-    with pytest.raises(InvalidRequestError, match="text: no tokens"):
+    with pytest.raises(InvalidArgumentError, match="text: no tokens"):
         parser.parse(WireRequest(text=[b"  "]))
 
 
@@ -197,6 +197,6 @@ def test_garbage_is_refused_or_read_and_nothing_else(parser: RequestParser, inpu
         inputs["dimensions"] = [len(value) - 5 for value in inputs["dimensions"]]
     try:
         parsed = parser.parse(WireRequest(**inputs))
-    except InvalidRequestError:
+    except InvalidArgumentError:
         return
     assert all(1 <= len(row) <= POSITIONS for row in parsed.rows)

@@ -8,7 +8,7 @@ import pytest
 
 from embedder.config import EmbedderConfig
 from embedder.encoder import Vector
-from embedder.errors import EmbeddingError, ForwardError, InvalidRequestError
+from embedder.errors import EmbeddingError, ForwardError, InvalidArgumentError
 from embedder.parse import WireRequest
 from embedder.service import Answer, EmbeddingService, unit
 
@@ -62,7 +62,7 @@ def test_a_mistake_of_one_is_no_matter_for_the_others(service: EmbeddingService)
     ]
     expected = answered(service, CAT, DOG)
     answers = service.answer([CAT, *bad, DOG, EmbeddingError("could not be read")])
-    assert [type(answer) for answer in answers[1:-2]] == [InvalidRequestError] * len(bad)
+    assert [type(answer) for answer in answers[1:-2]] == [InvalidArgumentError] * len(bad)
     assert str(answers[-1]) == "could not be read"
     for found, wanted in zip((answers[0], answers[-2]), expected, strict=True):
         assert isinstance(found, Answer)

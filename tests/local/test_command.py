@@ -61,5 +61,5 @@ def test_the_backend_folder_holds_the_stub_and_libpython_alone(tmp_path: Path) -
     names = {path.name for path in (found.backends / "python").iterdir()}
     assert names == {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"}
     major, minor = sys.version_info[:2]
-    assert [path.name for path in install.libraries.iterdir()] == [f"libpython{major}.{minor}.so.1.0"]
-    assert install.prepare(tmp_path) == install
+    assert [path.name for path in found.libraries.iterdir()] == [f"libpython{major}.{minor}.so.1.0"]
+    assert install.prepare(tmp_path) == found

@@ -48,7 +48,7 @@ def test_the_stack_is_wired_up_on_ports_of_its_own() -> None:
     stack = LocalStack(ANY_PORTS)
     assert stack.gateway.triton_url == stack.triton.grpc_address
     assert stack.page.gateway_url == stack.gateway.url
-    ports = {*stack.triton.options.ports, stack.gateway.options.port, stack.page.settings.port, 0}
+    ports = {*stack.triton.options.ports, stack.gateway.options.port, stack.page.options.port, 0}
     assert len(ports) == 6
 
 

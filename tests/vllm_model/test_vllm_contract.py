@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chat_engine.errors import InvalidRequestError
+from chat_engine.errors import InvalidArgumentError
 from chat_engine.request import SamplingParams
 from vllm_contract import CHAT_OUTPUTS, RETURNS, WITHOUT_EFFECT, Answer, Asked, read
 
@@ -57,7 +57,7 @@ class TestSwitches:
             assert bool(request.inputs["exclude_input_in_output"]) == excluded
 
     def test_a_stream_with_the_prompt_is_refused(self) -> None:
-        with pytest.raises(InvalidRequestError, match="exclude_input_in_output: false is not allowed with stream"):
+        with pytest.raises(InvalidArgumentError, match="exclude_input_in_output: false is not allowed with stream"):
             asked(stream=True, exclude_input_in_output=False)
 
     def test_an_input_wins_over_a_parameter(self) -> None:
@@ -67,7 +67,7 @@ class TestSwitches:
     @pytest.mark.parametrize("name", ["stream", "exclude_input_in_output", *RETURNS])
     @pytest.mark.parametrize("value", ["maybe", 2, 0.5, ""])
     def test_what_is_no_switch_is_named(self, name: str, value: object) -> None:
-        with pytest.raises(InvalidRequestError, match=f"^{name}: must be true or false"):
+        with pytest.raises(InvalidArgumentError, match=f"^{name}: must be true or false"):
             asked({name: value})
 
     @pytest.mark.parametrize("switch", RETURNS)
@@ -120,11 +120,11 @@ class TestSampling:
     )
     def test_what_cannot_be_served_is_refused_with_advice(self, name: str, value: object, advice: str) -> None:
         for refused in ({"given": {name: value}}, {"parameters": {name: value}}):
-            with pytest.raises(InvalidRequestError, match=f"^{name}: .*{advice}"):
+            with pytest.raises(InvalidArgumentError, match=f"^{name}: .*{advice}"):
                 sampling(**refused)
 
     def test_images_are_refused_with_advice(self) -> None:
-        with pytest.raises(InvalidRequestError, match=r"^image: .* leave it out"):
+        with pytest.raises(InvalidArgumentError, match=r"^image: .* leave it out"):
             asked(image=b"aGVsbG8=")
 
     @pytest.mark.parametrize("raw", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])

@@ -147,16 +147,21 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Triton:
 
 @pytest.fixture
 def model(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "chat_forward", raising=False)
+    _forget(monkeypatch)
     path = ROOT / "model_repository" / "vllm_model" / "1" / "model.py"
     spec = importlib.util.spec_from_file_location("model_of_vllm_model", path)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
-    monkeypatch.delitem(sys.modules, "chat_forward")  # it has taken the fake
+    _forget(monkeypatch)
     return loaded
+
+
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has taken another `triton_python_backend_utils`."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "triton_io"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import locale
-import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
+from triton_channel import TritonChannel, wire_request
+from triton_io import process
 
-# The stub starts Python under the C locale, in which torch and tokenizers cannot read UTF-8 files.
-locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+from chat_engine import errors
+from chat_engine.config import load_config
+from chat_engine.native.engine import ChatEngine
+from chat_engine.native.generation_defaults import in_vocabulary
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.reading.prompt_encoder import PromptEncoder
+from chat_engine.reading.request_parser import RequestParser
+from chat_engine.service.delivery import Delivery
+from chat_engine.service.metrics import Family, MetricsReporter
+from chat_engine.service.model_thread import ModelThread
+from chat_engine.service.shutdown import ShutdownWatch
 
-from chat_channel import TritonChannel, wire_request  # noqa: E402
-
-from chat_engine import errors  # noqa: E402
-from chat_engine.config import load_config  # noqa: E402
-from chat_engine.native.engine import ChatEngine  # noqa: E402
-from chat_engine.native.generation_defaults import in_vocabulary  # noqa: E402
-from chat_engine.native.model_runner import ModelRunner  # noqa: E402
-from chat_engine.reading.prompt_encoder import PromptEncoder  # noqa: E402
-from chat_engine.reading.request_parser import RequestParser  # noqa: E402
-from chat_engine.service.delivery import Delivery  # noqa: E402
-from chat_engine.service.metrics import Family, MetricsReporter  # noqa: E402
-from chat_engine.service.model_thread import ModelThread  # noqa: E402
-from chat_engine.service.shutdown import ShutdownWatch  # noqa: E402
-
-log = logging.getLogger("chat")
+log = process.log_of("chat")
 
 _ROOM_POLL_SECONDS = 0.1
 _KINDS = {"counter": "COUNTER", "gauge": "GAUGE", "histogram": "HISTOGRAM"}
@@ -39,7 +33,6 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model, which also tries it out. Raises ConfigError or UnsupportedModelError."""
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         version_folder = Path(__file__).resolve().parent
         name = args["model_name"]
         config = load_config(name, version_folder, {"device": _device(args)})

@@ -7,22 +7,17 @@ queue while all threads are busy.
 from __future__ import annotations
 
 import json
-import logging
-import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from triton_io import forward, process
+from triton_io.caller import Caller
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "chat" / "1"))
-
-import chat_forward
-
-log = logging.getLogger("chat_unary")
+log = process.log_of("chat_unary")
 
 _ROWS_IN_FLIGHT = 64
 _OUTPUTS = (
@@ -43,12 +38,11 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Takes the name of the chat model from the parameter `chat_model`."""
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         config = json.loads(args["model_config"])
         self._target = config["parameters"]["chat_model"]["string_value"]
         self._pool = ThreadPoolExecutor(_ROWS_IN_FLIGHT, thread_name_prefix="row")
         self._places = threading.BoundedSemaphore(_ROWS_IN_FLIGHT)
-        self._watch = chat_forward.CancelWatch()
+        self._watch = forward.CancelWatch()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every row, waiting for a thread; the last row to end answers."""
@@ -81,7 +75,7 @@ class _Rows:
     """One request: its rows, what has come back for each, and the sender of the one response."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = chat_forward.Caller(request.get_response_sender())
+        self._caller = Caller(request.get_response_sender())
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
@@ -96,17 +90,17 @@ class _Rows:
     def run(self, index: int, target: str) -> None:
         """Forwards one row and keeps its answer."""
         if self._cancelled:
-            self.fail(index, chat_forward.cancelled())
+            self.fail(index, forward.cancelled())
             return
         inputs = {name: rows[index : index + 1] for name, rows in self._tensors.items()}
         inputs["stream"] = np.array([[False]])
         parameters = {name: value for name, value in self._parameters.items() if name != "stream"}
-        responses = chat_forward.ask(target, inputs, parameters, _OUTPUTS)
+        responses = forward.ask(target, inputs, parameters, _OUTPUTS)
         with self._lock:
             self._streams[index] = responses
         for response in responses:
             if response.has_error():
-                self.fail(index, chat_forward.error_of(response))
+                self.fail(index, forward.error_of(response))
             elif response.output_tensors():
                 found = {tensor.name(): tensor for tensor in response.output_tensors()}
                 self._results[index] = [found.get(name) or _nothing(name) for name in _OUTPUTS]
@@ -133,7 +127,7 @@ class _Rows:
         with self._lock:
             streams = list(self._streams.values())
         for responses in streams:
-            chat_forward.cancel(responses)
+            forward.cancel(responses)
 
     def answer(self) -> None:
         """Sends the one response."""

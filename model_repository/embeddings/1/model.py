@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import locale
-import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from triton_io import process
 
-# The stub starts Python under the C locale, in which torch and tokenizers cannot read UTF-8 files.
-locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+from embedder.config import load_config
+from embedder.errors import EmbeddingError, ForwardError, InvalidArgumentError
+from embedder.parse import WireRequest
+from embedder.service import Answer, EmbeddingService
 
-from embedder.config import load_config  # noqa: E402
-from embedder.errors import EmbeddingError, ForwardError, InvalidRequestError  # noqa: E402
-from embedder.parse import WireRequest  # noqa: E402
-from embedder.service import Answer, EmbeddingService  # noqa: E402
-
-log = logging.getLogger("embeddings")
+log = process.log_of("embeddings")
 
 _BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 
@@ -32,7 +27,6 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model, which also tries it out. Raises ConfigError or UnsupportedModelError."""
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         config = load_config(Path(__file__).resolve().parent, {"device": _device(args)})
         self._service = EmbeddingService(config)
         self._metrics = _Metrics(args["model_name"])
@@ -107,7 +101,7 @@ def _read(request: pb_utils.InferenceRequest) -> WireRequest | EmbeddingError:
 
 def _response(answer: Answer | EmbeddingError) -> pb_utils.InferenceResponse:
     if isinstance(answer, EmbeddingError):
-        is_callers = isinstance(answer, InvalidRequestError)
+        is_callers = isinstance(answer, InvalidArgumentError)
         code = pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
     return pb_utils.InferenceResponse(

@@ -7,24 +7,18 @@ threads of one process do what several processes would, and load it once.
 from __future__ import annotations
 
 import json
-import locale
-import logging
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from triton_io import process
 
-# The stub starts Python under the C locale, in which torch and tokenizers cannot read UTF-8 files.
-locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-sys.path.append(str(Path(__file__).resolve().parents[2] / "chat" / "1"))
+from chat_engine.errors import InvalidArgumentError, UnknownModelError
+from chat_engine.tokenizer import DEFAULT_MODEL, TokenizerRequest, Tokenizers, Tokens
 
-from chat_engine.errors import InvalidRequestError, UnknownModelError  # noqa: E402
-from chat_engine.tokenizer import DEFAULT_MODEL, TokenizerRequest, Tokenizers, Tokens  # noqa: E402
-
-log = logging.getLogger("tokenizer")
+log = process.log_of("tokenizer")
 
 _THREADS = 4
 
@@ -34,7 +28,6 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the tokenizer of `chat` where there is one. Raises ConfigError, or OSError for a missing checkpoint."""
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         self._tokenizers = Tokenizers(Path(args["model_repository"]).parent)
         if DEFAULT_MODEL in self._tokenizers.models():
             self._tokenizers.find(None)
@@ -57,7 +50,7 @@ class TritonPythonModel:
             response = _response(self._tokenizers.find(request.model).tokens(request))
         except UnknownModelError as error:
             response = _error(str(error), pb_utils.TritonError.NOT_FOUND)
-        except InvalidRequestError as error:
+        except InvalidArgumentError as error:
             response = _error(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception:
             log.exception("a request failed")

@@ -6,24 +6,19 @@ Each request becomes one to `chat`. What is more than the threads can forward wa
 from __future__ import annotations
 
 import json
-import logging
-import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "chat" / "1"))
-
-import chat_forward
+from triton_io import forward, process
+from triton_io.caller import Caller
 
 import vllm_contract
-from chat_engine.errors import InvalidRequestError
+from chat_engine.errors import InvalidArgumentError
 
-log = logging.getLogger("vllm_model")
+log = process.log_of("vllm_model")
 
 # Many streams between models can hang or end tritonserver 2.51; Triton 26.07 mends a deadlock there.
 _REQUESTS_IN_FLIGHT = 16
@@ -34,12 +29,11 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Takes the name of the chat model from the parameter `chat_model`."""
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         config = json.loads(args["model_config"])
         self._target = config["parameters"]["chat_model"]["string_value"]
         self._pool = ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="request")
         self._places = threading.BoundedSemaphore(_REQUESTS_IN_FLIGHT)
-        self._watch = chat_forward.CancelWatch()
+        self._watch = forward.CancelWatch()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every request, waiting for a thread."""
@@ -57,7 +51,7 @@ class TritonPythonModel:
     def _run(self, forwarded: _Forwarded) -> None:
         try:
             forwarded.run(self._target)
-        except InvalidRequestError as error:
+        except InvalidArgumentError as error:
             forwarded.fail(pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         except Exception:
             log.exception("a request could not be forwarded")
@@ -71,7 +65,7 @@ class _Forwarded:
     """One request: what was asked, the way back to its caller, and what `chat` sends."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = chat_forward.Caller(request.get_response_sender())
+        self._caller = Caller(request.get_response_sender())
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
@@ -79,16 +73,16 @@ class _Forwarded:
         self._cancelled = False
 
     def run(self, target: str) -> None:
-        """Forwards it and sends on what comes. Raises InvalidRequestError."""
+        """Forwards it and sends on what comes. Raises InvalidArgumentError."""
         asked = vllm_contract.read(self._tensors, self._parameters)
         self.cancel_if_wanted()
         if self._cancelled:
             return
         answer = vllm_contract.Answer(asked)
-        self._responses = chat_forward.ask(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
+        self._responses = forward.ask(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
         for response in self._responses:  # to the end, also when the caller has left
             if response.has_error():
-                self.fail(chat_forward.error_of(response))
+                self.fail(forward.error_of(response))
             elif response.output_tensors():
                 self._send_on(answer, response)
         self.fail(pb_utils.TritonError("the answer ended early", pb_utils.TritonError.INTERNAL))
@@ -97,8 +91,8 @@ class _Forwarded:
         """For a caller who has cancelled: ends the request and, where Triton can, the one to `chat`."""
         self._cancelled = self._cancelled or self._caller.is_cancelled()
         if self._cancelled:
-            chat_forward.cancel(self._responses)
-            self.fail(chat_forward.cancelled())
+            forward.cancel(self._responses)
+            self.fail(forward.cancelled())
 
     def fail(self, error: pb_utils.TritonError) -> None:
         """Ends the request with an error, unless it has ended."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from chat_engine.errors import InvalidRequestError
+from chat_engine.errors import InvalidArgumentError
 
 Array = np.ndarray[Any, Any]
 
@@ -79,15 +79,15 @@ def read(tensors: Mapping[str, Array], parameters: Mapping[str, object]) -> Aske
     """Inputs of shape [1] and Triton's scalar parameters, of which the same names mean the same; an input wins.
 
     Raises:
-        InvalidRequestError: what cannot be served. What is wrong with prompt and sampling, `chat` itself says.
+        InvalidArgumentError: what cannot be served. What is wrong with prompt and sampling, `chat` itself says.
     """
     if "image" in tensors:
-        raise InvalidRequestError(_NO_IMAGES)
+        raise InvalidArgumentError(_NO_IMAGES)
     scalars = {name: value for name, value in parameters.items() if name != _TRITON_ID}
     stream = _flag("stream", tensors, scalars) or False
     excluded = _flag("exclude_input_in_output", tensors, scalars)
     if stream and excluded is False:
-        raise InvalidRequestError(
+        raise InvalidArgumentError(
             "exclude_input_in_output: false is not allowed with stream: a stream never includes the prompt; "
             "leave one of them out"
         )
@@ -139,7 +139,7 @@ def _flag(name: str, tensors: Mapping[str, Array], scalars: dict[str, object]) -
         return scalar
     if (text := str(scalar).strip().lower()) in _FLAGS:
         return _FLAGS[text]
-    raise InvalidRequestError(f"{name}: must be true or false (got {_show(scalar)})")
+    raise InvalidArgumentError(f"{name}: must be true or false (got {_show(scalar)})")
 
 
 def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozenset[str]) -> tuple[bytes, bool]:
@@ -153,7 +153,7 @@ def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozens
             del given[name]
     for name, advice in _REFUSED.items():
         if name in given:
-            raise InvalidRequestError(f"{name}: {_show(given[name])} given, but {advice}")
+            raise InvalidArgumentError(f"{name}: {_show(given[name])} given, but {advice}")
     logprobs = "logprobs" in given
     if "cumulative_logprob" in outputs:
         given.setdefault("logprobs", 0)  # that of the chosen tokens alone

@@ -11,15 +11,15 @@ class ChatError(Exception):
     """Base of everything a request can end with instead of an answer."""
 
 
-class InvalidRequestError(ChatError):
+class InvalidArgumentError(ChatError):
     """The caller's mistake: a bad, unknown or missing field."""
 
 
-class UnknownModelError(InvalidRequestError):
+class UnknownModelError(InvalidArgumentError):
     """No model has the name that was asked for."""
 
 
-class ContextLengthError(InvalidRequestError):
+class ContextLengthError(InvalidArgumentError):
     """Prompt, or prompt and requested tokens together, exceed the context."""
 
 

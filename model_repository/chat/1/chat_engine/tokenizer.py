@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from chat_engine.config import EngineConfig, load_config
-from chat_engine.errors import InvalidRequestError, UnknownModelError
+from chat_engine.errors import InvalidArgumentError, UnknownModelError
 from chat_engine.native.model_loader import context_limits
 from chat_engine.reading.checks import check_flag, decode, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
@@ -26,7 +26,7 @@ OPTIONS = (*PROMPT_OPTIONS, RETURN_NAMES, RETURN_INFO)
 REQUEST_ID = "id"
 """Triton's own field of a request; its HTTP endpoint `generate` hands it on as a parameter."""
 DEFAULT_MODEL = "chat"
-_CODE = Path("1") / "chat_engine"
+_VERSION = "1"
 _KEPT = 8  # of a large vocabulary, each takes about 100 MB
 
 _SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -83,7 +83,7 @@ class ChatTokenizer:
         }
 
     def tokens(self, request: TokenizerRequest) -> Tokens:
-        """Raises InvalidRequestError."""
+        """Raises InvalidArgumentError."""
         flags = _flags(request.parameters or {})
         if flags.pop(RETURN_INFO, False):
             _check_alone(request, flags)
@@ -148,7 +148,7 @@ def _flags(parameters: Mapping[str, object]) -> dict[str, bool]:
 def _check_alone(request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
     inputs = (name for name in ("messages", "text_input", "token_ids") if getattr(request, name) is not None)
     if others := [*inputs, *flags]:
-        raise InvalidRequestError(f"{RETURN_INFO}: only alone; leave out {' and '.join(others)}")
+        raise InvalidArgumentError(f"{RETURN_INFO}: only alone; leave out {' and '.join(others)}")
 
 
 class Tokenizers:
@@ -172,8 +172,8 @@ class Tokenizers:
         return self._load(name)
 
     def models(self) -> list[str]:
-        """Names of the repository's chat models: of those folders that hold the engine."""
-        return sorted(code.parents[1].name for code in self._repository.glob(f"*/{_CODE}"))
+        """Names of the repository's chat models: of those folders that hold the settings of an engine."""
+        return sorted(path.parents[1].name for path in self._repository.glob(f"*/{_VERSION}/engine.json"))
 
     def _loaded(self, name: str) -> ChatTokenizer:
-        return ChatTokenizer(load_config(name, self._repository / name / _CODE.parent, {}))
+        return ChatTokenizer(load_config(name, self._repository / name / _VERSION, {}))

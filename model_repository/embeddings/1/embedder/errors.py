@@ -11,7 +11,7 @@ class EmbeddingError(Exception):
     """Base of everything a request can end with instead of vectors."""
 
 
-class InvalidRequestError(EmbeddingError):
+class InvalidArgumentError(EmbeddingError):
     """The caller's mistake: a bad, unknown or missing input."""
 
 

@@ -1,4 +1,4 @@
-"""What arrives on the wire becomes token ids, or an `InvalidRequestError` that names the input and the value."""
+"""What arrives on the wire becomes token ids, or an `InvalidArgumentError` that names the input and the value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from embedder.checkpoint import Checkpoint
-from embedder.errors import InvalidRequestError
+from embedder.errors import InvalidArgumentError
 
 From = TypeVar("From")
 To = TypeVar("To")
@@ -64,11 +64,11 @@ class RequestParser:
         self._max_text_bytes = max_text_bytes
 
     def parse(self, request: WireRequest) -> ParsedRequest:
-        """Raises InvalidRequestError."""
+        """Raises InvalidArgumentError."""
         cut = self._cut(request.parameters or {})
         if (request.text is None) == (request.token_ids is None):
             given = "neither" if request.text is None else "both"
-            raise InvalidRequestError(f"text, token_ids: exactly one is required, {given} given")
+            raise InvalidArgumentError(f"text, token_ids: exactly one is required, {given} given")
         if request.text is not None:
             rows = self._encode(_each_row(self._text, request.text), cut)
             rows = _each_row(self._checked("text"), rows)
@@ -79,12 +79,12 @@ class RequestParser:
     def _cut(self, parameters: Mapping[str, object]) -> Cut | None:
         for name, value in parameters.items():
             if name not in (*PARAMETERS, REQUEST_ID):
-                raise InvalidRequestError(
+                raise InvalidArgumentError(
                     f"{_name(name)}: unknown parameter (value {_show(value)}); allowed are {', '.join(PARAMETERS)}"
                 )
         side = parameters.get("truncation_side") or SIDES[0]
         if side not in SIDES:
-            raise InvalidRequestError(f"truncation_side: must be {' or '.join(SIDES)} (got {_show(side)})")
+            raise InvalidArgumentError(f"truncation_side: must be {' or '.join(SIDES)} (got {_show(side)})")
         limit = parameters.get("truncate_prompt_tokens")
         return None if limit is None else Cut(self._limit(limit), str(side))
 
@@ -93,7 +93,7 @@ class RequestParser:
         longest = self._checkpoint.max_length
         whole = int(given) if isinstance(given, float) and given.is_integer() else given
         if type(whole) is not int or not (whole == -1 or 1 <= whole <= longest):
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 f"truncate_prompt_tokens: must be -1 or 1 to {longest}, this model's maximum context length "
                 f"(got {_show(given)})"
             )
@@ -113,7 +113,7 @@ class RequestParser:
         tokenizer = self._checkpoint.tokenizer
         special = tokenizer.num_special_tokens_to_add(False)
         if cut.limit <= special:
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 f"truncate_prompt_tokens: {cut.limit} given; at least {special + 1} are needed, because every text "
                 f"has {special} special ones"
             )
@@ -125,9 +125,9 @@ class RequestParser:
     def _text(self, raw: bytes) -> str:
         text = self._decode("text", raw)
         if not text:
-            raise InvalidRequestError("text: empty; at least one character is required")
+            raise InvalidArgumentError("text: empty; at least one character is required")
         if "\0" in text:
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 f"text: holds a NUL character at position {text.index(chr(0))}, which is not allowed"
             )
         return text.lower() if self._checkpoint.lower_case else text
@@ -135,10 +135,10 @@ class RequestParser:
     def _token_ids(self, cut: Cut | None, raw: bytes) -> list[int]:
         ids = _json("token_ids", self._decode("token_ids", raw))
         if not isinstance(ids, list):
-            raise InvalidRequestError(f"token_ids: must be a JSON array of token ids (got {_show(ids)})")
+            raise InvalidArgumentError(f"token_ids: must be a JSON array of token ids (got {_show(ids)})")
         for value in ids:
             if type(value) is not int:  # a truth value is an int, too
-                raise InvalidRequestError(f"token_ids: must hold integers alone (got {_show(value)})")
+                raise InvalidArgumentError(f"token_ids: must hold integers alone (got {_show(value)})")
         if cut is not None:
             ids = ids[-cut.limit :] if cut.side == "left" else ids[: cut.limit]
         return self._checked("token_ids")(ids)
@@ -149,14 +149,14 @@ class RequestParser:
 
         def check(ids: list[int]) -> list[int]:
             if not ids:
-                raise InvalidRequestError(f"{name}: no tokens; at least one is required")
+                raise InvalidArgumentError(f"{name}: no tokens; at least one is required")
             if len(ids) > limit:
-                raise InvalidRequestError(
+                raise InvalidArgumentError(
                     f"{name}: {len(ids)} tokens given; this model's maximum context length is {limit} tokens"
                 )
             for token in ids:
                 if not 0 <= token < vocab_size:
-                    raise InvalidRequestError(
+                    raise InvalidArgumentError(
                         f"{name}: token id {_show(token)} is not in the vocabulary; allowed are 0 to {vocab_size - 1}"
                     )
             return ids
@@ -168,20 +168,20 @@ class RequestParser:
         if not len(given):
             return width
         if len(set(given)) > 1:
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 f"dimensions: {min(given)} and {max(given)} given; the rows of a request all have the same"
             )
         if not 1 <= given[0] <= width:
-            raise InvalidRequestError(f"dimensions: {given[0]} given; allowed are 1 to {width}")
+            raise InvalidArgumentError(f"dimensions: {given[0]} given; allowed are 1 to {width}")
         return given[0]
 
     def _decode(self, name: str, raw: bytes) -> str:
         if len(raw) > self._max_text_bytes:
-            raise InvalidRequestError(f"{name}: {len(raw)} bytes given; at most {self._max_text_bytes} are allowed")
+            raise InvalidArgumentError(f"{name}: {len(raw)} bytes given; at most {self._max_text_bytes} are allowed")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InvalidRequestError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
+            raise InvalidArgumentError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
 
 
 def _each_row(parse: Callable[[From], To], rows: Sequence[From]) -> list[To]:
@@ -194,17 +194,17 @@ def _each_row(parse: Callable[[From], To], rows: Sequence[From]) -> list[To]:
 def _row(index: int, parse: Callable[[From], To], row: From) -> To:
     try:
         return parse(row)
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"row {index}: {error}") from error
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"row {index}: {error}") from error
 
 
 def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise InvalidRequestError(f"{name}: nested too deeply") from error
+        raise InvalidArgumentError(f"{name}: nested too deeply") from error
     except ValueError as error:
-        raise InvalidRequestError(f"{name}: not JSON: {error}") from error
+        raise InvalidArgumentError(f"{name}: not JSON: {error}") from error
 
 
 def _name(text: str) -> str:

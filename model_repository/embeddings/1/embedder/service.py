@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder, Vector
-from embedder.errors import EmbeddingError, ForwardError, InvalidRequestError
+from embedder.errors import EmbeddingError, ForwardError, InvalidArgumentError
 from embedder.parse import ParsedRequest, RequestParser, WireRequest
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class EmbeddingService:
             return request
         try:
             return self._parser.parse(request)
-        except InvalidRequestError as error:
+        except InvalidArgumentError as error:
             return error
         except Exception:
             log.exception("a request could not be parsed")

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from chat_engine.errors import ConfigError, InvalidRequestError, UnsupportedModelError
+from chat_engine.errors import ConfigError, InvalidArgumentError, UnsupportedModelError
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +55,19 @@ class ChatTemplate:
         """The prompt as text.
 
         Raises:
-            InvalidRequestError: the template refuses the conversation, whatever it raises, or would leave some out.
+            InvalidArgumentError: the template refuses the conversation, whatever it raises, or would leave some out.
         """
         said = (turn["role"] for turn in turns if str(turn["content"]).strip())
         lost = next((role for role in said if role in self.unheard), None)
         if lost is not None:
-            raise InvalidRequestError(f"messages: the model's chat template leaves out what the role {lost} says")
+            raise InvalidArgumentError(f"messages: the model's chat template leaves out what the role {lost} says")
         try:
             text = self._render(turns, add_generation_prompt, continue_final_message)
         except TemplateRefusalError as refusal:
-            raise InvalidRequestError(f"messages: the model's chat template refuses them: {refusal}") from refusal
+            raise InvalidArgumentError(f"messages: the model's chat template refuses them: {refusal}") from refusal
         for index, turn in enumerate(turns):
             if turn["role"] != "assistant" and not _is_in(str(turn["content"]), text):
-                raise InvalidRequestError(
+                raise InvalidArgumentError(
                     f"messages.{index}.content: the model's chat template leaves it out of this conversation"
                 )
         return text

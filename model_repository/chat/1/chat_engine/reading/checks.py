@@ -1,4 +1,4 @@
-"""Checks of what comes from outside. Each raises an InvalidRequestError that names the field and the value."""
+"""Checks of what comes from outside. Each raises an InvalidArgumentError that names the field and the value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chat_engine.errors import InvalidRequestError
+from chat_engine.errors import InvalidArgumentError
 
 _SHOWN = 80
 
@@ -18,7 +18,7 @@ def decode(name: str, raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
+        raise InvalidArgumentError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
 
 
 def read_json(name: str, text: str) -> Any:
@@ -26,34 +26,34 @@ def read_json(name: str, text: str) -> Any:
     try:
         return json.loads(text, parse_constant=float)
     except RecursionError as error:
-        raise InvalidRequestError(f"{name}: nested too deeply") from error
+        raise InvalidArgumentError(f"{name}: nested too deeply") from error
     except ValueError as error:
-        raise InvalidRequestError(f"{name}: not JSON: {error}") from error
+        raise InvalidArgumentError(f"{name}: not JSON: {error}") from error
 
 
 def check_text(name: str, text: str) -> None:
     """No NUL, and nothing that UTF-8 cannot carry."""
     if "\0" in text:
-        raise InvalidRequestError(
+        raise InvalidArgumentError(
             f"{name}: holds a NUL character at position {text.index(chr(0))}, which is not allowed"
         )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidRequestError(f"{name}: holds half a surrogate pair at position {error.start}") from error
+        raise InvalidArgumentError(f"{name}: holds half a surrogate pair at position {error.start}") from error
 
 
 def check_flag(name: str, value: object) -> bool | None:
     """True, false, or None for not given."""
     if value is None or isinstance(value, bool):
         return value
-    raise InvalidRequestError(f"{name}: must be true or false (got {show(value)})")
+    raise InvalidArgumentError(f"{name}: must be true or false (got {show(value)})")
 
 
 def check_token_id(name: str, token_id: int, vocab_size: int) -> None:
     """0 to `vocab_size` - 1."""
     if not 0 <= token_id < vocab_size:
-        raise InvalidRequestError(
+        raise InvalidArgumentError(
             f"{name}: token id {show(token_id)} is not in the vocabulary; allowed are 0 to {vocab_size - 1}"
         )
 
@@ -61,12 +61,12 @@ def check_token_id(name: str, token_id: int, vocab_size: int) -> None:
 def at_most(name: str, value: int, limit: int, unit: str = "") -> None:
     """No more than `limit`."""
     if value > limit:
-        raise InvalidRequestError(f"{name}: {show(value)} {unit}".rstrip() + f" given; at most {limit} are allowed")
+        raise InvalidArgumentError(f"{name}: {show(value)} {unit}".rstrip() + f" given; at most {limit} are allowed")
 
 
-def unknown(name: str, value: object, allowed: Iterable[str]) -> InvalidRequestError:
+def unknown(name: str, value: object, allowed: Iterable[str]) -> InvalidArgumentError:
     """The error for a parameter that nobody knows."""
-    return InvalidRequestError(
+    return InvalidArgumentError(
         f"{show_name(name)}: unknown parameter (value {show(value)}); allowed are {', '.join(allowed)}"
     )
 

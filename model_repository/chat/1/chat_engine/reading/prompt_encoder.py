@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import InvalidRequestError, UnsupportedModelError
+from chat_engine.errors import InvalidArgumentError, UnsupportedModelError
 from chat_engine.reading.chat_template import ChatTemplate, load_template
 from chat_engine.reading.special_tokens import TAG, SpecialTokenGuard
 from chat_engine.text.detokenizer import echo_text, text_of
@@ -139,10 +139,10 @@ class PromptEncoder:
     ) -> Rendered:
         """A conversation as token ids and text, ending in the beginning of an answer if wanted.
 
-        Raises InvalidRequestError where the template refuses or there is none.
+        Raises InvalidArgumentError where the template refuses or there is none.
         """
         if self._template is None:
-            raise InvalidRequestError("messages: this model has no chat template; send text_input instead")
+            raise InvalidArgumentError("messages: this model has no chat template; send text_input instead")
         how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         turns = [message.model_dump(exclude_none=True) for message in messages]
         text = self._template.render(turns, **how)
@@ -169,7 +169,7 @@ class PromptEncoder:
             marked = template.render(marked_turns, **how)
             if guard.unmark(marked) in (text, template.render(turns, **how)):  # twice: it may tell the time
                 return marked
-        raise InvalidRequestError(
+        raise InvalidArgumentError(
             "messages: the chat template acts on a special token that is written out in them; remove it"
         )
 

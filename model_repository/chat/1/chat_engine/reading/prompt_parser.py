@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import InvalidRequestError
+from chat_engine.errors import InvalidArgumentError
 from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, explain, read_json, show
 from chat_engine.reading.prompt_encoder import MESSAGES, Message, PromptEncoder
 
@@ -48,19 +48,19 @@ class PromptParser:
     ) -> Prompt:
         """Exactly one of three, and the options that go with it; None is an option's default.
 
-        Raises InvalidRequestError.
+        Raises InvalidArgumentError.
         """
         given = {"messages": messages, "text_input": text_input, self._ids_name: token_ids}
         _exactly_one(given)
         turn = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         for name, value in turn.items():
             if messages is None and value is not None:
-                raise InvalidRequestError(f"{name}: only for messages (got {value})")
+                raise InvalidArgumentError(f"{name}: only for messages (got {value})")
         if add_generation_prompt and continue_final_message:
-            raise InvalidRequestError("continue_final_message: not together with add_generation_prompt: true")
+            raise InvalidArgumentError("continue_final_message: not together with add_generation_prompt: true")
         if token_ids is not None:
             if add_special_tokens is not None:
-                raise InvalidRequestError(
+                raise InvalidArgumentError(
                     f"add_special_tokens: only for messages and text_input (got {add_special_tokens})"
                 )
             return Prompt(self._token_ids(token_ids), None)
@@ -86,10 +86,10 @@ class PromptParser:
         return self._encoder.echo(prompt.ids) if prompt.text is None else prompt.text
 
     def _known(self, name: str, prompt: Prompt) -> Prompt:
-        """Raises InvalidRequestError for a token of the tokenizer that the model has no embedding for."""
+        """Raises InvalidArgumentError for a token of the tokenizer that the model has no embedding for."""
         beyond = max(prompt.ids, default=0)
         if beyond >= self._vocab_size:
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 f"{name}: the model has no embedding for the token {show(self._encoder.token(beyond))} in it "
                 f"(id {beyond}); remove it"
             )
@@ -100,9 +100,9 @@ class PromptParser:
         try:
             messages = MESSAGES.validate_python(parsed)
         except ValidationError as error:
-            raise InvalidRequestError(explain(error, "messages")) from error
+            raise InvalidArgumentError(explain(error, "messages")) from error
         if not messages:
-            raise InvalidRequestError("messages: the list is empty; at least one message is required")
+            raise InvalidArgumentError("messages: the list is empty; at least one message is required")
         at_most("messages", len(messages), self._config.max_messages, "messages")
         for index, message in enumerate(messages):
             check_text(f"messages.{index}.content", message.content)
@@ -113,10 +113,10 @@ class PromptParser:
         name = self._ids_name
         parsed = read_json(name, self._text(name, raw))
         if not isinstance(parsed, list):
-            raise InvalidRequestError(f"{name}: must be a JSON array of token ids (got {show(parsed)})")
+            raise InvalidArgumentError(f"{name}: must be a JSON array of token ids (got {show(parsed)})")
         for index, token_id in enumerate(parsed):
             if type(token_id) is not int:  # True is an int, too
-                raise InvalidRequestError(f"{name}.{index}: must be a token id, an integer (got {show(token_id)})")
+                raise InvalidArgumentError(f"{name}.{index}: must be a token id, an integer (got {show(token_id)})")
             check_token_id(name, token_id, self._vocab_size)
         return tuple(parsed)
 
@@ -130,6 +130,6 @@ class PromptParser:
 def _exactly_one(prompts: dict[str, bytes | None]) -> None:
     given = [name for name, value in prompts.items() if value is not None]
     if len(given) != 1:
-        raise InvalidRequestError(
+        raise InvalidArgumentError(
             f"{', '.join(prompts)}: exactly one is required, {' and '.join(given) or 'none'} given"
         )

@@ -1,4 +1,4 @@
-"""What arrives on the wire becomes a `ChatRequest`, or an `InvalidRequestError` that names the field and the value.
+"""What arrives on the wire becomes a `ChatRequest`, or an `InvalidArgumentError` that names the field and the value.
 
 Every limit of a request is checked here, at the edge; nothing behind it sees JSON.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import ConfigError, ContextLengthError, InvalidRequestError
+from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError
 from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explain, read_json, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import Prompt, PromptParser
@@ -81,14 +81,14 @@ class RequestParser:
             raise ConfigError(f"generation_config.json: {_refusal(error)}") from error
 
     def parse(self, wire: WireRequest) -> ChatRequest:
-        """Raises InvalidRequestError (ContextLengthError when it does not fit)."""
+        """Raises InvalidArgumentError (ContextLengthError when it does not fit)."""
         scalars = {name: value for name, value in (wire.parameters or {}).items() if name != _TRITON_ID}
         switches = {name: _switch(name, getattr(wire, name), scalars) for name in SWITCHES}
         given = self._parameters(wire.sampling_parameters, scalars)
         options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
         sampling = self._sampling(given)
         if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 "max_tokens: 0 makes no answer; allowed only with prompt_logprobs, or where the prompt is asked back"
             )
         prompt = self._prompt(wire, options)
@@ -136,7 +136,7 @@ class RequestParser:
         """A stream has them in portions; one response would hold up everybody while it is written."""
         limit = self._config.max_unstreamed_scores
         if count > limit:
-            raise InvalidRequestError(
+            raise InvalidArgumentError(
                 f"prompt_logprobs: {count} log-probabilities in one response; at most {limit} are allowed without "
                 "stream: true"
             )
@@ -144,11 +144,11 @@ class RequestParser:
     def _prompt(self, wire: WireRequest, options: Mapping[str, bool | None]) -> Prompt:
         for name in PROMPTS:
             if getattr(wire, name) == b"":
-                raise InvalidRequestError(f"{name}: empty; at least one character is required")
+                raise InvalidArgumentError(f"{name}: empty; at least one character is required")
         prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, **options)
         if not prompt.ids:
             name = next(name for name in PROMPTS if getattr(wire, name) is not None)
-            raise InvalidRequestError(f"{name}: the prompt has no tokens; send at least one")
+            raise InvalidArgumentError(f"{name}: the prompt has no tokens; send at least one")
         return prompt
 
     def _max_tokens(self, num_prompt: int, sampling: SamplingParams) -> int:
@@ -167,7 +167,7 @@ class RequestParser:
             )
         max_tokens = min(self._default_max_tokens, room) if wanted is None else wanted
         if sampling.min_tokens > max_tokens:
-            raise InvalidRequestError(f"min_tokens: {sampling.min_tokens} is more than max_tokens, {max_tokens}")
+            raise InvalidArgumentError(f"min_tokens: {sampling.min_tokens} is more than max_tokens, {max_tokens}")
         return max_tokens
 
 
@@ -224,20 +224,20 @@ _READ_TEXT: dict[str, Callable[[object], object]] = {
 
 def _token_id(key: str) -> int:
     if not (key.isascii() and key.isdigit()) or len(key) > 18:
-        raise InvalidRequestError(f"logit_bias: keys must be token ids (got {show(key)})")
+        raise InvalidArgumentError(f"logit_bias: keys must be token ids (got {show(key)})")
     return int(key)
 
 
 def _json_object(name: str, raw: bytes) -> dict[str, Any]:
     parsed = read_json(name, decode(name, raw))
     if not isinstance(parsed, dict):
-        raise InvalidRequestError(f"{name}: must be a JSON object (got {show(parsed)})")
+        raise InvalidArgumentError(f"{name}: must be a JSON object (got {show(parsed)})")
     return parsed
 
 
-def _refusal(error: ValidationError) -> InvalidRequestError:
+def _refusal(error: ValidationError) -> InvalidArgumentError:
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
         allowed = (*SamplingParams.model_fields, *TEMPLATE_OPTIONS)
         return unknown(".".join(map(str, first["loc"])), first["input"], allowed)
-    return InvalidRequestError(explain(error, "" if first["loc"] else "sampling_parameters"))
+    return InvalidArgumentError(explain(error, "" if first["loc"] else "sampling_parameters"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from chat_forward import FRACTIONS, NAME_CODES
+from triton_io.forward import FRACTIONS, NAME_CODES
 
 from chat_engine import errors
 from chat_engine.reading.checks import read_json, show
@@ -18,7 +18,7 @@ from chat_engine.request import Alternative, PromptToken, TokenEvent, TokenLogpr
 
 # By name: the stub adds its classes to `pb_utils` only after this module is imported.
 _CODES = {
-    errors.InvalidRequestError: "INVALID_ARG",
+    errors.InvalidArgumentError: "INVALID_ARG",
     errors.OverloadedError: "UNAVAILABLE",
     errors.RequestCancelledError: "CANCELLED",
     errors.EngineFailedError: "INTERNAL",
@@ -67,7 +67,7 @@ def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
     for name, tensor in tensors.items():
         if tensor.size != 1:
             shape = "x".join(map(str, tensor.shape))
-            raise errors.InvalidRequestError(
+            raise errors.InvalidArgumentError(
                 f"{name}: shape {shape}; one conversation a request, so shape 1x1 (chat_unary takes several rows)"
             )
     values = {name: tensor.reshape(-1)[0] for name, tensor in tensors.items()}
@@ -81,7 +81,7 @@ def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
 def _fractions(text: object) -> dict[str, object]:
     given = read_json(FRACTIONS, str(text))
     if not isinstance(given, dict):
-        raise errors.InvalidRequestError(f"{FRACTIONS}: must be a JSON object (got {show(given)})")
+        raise errors.InvalidArgumentError(f"{FRACTIONS}: must be a JSON object (got {show(given)})")
     return given
 
 

@@ -1,0 +1,33 @@
+"""The way back to one caller."""
+
+from __future__ import annotations
+
+import threading
+
+import triton_python_backend_utils as pb_utils
+
+
+class Caller:
+    """The way back to one caller, for several threads: a sender that is used after its last response crashes Triton."""
+
+    def __init__(self, sender: pb_utils.InferenceResponseSender) -> None:
+        self._sender = sender
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def send(self, response: pb_utils.InferenceResponse, *, is_last: bool) -> None:
+        """Sends a response; after the last one nothing is sent any more."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = is_last
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
+
+    def fail(self, error: pb_utils.TritonError) -> None:
+        """Ends the request with an error."""
+        self.send(pb_utils.InferenceResponse(error=error), is_last=True)
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has cancelled a request that has not ended."""
+        with self._lock:
+            return not self._ended and bool(self._sender.is_cancelled())
