@@ -6,7 +6,6 @@ A row a text: the inputs have the shape [rows, 1], the vectors [rows, components
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +39,6 @@ OUTPUTS = (EMBEDDING, NUM_TOKENS)
 PARAMETERS = ("truncate_prompt_tokens", "truncation_side")
 
 _INT32 = np.iinfo(np.int32)
-_ROW = re.compile(r"^row (\d+): ")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,9 +65,9 @@ class Batch:
         try:
             yield
         except InvalidRequestError as error:
-            if not (row := _ROW.match(text := str(error))):
+            if error.row is None:
                 raise
-            raise type(error)(f"row {self.first + int(row[1])}: {text[row.end() :]}") from error
+            raise error.placed(field=error.field, row=self.first + error.row) from error
 
 
 class Deadline:

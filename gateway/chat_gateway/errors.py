@@ -1,18 +1,26 @@
-"""One error for everything the gateway refuses or could not do, in OpenAI's body.
+"""One error for everything the gateway refuses or could not do, in OpenAI's body; what is raised is mapped to it here.
 
 Source: OpenAI API reference, "Error codes"; `{"error": {"message", "type", "param", "code"}}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Literal, TypeVar, get_args
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
+from pydantic_core.core_schema import ErrorType as PydanticErrorType
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
-from chat_gateway.places import split
 from triton_chat import errors
+
+E = TypeVar("E", bound=errors.InvalidRequestError)
 
 SHOWN = 100
 """Characters of a caller's text that a message repeats."""
@@ -69,6 +77,22 @@ def unavailable(message: str, retry_after: int, code: str = "unavailable") -> Ap
     return ApiError(503, message, "service_unavailable_error", code=code, retry_after=retry_after)
 
 
+_SENTENCES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this request",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+}
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "unsupported": "unsupported_value",
+    "form": "invalid_type",
+}
+"""OpenAI's words for what pydantic and `schemas.fields` find; of the others see `_code`."""
+_WORDED_BY_PYDANTIC = set(get_args(PydanticErrorType)) - {"value_error", "assertion_error"}
+
+
 class ErrorObject(BaseModel):
     message: str
     type: ErrorType
@@ -93,9 +117,7 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
     text = str(error)
     match error:
         case errors.InvalidRequestError():
-            place, sentence = split(text)
-            too_long = isinstance(error, errors.ContextLengthError)
-            return ApiError(400, sentence, param=place, code="context_length_exceeded" if too_long else "invalid_value")
+            return ApiError(400, text, param=error.field, code=error.code)
         case errors.ModelNotFoundError():
             return ApiError(404, text, param="model", code="model_not_found")
         case errors.OverloadedError():
@@ -107,6 +129,80 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
         case errors.ServerUnavailableError():
             # The SDK's text names the address of the server, which is nobody's business out here.
             return unavailable("the model server cannot be reached or is stopping; try again later", retry_after)
+        case errors.NotComputedError():
+            sentence = "the model could not compute this request; try again later, or change the request"
+            return unavailable(sentence, retry_after, error.code)
         case _:
             sentence = "the model server failed while it worked on this request; try again later"
             return unavailable(sentence, retry_after, "engine_failed")
+
+
+def renamed(error: E, names: Mapping[str, str]) -> E:
+    """The same error in the caller's words: `names` are the model's names of fields, to the caller's."""
+    if error.field is None:
+        return error
+    name = re.split(r"[.\[]", error.field, maxsplit=1)[0]
+    return error.placed(field=names.get(name, name) + error.field.removeprefix(name), row=error.row)
+
+
+def from_http(error: HTTPException, scope: Scope, methods: Collection[str]) -> ApiError:
+    """What Starlette refuses: an unknown route, or another method than a route has.
+
+    For Starlette each method of a path is a route, and it names those of the first one alone in `Allow`.
+    """
+    target = f"{scope['method'][:SHOWN]} {scope['path'][:SHOWN]}"
+    match error.status_code:
+        case 404:
+            return ApiError(404, f"there is no such route: {target}", code="unknown_url")
+        case 405:
+            sentence = f"the route does not have this method: {target}"
+            allow = {"Allow": ", ".join(sorted(methods))} if methods else error.headers
+            return ApiError(405, sentence, code="method_not_allowed", headers=allow)
+        case status:
+            kind: ErrorType = "server_error" if status >= 500 else "invalid_request_error"
+            return ApiError(status, str(error.detail), kind, code=HTTPStatus(status).name.lower())
+
+
+def from_body(invalid: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a body, by the name of its field."""
+    error, body = invalid.errors()[0], invalid.body
+    source, *location = error["loc"]
+    if source == "query":
+        body = {location[0]: error.get("input")}
+    param = _param(location, body, ends_outside=error["type"] == "missing")
+    sentence = _sentence(error)
+    message = f"{param}: {sentence}" if param else f"the body {sentence}"
+    return ApiError(400, message, param=param, code=_code(error["type"]))
+
+
+def _code(kind: str) -> str:
+    if kind in _CODES:
+        return _CODES[kind]
+    return "invalid_type" if kind.endswith(("_type", "_from_float", "_parsing")) else "invalid_value"
+
+
+def _param(location: Sequence[str | int], body: Any, *, ends_outside: bool) -> str | None:
+    """A place in the body as OpenAI writes it, `messages[0].content`, without the parts that name a member of a union.
+
+    Args:
+        ends_outside: the last part names what is not there.
+    """
+    name = ""
+    for number, part in enumerate(location, start=1):
+        if isinstance(body, list) and isinstance(part, int) and part < len(body):
+            name, body = f"{name}[{part}]", body[part]
+        elif isinstance(body, Mapping) and (part in body or (ends_outside and number == len(location))):
+            name, body = f"{name}.{part}", body.get(part)
+    return name.removeprefix(".")[:SHOWN] or None
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    if error["type"] in _SENTENCES:
+        return _SENTENCES[error["type"]]
+    text = re.sub(r"^Value error, |^Assertion failed, | after validation", "", error["msg"])
+    if error["type"] not in _WORDED_BY_PYDANTIC:
+        return text
+    value = error.get("input")
+    scalar = value is None or isinstance(value, str | int | float)
+    shown = json.dumps(value, ensure_ascii=False) if scalar else ""
+    return re.sub(r"^\w+ should ", "must ", text) + (f", not {shown}" if 0 < len(shown) <= SHOWN else "")

@@ -75,18 +75,18 @@ class TestOneTokenizer:
     @pytest.mark.parametrize(
         ("fields", "complaint"),
         [
-            ({}, "messages, text_input, token_ids: exactly one is required, none given"),
+            ({}, "exactly one of messages, text_input, token_ids is required, none given"),
             (
                 {"text_input": b"a", "token_ids": b"[1]"},
-                "messages, text_input, token_ids: exactly one is required, text_input and token_ids given",
+                "exactly one of messages, text_input, token_ids is required, text_input and token_ids given",
             ),
             ({"messages": b"[]"}, "messages: the list is empty; at least one message is required"),
-            ({"messages": b'[{"role": "robot", "content": ""}]'}, "messages.0.role: "),
+            ({"messages": b'[{"role": "robot", "content": ""}]'}, "messages[0].role: "),
             ({"text_input": b"a\0"}, "text_input: holds a NUL character at position 1"),
             ({"text_input": b"\xff"}, "text_input: not valid UTF-8 at byte 0"),
             ({"text_input": b"x" * 101}, "text_input: 101 bytes given; at most 100 are allowed"),
             ({"token_ids": b"x"}, "token_ids: not JSON"),
-            ({"token_ids": b"[true]"}, "token_ids.0: must be a token id, an integer (got True)"),
+            ({"token_ids": b"[true]"}, "token_ids[0]: must be a token id, an integer (got True)"),
             ({"token_ids": b"[300]"}, "token_ids: token id 300 is not in the vocabulary; allowed are 0 to 299"),
             ({"text_input": b"a", "parameters": {"add_generation_prompt": True}}, "add_generation_prompt: only for"),
             ({"token_ids": b"[]", "parameters": {"add_special_tokens": True}}, "add_special_tokens: only for messages"),
@@ -106,7 +106,7 @@ class TestOneTokenizer:
                 {"parameters": {"return_info": True, "add_special_tokens": False}},
                 "return_info: only alone; leave out add_special_tokens",
             ),
-            ({"parameters": {"return_info": False}}, "messages, text_input, token_ids: exactly one is required"),
+            ({"parameters": {"return_info": False}}, "exactly one of messages, text_input, token_ids is required"),
             (
                 {"text_input": b"a", "parameters": {"max_tokens": 1}},
                 "max_tokens: unknown parameter (value 1); allowed are add_generation_prompt, continue_final_message, ",

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig, T5Config
 
+from chat_engine.errors import ConfigError, UnsupportedModelError
 from embedder.checkpoint import Checkpoint, load_checkpoint
 from embedder.config import EmbedderConfig
-from embedder.errors import ConfigError, UnsupportedModelError
 from tests.embeddings import checkpoints
 from tests.embeddings.checkpoints import POSITIONS, VOCABULARY, flags, with_recipe
 

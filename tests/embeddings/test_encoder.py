@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModel
 
+from chat_engine.errors import NotComputedError, UnsupportedModelError
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder, length_groups
-from embedder.errors import ForwardError, UnsupportedModelError
 from tests.embeddings.checkpoints import VOCABULARY
 
 ATOL = 2e-5
@@ -101,7 +101,7 @@ def test_a_text_that_the_model_fails_on_takes_no_other_with_it(
 
     monkeypatch.setattr(model, "_forward", fails)
     results = model.encode(rows)
-    assert isinstance(results[4], ForwardError)
+    assert isinstance(results[4], NotComputedError)
     assert str(error) not in str(results[4])
     for index in {*range(9)} - {4}:
         np.testing.assert_allclose(results[index], expected[index], atol=ATOL)
@@ -115,7 +115,7 @@ def test_a_model_that_fails_always_does_not_work(bert: Path, monkeypatch: pytest
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(model, "_forward", fails)
-    assert [type(result) for result in model.encode(texts(3))] == [ForwardError] * 3
+    assert [type(result) for result in model.encode(texts(3))] == [NotComputedError] * 3
     assert not model.works()
 
 
@@ -125,7 +125,7 @@ def test_a_vector_that_is_not_finite_is_an_error(bert: Path) -> None:
         model._model.get_input_embeddings().weight[7] = torch.inf
     good, bad = model.encode([[5, 6], [5, 7]])
     assert isinstance(good, np.ndarray)
-    assert isinstance(bad, ForwardError)
+    assert isinstance(bad, NotComputedError)
 
 
 def test_a_model_that_ignores_the_mask_is_refused(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat_engine.errors import InvalidArgumentError
 from embedder.checkpoint import load_checkpoint
 from embedder.config import EmbedderConfig
-from embedder.errors import InvalidArgumentError
 from embedder.parse import ParsedRequest, RequestParser, WireRequest
 from tests.embeddings.checkpoints import POSITIONS, VOCABULARY, with_recipe
 
@@ -56,8 +56,8 @@ def test_the_longest_text(parser: RequestParser, length: int) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({}, "text, token_ids: exactly one is required, neither given"),
-    "both": ({"text": [b"a"], "token_ids": [b"[5]"]}, "text, token_ids: exactly one is required, both given"),
+    "nothing": ({}, "exactly one of text and token_ids is required, neither given"),
+    "both": ({"text": [b"a"], "token_ids": [b"[5]"]}, "exactly one of text and token_ids is required, both given"),
     "empty text": ({"text": [b""]}, "text: empty; at least one"),
     "empty text in a row": ({"text": [b"a", b"a", b""]}, "row 2: text: empty"),
     "NUL": ({"text": [b"a\0b"]}, "text: holds a NUL character at position 1"),

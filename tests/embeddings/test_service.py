@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chat_engine.errors import ChatError, InvalidArgumentError, NotComputedError
 from embedder.config import EmbedderConfig
 from embedder.encoder import Vector
-from embedder.errors import EmbeddingError, ForwardError, InvalidArgumentError
 from embedder.parse import WireRequest
 from embedder.service import Answer, EmbeddingService, unit
 
@@ -22,7 +22,7 @@ def service(bert: Path) -> Iterator[EmbeddingService]:
     made.close()
 
 
-def answered(service: EmbeddingService, *requests: WireRequest | EmbeddingError) -> list[Answer]:
+def answered(service: EmbeddingService, *requests: WireRequest | ChatError) -> list[Answer]:
     answers = service.answer(requests)
     assert all(isinstance(answer, Answer) for answer in answers), answers
     return answers
@@ -61,7 +61,7 @@ def test_a_mistake_of_one_is_no_matter_for_the_others(service: EmbeddingService)
         WireRequest(text=[b"cat " * 100]),
     ]
     expected = answered(service, CAT, DOG)
-    answers = service.answer([CAT, *bad, DOG, EmbeddingError("could not be read")])
+    answers = service.answer([CAT, *bad, DOG, ChatError("could not be read")])
     assert [type(answer) for answer in answers[1:-2]] == [InvalidArgumentError] * len(bad)
     assert str(answers[-1]) == "could not be read"
     for found, wanted in zip((answers[0], answers[-2]), expected, strict=True):
@@ -90,13 +90,13 @@ def test_a_row_that_the_model_fails_on_fails_its_request(
 ) -> None:
     encode = service._encoder.encode
 
-    def fails(rows: list) -> list[Vector | ForwardError]:
-        return [*encode(rows[:-1]), ForwardError("internal error")]
+    def fails(rows: list) -> list[Vector | NotComputedError]:
+        return [*encode(rows[:-1]), NotComputedError("internal error")]
 
     monkeypatch.setattr(service._encoder, "encode", fails)
     cat, dog = service.answer([CAT, DOG])
     assert isinstance(cat, Answer)
-    assert isinstance(dog, ForwardError)
+    assert isinstance(dog, NotComputedError)
     assert service.works()
 
 

@@ -26,6 +26,7 @@ class FakeError:
     UNAVAILABLE = "UNAVAILABLE"
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
+    NOT_FOUND = "NOT_FOUND"
 
     def message(self) -> str:
         return self.text
@@ -200,28 +201,30 @@ def test_chat_is_not_asked_for_one_who_has_left(triton: Triton, model: ModuleTyp
 
 
 @pytest.mark.parametrize(
-    ("message", "sentence", "code"),
+    ("message", "code", "status"),
     [
-        ("INVALID_ARG: top_p: too much", "top_p: too much", "INVALID_ARG"),
-        ("UNAVAILABLE: the engine is shutting down", "the engine is shutting down", "UNAVAILABLE"),
-        ("CANCELLED: gone", "gone", "CANCELLED"),
-        ("Exceeds maximum queue size", "Exceeds maximum queue size", "UNAVAILABLE"),
-        ("Request timeout expired", "Request timeout expired", "UNAVAILABLE"),
-        ("the stub is gone", "the stub is gone", "INTERNAL"),
+        ("top_p: too much", "[code=invalid_value field=top_p]", "INVALID_ARG"),
+        ("the engine is shutting down", "[code=stopping]", "UNAVAILABLE"),
+        ("gone", "[code=cancelled]", "CANCELLED"),
+        ("the model could not compute this", "[code=not_computed]", "INTERNAL"),
+        ("Exceeds maximum queue size", "", "UNAVAILABLE"),
+        ("Request timeout expired", "", "UNAVAILABLE"),
+        ("the stub is gone", "", "INTERNAL"),
     ],
 )
 def test_errors_keep_their_code(
-    triton: Triton, model: ModuleType, caller: FakeCaller, message: str, sentence: str, code: str
+    triton: Triton, model: ModuleType, caller: FakeCaller, message: str, code: str, status: str
 ) -> None:
-    triton.responses = Responses([piece("a"), FakeResponse(error=FakeError(message))])
+    triton.responses = Responses([piece("a"), FakeResponse(error=FakeError(f"{message} {code}".strip()))])
     model._Forwarded(caller).run("chat")
-    assert caller.got == [b"a", (sentence, code), "end"]
+    ours = code or {"UNAVAILABLE": "[code=overloaded]", "INTERNAL": "[code=engine_failed]"}[status]
+    assert caller.got == [b"a", (f"{message} {ours}", status), "end"]
 
 
 def test_an_answer_that_breaks_off_is_an_error(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     triton.responses = Responses([piece("a")])
     model._Forwarded(caller).run("chat")
-    assert caller.got == [b"a", ("the answer ended early", "INTERNAL"), "end"]
+    assert caller.got == [b"a", ("the answer ended early [code=engine_failed]", "INTERNAL"), "end"]
 
 
 def test_every_request_is_answered(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:

@@ -11,8 +11,7 @@ from typing import Final
 from openai.types import CompletionUsage
 from openai.types.completion_usage import PromptTokensDetails
 
-from chat_gateway.errors import ApiError
-from chat_gateway.places import renamed, split
+from chat_gateway.errors import ApiError, renamed
 from chat_gateway.schemas.common import SEEDS
 from chat_gateway.upstream.retries import retried
 from triton_chat.client import AsyncChatClient
@@ -78,8 +77,8 @@ class Order:
     def renamed(self, error: InvalidRequestError, index: int) -> InvalidRequestError:
         """An error of the choice `index` in the caller's own words."""
         prompt = f"prompt[{index // self.n}]" if len(self.prompts) > 1 else "prompt"
-        if len(self.prompts) > 1 and split(str(error))[0] is None:
-            return type(error)(f"{prompt}: {error}")
+        if len(self.prompts) > 1 and error.field is None:
+            return error.placed(field=prompt)
         return renamed(error, {name: prompt if here == "prompt" else here for name, here in self.names.items()})
 
     def _sampling(self, choice: int) -> SamplingParams:

@@ -24,7 +24,6 @@ from chat_gateway.http.body import JsonRoute
 from chat_gateway.http.dependencies import RequestIdDep, SettingsDep, UpstreamDep
 from chat_gateway.http.disconnect import unless_gone
 from chat_gateway.http.tracing import trace_headers
-from chat_gateway.places import in_input
 from chat_gateway.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from chat_gateway.schemas.inputs import each
 from chat_gateway.upstream.retries import retried
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 Encoding = Literal["float", "base64"]
 
+_TENSORS: Final = ("text", "token_ids")
 _JSON: Final = "application/json"
 _PIECE: Final = 64 * 1024
 """Bytes that are written at once, or one vector if that is more."""
@@ -115,4 +115,6 @@ def _places_in_input(*, is_list: bool) -> Iterator[None]:
     try:
         yield
     except InvalidRequestError as error:
-        raise in_input(error, is_list=is_list) from error
+        if error.row is None and error.field not in _TENSORS:
+            raise
+        raise error.placed(field=f"input[{error.row or 0}]" if is_list else "input") from error

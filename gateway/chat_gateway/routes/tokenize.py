@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chat_gateway.answers.replies import described, reply
+from chat_gateway.errors import renamed
 from chat_gateway.http.body import JsonRoute
 from chat_gateway.http.dependencies import RequestIdDep, UpstreamDep
 from chat_gateway.http.disconnect import unless_gone
 from chat_gateway.http.tracing import trace_headers
-from chat_gateway.places import renamed
 from chat_gateway.schemas.fields import ModelName
 from chat_gateway.schemas.tokenize import (
     DetokenizeRequest,

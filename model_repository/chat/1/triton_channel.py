@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-import threading
 import uuid
 from collections.abc import Sequence
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_io.forward import FRACTIONS, NAME_CODES
+from triton_io.caller import Caller
 
 from chat_engine import errors
-from chat_engine.reading.checks import read_json, show
 from chat_engine.reading.request_parser import SWITCHES, WireRequest
 from chat_engine.request import Alternative, PromptToken, TokenEvent, TokenLogprobs
 
-# By name: the stub adds its classes to `pb_utils` only after this module is imported.
-_CODES = {
-    errors.InvalidArgumentError: "INVALID_ARG",
-    errors.OverloadedError: "UNAVAILABLE",
-    errors.RequestCancelledError: "CANCELLED",
-    errors.EngineFailedError: "INTERNAL",
-}
-
 
 class TritonChannel:
-    """The way to one caller, for several threads: a sender that is used after its last response crashes Triton."""
+    """The way to one caller, for the engine's events."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._sender = request.get_response_sender()
-        self._name_codes = bool(json.loads(request.parameters()).get(NAME_CODES))
-        self._lock = threading.Lock()
-        self._ended = False
+        self._caller = Caller(request.get_response_sender())
 
     def send(self, event: TokenEvent) -> None:
         """Sends one event; the final flag rides on the one that carries a finish reason."""
@@ -40,26 +27,15 @@ class TritonChannel:
             self.fail(event.error)
             return
         response = pb_utils.InferenceResponse(output_tensors=_tensors(event))
-        self._send(response, is_last=event.finish_reason is not None)
+        self._caller.send(response, is_last=event.finish_reason is not None)
 
     def fail(self, error: errors.ChatError) -> None:
         """Ends the request with an error."""
-        code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-        message = f"{code}: {error}" if self._name_codes else str(error)
-        reason = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
-        self._send(pb_utils.InferenceResponse(error=reason), is_last=True)
+        self._caller.fail(error)
 
     def is_cancelled(self) -> bool:
         """Whether the caller has cancelled a request that has not ended."""
-        with self._lock:
-            return not self._ended and bool(self._sender.is_cancelled())
-
-    def _send(self, response: pb_utils.InferenceResponse, is_last: bool) -> None:
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = is_last
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
+        return self._caller.is_cancelled()
 
 
 def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
@@ -68,21 +44,12 @@ def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
         if tensor.size != 1:
             shape = "x".join(map(str, tensor.shape))
             raise errors.InvalidArgumentError(
-                f"{name}: shape {shape}; one conversation a request, so shape 1x1 (chat_unary takes several rows)"
+                f"shape {shape}; one conversation a request, so shape 1x1 (chat_unary takes several rows)", field=name
             )
     values = {name: tensor.reshape(-1)[0] for name, tensor in tensors.items()}
     values |= {name: bool(values[name]) for name in SWITCHES if name in values}
     parameters = json.loads(request.parameters())
-    parameters.pop(NAME_CODES, None)
-    parameters |= _fractions(parameters.pop(FRACTIONS, "{}"))
     return WireRequest(id=uuid.uuid4().hex, parameters=parameters, **values)
-
-
-def _fractions(text: object) -> dict[str, object]:
-    given = read_json(FRACTIONS, str(text))
-    if not isinstance(given, dict):
-        raise errors.InvalidArgumentError(f"{FRACTIONS}: must be a JSON object (got {show(given)})")
-    return given
 
 
 def _tensors(event: TokenEvent) -> list[pb_utils.Tensor]:

@@ -17,6 +17,8 @@ import triton_python_backend_utils as pb_utils
 from triton_io import forward, process
 from triton_io.caller import Caller
 
+from chat_engine.errors import ChatError
+
 log = process.log_of("chat_unary")
 
 _ROWS_IN_FLIGHT = 64
@@ -63,7 +65,7 @@ class TritonPythonModel:
             rows.run(index, self._target)
         except Exception:
             log.exception("a row could not be forwarded")
-            rows.fail(index, pb_utils.TritonError("internal error", pb_utils.TritonError.INTERNAL))
+            rows.fail(index, ChatError("internal error"))
         finally:
             self._places.release()
         if rows.ended(index):
@@ -82,7 +84,7 @@ class _Rows:
         self.count = max((tensor.shape[0] for tensor in self._tensors.values()), default=1)
         self._left = set(range(self.count))
         self._results: list[list[pb_utils.Tensor]] = [[] for _ in range(self.count)]
-        self._error: pb_utils.TritonError | None = None
+        self._error: ChatError | None = None
         self._streams: dict[int, Iterable[pb_utils.InferenceResponse]] = {}
         self._cancelled = False
         self._lock = threading.Lock()
@@ -105,12 +107,11 @@ class _Rows:
                 found = {tensor.name(): tensor for tensor in response.output_tensors()}
                 self._results[index] = [found.get(name) or _nothing(name) for name in _OUTPUTS]
 
-    def fail(self, index: int, error: pb_utils.TritonError) -> None:
+    def fail(self, index: int, error: ChatError) -> None:
         """The first row that fails decides the whole response: Triton allows one status per request."""
         with self._lock:
             if self._error is None:
-                where = f"row {index}: " if self.count > 1 else ""
-                self._error = pb_utils.TritonError(f"{where}{error.message()}", error.code())
+                self._error = error.in_row(index) if self.count > 1 else error
 
     def ended(self, index: int) -> bool:
         """Notes the end of a row; True for the last one."""
@@ -132,15 +133,15 @@ class _Rows:
     def answer(self) -> None:
         """Sends the one response."""
         if self._error is not None:
-            response = pb_utils.InferenceResponse(error=self._error)
-        else:
-            columns = zip(*self._results, strict=True)
-            response = pb_utils.InferenceResponse(
-                output_tensors=[
-                    pb_utils.Tensor(name, np.concatenate([tensor.as_numpy() for tensor in column]))
-                    for name, column in zip(_OUTPUTS, columns, strict=True)
-                ]
-            )
+            self._caller.fail(self._error)
+            return
+        columns = zip(*self._results, strict=True)
+        response = pb_utils.InferenceResponse(
+            output_tensors=[
+                pb_utils.Tensor(name, np.concatenate([tensor.as_numpy() for tensor in column]))
+                for name, column in zip(_OUTPUTS, columns, strict=True)
+            ]
+        )
         self._caller.send(response, is_last=True)
 
 

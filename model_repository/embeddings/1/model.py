@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from triton_io import process
+from triton_io.errors import to_triton
 
+from chat_engine.errors import ChatError, NotComputedError
 from embedder.config import load_config
-from embedder.errors import EmbeddingError, ForwardError, InvalidArgumentError
 from embedder.parse import WireRequest
 from embedder.service import Answer, EmbeddingService
 
@@ -36,7 +37,7 @@ class TritonPythonModel:
         """One response for each request, in their order."""
         began = time.monotonic()
         answers = self._service.answer([_read(request) for request in requests])
-        if any(isinstance(answer, ForwardError) for answer in answers) and not self._service.works():
+        if any(isinstance(answer, NotComputedError) for answer in answers) and not self._service.works():
             self._stop_server()
         self._metrics.report([answer for answer in answers if isinstance(answer, Answer)], time.monotonic() - began)
         return [_response(answer) for answer in answers]
@@ -90,20 +91,18 @@ def _device(args: dict[str, str]) -> str:
     return f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
 
 
-def _read(request: pb_utils.InferenceRequest) -> WireRequest | EmbeddingError:
+def _read(request: pb_utils.InferenceRequest) -> WireRequest | ChatError:
     try:
         columns = {tensor.name(): tensor.as_numpy().reshape(-1).tolist() for tensor in request.inputs()}
         return WireRequest(parameters=json.loads(request.parameters()), **columns)
     except Exception:  # the other requests of the batch must not suffer
         log.exception("a request could not be read")
-        return EmbeddingError("internal error: the request could not be read")
+        return ChatError("internal error: the request could not be read")
 
 
-def _response(answer: Answer | EmbeddingError) -> pb_utils.InferenceResponse:
-    if isinstance(answer, EmbeddingError):
-        is_callers = isinstance(answer, InvalidArgumentError)
-        code = pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+def _response(answer: Answer | ChatError) -> pb_utils.InferenceResponse:
+    if isinstance(answer, ChatError):
+        return pb_utils.InferenceResponse(error=to_triton(answer))
     return pb_utils.InferenceResponse(
         output_tensors=[
             pb_utils.Tensor("embedding", answer.embeddings),

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from triton_io import process
+from triton_io.errors import to_triton
 
-from chat_engine.errors import InvalidArgumentError, UnknownModelError
+from chat_engine.errors import ChatError, InvalidArgumentError
 from chat_engine.tokenizer import DEFAULT_MODEL, TokenizerRequest, Tokenizers, Tokens
 
 log = process.log_of("tokenizer")
@@ -48,13 +49,11 @@ class TritonPythonModel:
     def _answer(self, request: TokenizerRequest, sender: pb_utils.InferenceResponseSender) -> None:
         try:
             response = _response(self._tokenizers.find(request.model).tokens(request))
-        except UnknownModelError as error:
-            response = _error(str(error), pb_utils.TritonError.NOT_FOUND)
         except InvalidArgumentError as error:
-            response = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+            response = _failure(error)
         except Exception:
             log.exception("a request failed")
-            response = _error("the tokenizer failed: internal error", pb_utils.TritonError.INTERNAL)
+            response = _failure(ChatError("the tokenizer failed: internal error"))
         finally:
             self._places.release()
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -82,5 +81,5 @@ def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _error(message: str, code: int) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+def _failure(error: ChatError) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=to_triton(error))

@@ -16,7 +16,7 @@ from triton_io import forward, process
 from triton_io.caller import Caller
 
 import vllm_contract
-from chat_engine.errors import InvalidArgumentError
+from chat_engine.errors import ChatError, EngineFailedError, InvalidArgumentError
 
 log = process.log_of("vllm_model")
 
@@ -52,10 +52,10 @@ class TritonPythonModel:
         try:
             forwarded.run(self._target)
         except InvalidArgumentError as error:
-            forwarded.fail(pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+            forwarded.fail(error)
         except Exception:
             log.exception("a request could not be forwarded")
-            forwarded.fail(pb_utils.TritonError("internal error", pb_utils.TritonError.INTERNAL))
+            forwarded.fail(ChatError("internal error"))
         finally:
             self._watch.discard(forwarded)
             self._places.release()
@@ -85,7 +85,7 @@ class _Forwarded:
                 self.fail(forward.error_of(response))
             elif response.output_tensors():
                 self._send_on(answer, response)
-        self.fail(pb_utils.TritonError("the answer ended early", pb_utils.TritonError.INTERNAL))
+        self.fail(EngineFailedError("the answer ended early"))
 
     def cancel_if_wanted(self) -> None:
         """For a caller who has cancelled: ends the request and, where Triton can, the one to `chat`."""
@@ -94,7 +94,7 @@ class _Forwarded:
             forward.cancel(self._responses)
             self.fail(forward.cancelled())
 
-    def fail(self, error: pb_utils.TritonError) -> None:
+    def fail(self, error: ChatError) -> None:
         """Ends the request with an error, unless it has ended."""
         self._caller.fail(error)
 

@@ -55,7 +55,7 @@ _REFUSED = {
     "n": _ONE_ANSWER,
     "best_of": _ONE_ANSWER,
 }
-_NO_IMAGES = "image: images are not served, the model reads text alone; leave it out"
+_NO_IMAGES = "images are not served, the model reads text alone; leave it out"
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def read(tensors: Mapping[str, Array], parameters: Mapping[str, object]) -> Aske
         InvalidArgumentError: what cannot be served. What is wrong with prompt and sampling, `chat` itself says.
     """
     if "image" in tensors:
-        raise InvalidArgumentError(_NO_IMAGES)
+        raise InvalidArgumentError(_NO_IMAGES, field="image")
     scalars = {name: value for name, value in parameters.items() if name != _TRITON_ID}
     stream = _flag("stream", tensors, scalars) or False
     excluded = _flag("exclude_input_in_output", tensors, scalars)
     if stream and excluded is False:
         raise InvalidArgumentError(
-            "exclude_input_in_output: false is not allowed with stream: a stream never includes the prompt; "
-            "leave one of them out"
+            "false is not allowed with stream: a stream never includes the prompt; leave one of them out",
+            field="exclude_input_in_output",
         )
     outputs = frozenset(output for switch, output in RETURNS.items() if _flag(switch, tensors, scalars))
     given = tensors.get("sampling_parameters")
@@ -139,7 +139,7 @@ def _flag(name: str, tensors: Mapping[str, Array], scalars: dict[str, object]) -
         return scalar
     if (text := str(scalar).strip().lower()) in _FLAGS:
         return _FLAGS[text]
-    raise InvalidArgumentError(f"{name}: must be true or false (got {_show(scalar)})")
+    raise InvalidArgumentError(f"must be true or false (got {_show(scalar)})", field=name)
 
 
 def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozenset[str]) -> tuple[bytes, bool]:
@@ -153,7 +153,7 @@ def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozens
             del given[name]
     for name, advice in _REFUSED.items():
         if name in given:
-            raise InvalidArgumentError(f"{name}: {_show(given[name])} given, but {advice}")
+            raise InvalidArgumentError(f"{_show(given[name])} given, but {advice}", field=name)
     logprobs = "logprobs" in given
     if "cumulative_logprob" in outputs:
         given.setdefault("logprobs", 0)  # that of the chosen tokens alone

@@ -148,7 +148,7 @@ def _flags(parameters: Mapping[str, object]) -> dict[str, bool]:
 def _check_alone(request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
     inputs = (name for name in ("messages", "text_input", "token_ids") if getattr(request, name) is not None)
     if others := [*inputs, *flags]:
-        raise InvalidArgumentError(f"{RETURN_INFO}: only alone; leave out {' and '.join(others)}")
+        raise InvalidArgumentError(f"only alone; leave out {' and '.join(others)}", field=RETURN_INFO)
 
 
 class Tokenizers:
@@ -167,7 +167,7 @@ class Tokenizers:
         known = self.models()
         if name not in known:
             raise UnknownModelError(
-                f"model: no chat model has the name {show(name)}; there are {', '.join(known) or 'none'}"
+                f"no chat model has the name {show(name)}; there are {', '.join(known) or 'none'}", field="model"
             )
         return self._load(name)
 

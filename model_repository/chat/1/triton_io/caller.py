@@ -6,6 +6,9 @@ import threading
 
 import triton_python_backend_utils as pb_utils
 
+from chat_engine.errors import ChatError
+from triton_io.errors import to_triton
+
 
 class Caller:
     """The way back to one caller, for several threads: a sender that is used after its last response crashes Triton."""
@@ -23,9 +26,9 @@ class Caller:
             self._ended = is_last
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
 
-    def fail(self, error: pb_utils.TritonError) -> None:
+    def fail(self, error: ChatError) -> None:
         """Ends the request with an error."""
-        self.send(pb_utils.InferenceResponse(error=error), is_last=True)
+        self.send(pb_utils.InferenceResponse(error=to_triton(error)), is_last=True)
 
     def is_cancelled(self) -> bool:
         """Whether the caller has cancelled a request that has not ended."""

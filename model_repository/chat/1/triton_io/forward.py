@@ -1,6 +1,6 @@
 """What a model needs that passes requests on to `chat` (BLS): `chat_unary` and `vllm_model`.
 
-Nothing of the engine is imported here, so those models start at once and stay small.
+Nothing of the engine but its errors is imported here, so those models start at once and stay small.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# A request parameter that asks `chat` for the code inside the message: between models Triton keeps only that.
-NAME_CODES = "name_error_codes"
-# One that passes on, as a JSON object, those that are fractions: between models Triton takes none.
-FRACTIONS = "fractions"
+from chat_engine.errors import ChatError, RequestCancelledError
+from triton_io.errors import from_triton
 
+Array = np.ndarray[Any, Any]
+
+_SAMPLING = "sampling_parameters"
 _CANCEL_POLL_SECONDS = 0.1
-# How Triton's own queue says that it is full, or that a request has waited too long.
-_REFUSALS = ("maximum queue size", "timeout expired")
 
 
 class Watched(Protocol):
@@ -64,19 +63,34 @@ class CancelWatch:
 
 
 def ask(
-    target: str, inputs: Mapping[str, np.ndarray[Any, Any]], parameters: Mapping[str, object], outputs: Sequence[str]
+    target: str, inputs: Mapping[str, Array], parameters: Mapping[str, object], outputs: Sequence[str]
 ) -> Iterable[pb_utils.InferenceResponse]:
     """Sends one request to the chat model and gives its responses as they come. Their errors are for `error_of`."""
     fractions = {name: value for name, value in parameters.items() if isinstance(value, float)}
-    scalars = {name: value for name, value in parameters.items() if name not in fractions}
     request = pb_utils.InferenceRequest(
         model_name=target,
-        inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+        inputs=[pb_utils.Tensor(name, value) for name, value in with_fractions(inputs, fractions).items()],
         requested_output_names=list(outputs),
-        parameters={**scalars, NAME_CODES: True, FRACTIONS: json.dumps(fractions)},
+        parameters={name: value for name, value in parameters.items() if name not in fractions},
     )
     responses: Iterable[pb_utils.InferenceResponse] = request.exec(decoupled=True)
     return responses
+
+
+def with_fractions(inputs: Mapping[str, Array], fractions: Mapping[str, float]) -> Mapping[str, Array]:
+    """Between models Triton takes no parameter that is a fraction, so those travel in `sampling_parameters`.
+
+    As everywhere, what stands there already wins. What is no JSON object stays as it is, and `chat` refuses it.
+    """
+    if not fractions:
+        return inputs
+    try:
+        given = json.loads(inputs[_SAMPLING].item()) if _SAMPLING in inputs else {}
+    except (ValueError, RecursionError):
+        return inputs
+    if not isinstance(given, dict):
+        return inputs
+    return {**inputs, _SAMPLING: np.array([[json.dumps({**fractions, **given}).encode()]], np.object_)}
 
 
 def cancel(responses: Iterable[pb_utils.InferenceResponse]) -> None:
@@ -85,15 +99,10 @@ def cancel(responses: Iterable[pb_utils.InferenceResponse]) -> None:
         responses.cancel()
 
 
-def cancelled() -> pb_utils.TritonError:
-    return pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED)
+def cancelled() -> RequestCancelledError:
+    return RequestCancelledError("the request was cancelled")
 
 
-def error_of(response: pb_utils.InferenceResponse) -> pb_utils.TritonError:
-    """An error of `chat` with its code, which Triton drops between models: `chat` names it in the message."""
-    message = response.error().message()
-    code, _, text = message.partition(": ")
-    if code in ("INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"):
-        return pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
-    refused = any(words in message for words in _REFUSALS)
-    return pb_utils.TritonError(message, pb_utils.TritonError.UNAVAILABLE if refused else pb_utils.TritonError.INTERNAL)
+def error_of(response: pb_utils.InferenceResponse) -> ChatError:
+    """What has gone wrong in `chat`."""
+    return from_triton(response.error())

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from chat_engine.errors import ConfigError, UnsupportedModelError
 from embedder.config import EmbedderConfig, PoolingName
-from embedder.errors import ConfigError, UnsupportedModelError
 from embedder.recipe import Recipe, read_recipe
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]

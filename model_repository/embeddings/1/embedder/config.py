@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from embedder.errors import ConfigError
+from chat_engine.errors import ConfigError
 
 CONFIG_VARIABLE = "TRITON_CHAT_EMBEDDINGS_CONFIG"
 MODEL_VARIABLE = "TRITON_CHAT_EMBEDDINGS_MODEL"

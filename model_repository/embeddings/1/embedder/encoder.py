@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from chat_engine.errors import NotComputedError, UnsupportedModelError
 from embedder.checkpoint import load_checkpoint
 from embedder.config import EmbedderConfig, PoolingName
-from embedder.errors import ForwardError, UnsupportedModelError
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,9 @@ class Encoder:
             self._model.dtype, self._device, self.checkpoint.pooling, self.checkpoint.width, self.checkpoint.max_length,
         )  # fmt: skip
 
-    def encode(self, rows: Sequence[TokenIds]) -> list[Vector | ForwardError]:
+    def encode(self, rows: Sequence[TokenIds]) -> list[Vector | NotComputedError]:
         """A vector `[width]` for each row, not normalised, or why there is none. A row fails alone."""
-        results: list[Vector | ForwardError] = [ForwardError("internal error")] * len(rows)
+        results: list[Vector | NotComputedError] = [NotComputedError("internal error")] * len(rows)
         for group in length_groups([len(row) for row in rows], self._max_batch_tokens):
             for index, result in zip(group, self._encode_group([rows[index] for index in group]), strict=True):
                 results[index] = result
@@ -60,7 +60,7 @@ class Encoder:
         """Whether the model can still compute anything: after some errors a GPU cannot."""
         return isinstance(self._encode_group([[0]])[0], np.ndarray)
 
-    def _encode_group(self, rows: list[TokenIds]) -> list[Vector | ForwardError]:
+    def _encode_group(self, rows: list[TokenIds]) -> list[Vector | NotComputedError]:
         """One forward pass; where it fails, one for each half, so that a text takes no other with it."""
         try:
             return [_finite(vector) for vector in self._forward(rows)]
@@ -68,7 +68,7 @@ class Encoder:
             log.exception("a forward pass over %d texts, up to %d tokens, failed", len(rows), max(map(len, rows)))
         # Here and not above, where the error still holds the memory of the failed pass.
         if len(rows) == 1:
-            return [ForwardError("internal error: the model failed on this text")]
+            return [NotComputedError("internal error: the model failed on this text")]
         half = len(rows) // 2
         return self._encode_group(rows[:half]) + self._encode_group(rows[half:])
 
@@ -113,10 +113,10 @@ def length_groups(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return groups
 
 
-def _finite(vector: Vector) -> Vector | ForwardError:
+def _finite(vector: Vector) -> Vector | NotComputedError:
     if np.isfinite(vector).all():
         return vector
-    return ForwardError("internal error: the vector of this text is not finite")
+    return NotComputedError("internal error: the vector of this text is not finite")
 
 
 def _mean(states: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:

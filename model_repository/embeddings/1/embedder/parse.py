@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from chat_engine.errors import ContextLengthError, InvalidArgumentError
+from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, read_json, show, unknown
 from embedder.checkpoint import Checkpoint
-from embedder.errors import InvalidArgumentError
 
 From = TypeVar("From")
 To = TypeVar("To")
@@ -18,8 +18,6 @@ PARAMETERS = ("truncate_prompt_tokens", "truncation_side")
 REQUEST_ID = "id"
 """Triton's own field of a request; its HTTP endpoint `generate` hands it on as a parameter."""
 SIDES = ("right", "left")
-
-_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class RequestParser:
         cut = self._cut(request.parameters or {})
         if (request.text is None) == (request.token_ids is None):
             given = "neither" if request.text is None else "both"
-            raise InvalidArgumentError(f"text, token_ids: exactly one is required, {given} given")
+            raise InvalidArgumentError(f"exactly one of text and token_ids is required, {given} given")
         if request.text is not None:
             rows = self._encode(_each_row(self._text, request.text), cut)
             rows = _each_row(self._checked("text"), rows)
@@ -79,12 +77,10 @@ class RequestParser:
     def _cut(self, parameters: Mapping[str, object]) -> Cut | None:
         for name, value in parameters.items():
             if name not in (*PARAMETERS, REQUEST_ID):
-                raise InvalidArgumentError(
-                    f"{_name(name)}: unknown parameter (value {_show(value)}); allowed are {', '.join(PARAMETERS)}"
-                )
+                raise unknown(name, value, PARAMETERS)
         side = parameters.get("truncation_side") or SIDES[0]
         if side not in SIDES:
-            raise InvalidArgumentError(f"truncation_side: must be {' or '.join(SIDES)} (got {_show(side)})")
+            raise InvalidArgumentError(f"must be {' or '.join(SIDES)} (got {show(side)})", field="truncation_side")
         limit = parameters.get("truncate_prompt_tokens")
         return None if limit is None else Cut(self._limit(limit), str(side))
 
@@ -94,8 +90,8 @@ class RequestParser:
         whole = int(given) if isinstance(given, float) and given.is_integer() else given
         if type(whole) is not int or not (whole == -1 or 1 <= whole <= longest):
             raise InvalidArgumentError(
-                f"truncate_prompt_tokens: must be -1 or 1 to {longest}, this model's maximum context length "
-                f"(got {_show(given)})"
+                f"must be -1 or 1 to {longest}, this model's maximum context length (got {show(given)})",
+                field="truncate_prompt_tokens",
             )
         return longest if whole == -1 else whole
 
@@ -114,8 +110,8 @@ class RequestParser:
         special = tokenizer.num_special_tokens_to_add(False)
         if cut.limit <= special:
             raise InvalidArgumentError(
-                f"truncate_prompt_tokens: {cut.limit} given; at least {special + 1} are needed, because every text "
-                f"has {special} special ones"
+                f"{cut.limit} given; at least {special + 1} are needed, because every text has {special} special ones",
+                field="truncate_prompt_tokens",
             )
         encoding = tokenizer.encode(text, add_special_tokens=False)
         encoding.truncate(cut.limit - special, direction=cut.side)
@@ -125,20 +121,17 @@ class RequestParser:
     def _text(self, raw: bytes) -> str:
         text = self._decode("text", raw)
         if not text:
-            raise InvalidArgumentError("text: empty; at least one character is required")
-        if "\0" in text:
-            raise InvalidArgumentError(
-                f"text: holds a NUL character at position {text.index(chr(0))}, which is not allowed"
-            )
+            raise InvalidArgumentError("empty; at least one character is required", field="text")
+        check_text("text", text)
         return text.lower() if self._checkpoint.lower_case else text
 
     def _token_ids(self, cut: Cut | None, raw: bytes) -> list[int]:
-        ids = _json("token_ids", self._decode("token_ids", raw))
+        ids = read_json("token_ids", self._decode("token_ids", raw))
         if not isinstance(ids, list):
-            raise InvalidArgumentError(f"token_ids: must be a JSON array of token ids (got {_show(ids)})")
+            raise InvalidArgumentError(f"must be a JSON array of token ids (got {show(ids)})", field="token_ids")
         for value in ids:
             if type(value) is not int:  # a truth value is an int, too
-                raise InvalidArgumentError(f"token_ids: must hold integers alone (got {_show(value)})")
+                raise InvalidArgumentError(f"must hold integers alone (got {show(value)})", field="token_ids")
         if cut is not None:
             ids = ids[-cut.limit :] if cut.side == "left" else ids[: cut.limit]
         return self._checked("token_ids")(ids)
@@ -149,16 +142,13 @@ class RequestParser:
 
         def check(ids: list[int]) -> list[int]:
             if not ids:
-                raise InvalidArgumentError(f"{name}: no tokens; at least one is required")
+                raise InvalidArgumentError("no tokens; at least one is required", field=name)
             if len(ids) > limit:
-                raise InvalidArgumentError(
-                    f"{name}: {len(ids)} tokens given; this model's maximum context length is {limit} tokens"
+                raise ContextLengthError(
+                    f"{len(ids)} tokens given; this model's maximum context length is {limit} tokens", field=name
                 )
             for token in ids:
-                if not 0 <= token < vocab_size:
-                    raise InvalidArgumentError(
-                        f"{name}: token id {_show(token)} is not in the vocabulary; allowed are 0 to {vocab_size - 1}"
-                    )
+                check_token_id(name, token, vocab_size)
             return ids
 
         return check
@@ -169,19 +159,15 @@ class RequestParser:
             return width
         if len(set(given)) > 1:
             raise InvalidArgumentError(
-                f"dimensions: {min(given)} and {max(given)} given; the rows of a request all have the same"
+                f"{min(given)} and {max(given)} given; the rows of a request all have the same", field="dimensions"
             )
         if not 1 <= given[0] <= width:
-            raise InvalidArgumentError(f"dimensions: {given[0]} given; allowed are 1 to {width}")
+            raise InvalidArgumentError(f"{given[0]} given; allowed are 1 to {width}", field="dimensions")
         return given[0]
 
     def _decode(self, name: str, raw: bytes) -> str:
-        if len(raw) > self._max_text_bytes:
-            raise InvalidArgumentError(f"{name}: {len(raw)} bytes given; at most {self._max_text_bytes} are allowed")
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidArgumentError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
+        at_most(name, len(raw), self._max_text_bytes, "bytes")
+        return decode(name, raw)
 
 
 def _each_row(parse: Callable[[From], To], rows: Sequence[From]) -> list[To]:
@@ -195,25 +181,4 @@ def _row(index: int, parse: Callable[[From], To], row: From) -> To:
     try:
         return parse(row)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"row {index}: {error}") from error
-
-
-def _json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise InvalidArgumentError(f"{name}: nested too deeply") from error
-    except ValueError as error:
-        raise InvalidArgumentError(f"{name}: not JSON: {error}") from error
-
-
-def _name(text: str) -> str:
-    """A name the caller chose, fit to be shown: it may be long, or hold what no text on the wire can."""
-    if len(text) > _SHOWN:
-        text = f"{text[:_SHOWN]}..."
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise error.in_row(index) from error

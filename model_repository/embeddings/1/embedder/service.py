@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from chat_engine.errors import ChatError, InvalidArgumentError, NotComputedError
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder, Vector
-from embedder.errors import EmbeddingError, ForwardError, InvalidArgumentError
 from embedder.parse import ParsedRequest, RequestParser, WireRequest
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class EmbeddingService:
         # The tokenizer lets go of Python's lock, so the texts of several requests are encoded side by side.
         self._parsers = ThreadPoolExecutor(min(_MAX_PARSERS, len(os.sched_getaffinity(0))), thread_name_prefix="parse")
 
-    def answer(self, requests: Sequence[WireRequest | EmbeddingError]) -> list[Answer | EmbeddingError]:
+    def answer(self, requests: Sequence[WireRequest | ChatError]) -> list[Answer | ChatError]:
         """An answer or an error for each request; a request that could not be read is its own answer."""
         parsed = list(self._parsers.map(self._parse, requests))
         good = [request for request in parsed if isinstance(request, ParsedRequest)]
@@ -57,8 +57,8 @@ class EmbeddingService:
         """Ends the threads."""
         self._parsers.shutdown()
 
-    def _parse(self, request: WireRequest | EmbeddingError) -> ParsedRequest | EmbeddingError:
-        if isinstance(request, EmbeddingError):
+    def _parse(self, request: WireRequest | ChatError) -> ParsedRequest | ChatError:
+        if isinstance(request, ChatError):
             return request
         try:
             return self._parser.parse(request)
@@ -66,14 +66,14 @@ class EmbeddingService:
             return error
         except Exception:
             log.exception("a request could not be parsed")
-            return EmbeddingError("internal error: the request could not be parsed")
+            return ChatError("internal error: the request could not be parsed")
 
 
-def _answer(request: ParsedRequest, found: list[Vector | ForwardError]) -> Answer | EmbeddingError:
+def _answer(request: ParsedRequest, found: list[Vector | NotComputedError]) -> Answer | ChatError:
     """One status a request: the first row that failed decides."""
     vectors = []
     for vector in found:
-        if isinstance(vector, ForwardError):
+        if isinstance(vector, NotComputedError):
             return vector
         vectors.append(vector[: request.dimensions])
     return Answer(unit(np.stack(vectors)), [len(row) for row in request.rows])

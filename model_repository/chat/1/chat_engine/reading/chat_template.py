@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from chat_engine.errors import ConfigError, InvalidArgumentError, UnsupportedModelError
+from chat_engine.errors import ConfigError, InvalidArgumentError, UnsupportedModelError, field_name
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,20 @@ class ChatTemplate:
         said = (turn["role"] for turn in turns if str(turn["content"]).strip())
         lost = next((role for role in said if role in self.unheard), None)
         if lost is not None:
-            raise InvalidArgumentError(f"messages: the model's chat template leaves out what the role {lost} says")
+            raise InvalidArgumentError(
+                f"the model's chat template leaves out what the role {lost} says", field="messages"
+            )
         try:
             text = self._render(turns, add_generation_prompt, continue_final_message)
         except TemplateRefusalError as refusal:
-            raise InvalidArgumentError(f"messages: the model's chat template refuses them: {refusal}") from refusal
+            raise InvalidArgumentError(
+                f"the model's chat template refuses them: {refusal}", field="messages"
+            ) from refusal
         for index, turn in enumerate(turns):
             if turn["role"] != "assistant" and not _is_in(str(turn["content"]), text):
                 raise InvalidArgumentError(
-                    f"messages.{index}.content: the model's chat template leaves it out of this conversation"
+                    "the model's chat template leaves it out of this conversation",
+                    field=field_name("messages", index, "content"),
                 )
         return text
 

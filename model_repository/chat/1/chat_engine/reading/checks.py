@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chat_engine.errors import InvalidArgumentError
+from chat_engine.errors import InvalidArgumentError, field_name
 
 _SHOWN = 80
 
@@ -18,7 +18,7 @@ def decode(name: str, raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"{name}: not valid UTF-8 at byte {error.start} ({error.reason})") from error
+        raise InvalidArgumentError(f"not valid UTF-8 at byte {error.start} ({error.reason})", field=name) from error
 
 
 def read_json(name: str, text: str) -> Any:
@@ -26,62 +26,63 @@ def read_json(name: str, text: str) -> Any:
     try:
         return json.loads(text, parse_constant=float)
     except RecursionError as error:
-        raise InvalidArgumentError(f"{name}: nested too deeply") from error
+        raise InvalidArgumentError("nested too deeply", field=name) from error
     except ValueError as error:
-        raise InvalidArgumentError(f"{name}: not JSON: {error}") from error
+        raise InvalidArgumentError(f"not JSON: {error}", field=name) from error
 
 
 def check_text(name: str, text: str) -> None:
     """No NUL, and nothing that UTF-8 cannot carry."""
     if "\0" in text:
         raise InvalidArgumentError(
-            f"{name}: holds a NUL character at position {text.index(chr(0))}, which is not allowed"
+            f"holds a NUL character at position {text.index(chr(0))}, which is not allowed", field=name
         )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"{name}: holds half a surrogate pair at position {error.start}") from error
+        raise InvalidArgumentError(f"holds half a surrogate pair at position {error.start}", field=name) from error
 
 
 def check_flag(name: str, value: object) -> bool | None:
     """True, false, or None for not given."""
     if value is None or isinstance(value, bool):
         return value
-    raise InvalidArgumentError(f"{name}: must be true or false (got {show(value)})")
+    raise InvalidArgumentError(f"must be true or false (got {show(value)})", field=name)
 
 
 def check_token_id(name: str, token_id: int, vocab_size: int) -> None:
     """0 to `vocab_size` - 1."""
     if not 0 <= token_id < vocab_size:
         raise InvalidArgumentError(
-            f"{name}: token id {show(token_id)} is not in the vocabulary; allowed are 0 to {vocab_size - 1}"
+            f"token id {show(token_id)} is not in the vocabulary; allowed are 0 to {vocab_size - 1}", field=name
         )
 
 
 def at_most(name: str, value: int, limit: int, unit: str = "") -> None:
     """No more than `limit`."""
     if value > limit:
-        raise InvalidArgumentError(f"{name}: {show(value)} {unit}".rstrip() + f" given; at most {limit} are allowed")
+        raise InvalidArgumentError(
+            f"{show(value)} {unit}".rstrip() + f" given; at most {limit} are allowed", field=name
+        )
 
 
 def unknown(name: str, value: object, allowed: Iterable[str]) -> InvalidArgumentError:
     """The error for a parameter that nobody knows."""
     return InvalidArgumentError(
-        f"{show_name(name)}: unknown parameter (value {show(value)}); allowed are {', '.join(allowed)}"
+        f"unknown parameter (value {show(value)}); allowed are {', '.join(allowed)}", field=show_name(name)
     )
 
 
-def explain(error: ValidationError, prefix: str) -> str:
+def explained(error: ValidationError, *prefix: str) -> InvalidArgumentError:
     """The first mistake, with its place, its value and what is allowed."""
     first = error.errors()[0]
-    place = ".".join(map(show_name, [*([prefix] if prefix else []), *first["loc"]]))
+    parts = (part if isinstance(part, int) else show_name(part) for part in (*prefix, *first["loc"]))
     message = first["msg"].replace("Input should be", "must be")
-    return f"{place}: {message} (got {show(first['input'])})"
+    return InvalidArgumentError(f"{message} (got {show(first['input'])})", field=field_name(*parts))
 
 
-def show_name(part: int | str) -> str:
+def show_name(text: str) -> str:
     """A name the caller chose, fit to be shown: it may be long, or hold what no text on the wire can."""
-    text = str(part)
     if len(text) > _SHOWN:
         text = f"{text[:_SHOWN]}..."
     return text if text.isprintable() else repr(text)[1:-1]

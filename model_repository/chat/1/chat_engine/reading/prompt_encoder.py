@@ -142,7 +142,7 @@ class PromptEncoder:
         Raises InvalidArgumentError where the template refuses or there is none.
         """
         if self._template is None:
-            raise InvalidArgumentError("messages: this model has no chat template; send text_input instead")
+            raise InvalidArgumentError("this model has no chat template; send text_input instead", field="messages")
         how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         turns = [message.model_dump(exclude_none=True) for message in messages]
         text = self._template.render(turns, **how)
@@ -170,7 +170,7 @@ class PromptEncoder:
             if guard.unmark(marked) in (text, template.render(turns, **how)):  # twice: it may tell the time
                 return marked
         raise InvalidArgumentError(
-            "messages: the chat template acts on a special token that is written out in them; remove it"
+            "the chat template acts on a special token that is written out in them; remove it", field="messages"
         )
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import InvalidArgumentError
-from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, explain, read_json, show
+from chat_engine.errors import InvalidArgumentError, field_name
+from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, explained, read_json, show
 from chat_engine.reading.prompt_encoder import MESSAGES, Message, PromptEncoder
 
 
@@ -55,13 +55,13 @@ class PromptParser:
         turn = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         for name, value in turn.items():
             if messages is None and value is not None:
-                raise InvalidArgumentError(f"{name}: only for messages (got {value})")
+                raise InvalidArgumentError(f"only for messages (got {value})", field=name)
         if add_generation_prompt and continue_final_message:
-            raise InvalidArgumentError("continue_final_message: not together with add_generation_prompt: true")
+            raise InvalidArgumentError("not together with add_generation_prompt: true", field="continue_final_message")
         if token_ids is not None:
             if add_special_tokens is not None:
                 raise InvalidArgumentError(
-                    f"add_special_tokens: only for messages and text_input (got {add_special_tokens})"
+                    f"only for messages and text_input (got {add_special_tokens})", field="add_special_tokens"
                 )
             return Prompt(self._token_ids(token_ids), None)
         if messages is not None:
@@ -90,8 +90,9 @@ class PromptParser:
         beyond = max(prompt.ids, default=0)
         if beyond >= self._vocab_size:
             raise InvalidArgumentError(
-                f"{name}: the model has no embedding for the token {show(self._encoder.token(beyond))} in it "
-                f"(id {beyond}); remove it"
+                f"the model has no embedding for the token {show(self._encoder.token(beyond))} in it "
+                f"(id {beyond}); remove it",
+                field=name,
             )
         return prompt
 
@@ -100,23 +101,25 @@ class PromptParser:
         try:
             messages = MESSAGES.validate_python(parsed)
         except ValidationError as error:
-            raise InvalidArgumentError(explain(error, "messages")) from error
+            raise explained(error, "messages") from error
         if not messages:
-            raise InvalidArgumentError("messages: the list is empty; at least one message is required")
+            raise InvalidArgumentError("the list is empty; at least one message is required", field="messages")
         at_most("messages", len(messages), self._config.max_messages, "messages")
         for index, message in enumerate(messages):
-            check_text(f"messages.{index}.content", message.content)
-            check_text(f"messages.{index}.name", message.name or "")
+            check_text(field_name("messages", index, "content"), message.content)
+            check_text(field_name("messages", index, "name"), message.name or "")
         return messages
 
     def _token_ids(self, raw: bytes) -> tuple[int, ...]:
         name = self._ids_name
         parsed = read_json(name, self._text(name, raw))
         if not isinstance(parsed, list):
-            raise InvalidArgumentError(f"{name}: must be a JSON array of token ids (got {show(parsed)})")
+            raise InvalidArgumentError(f"must be a JSON array of token ids (got {show(parsed)})", field=name)
         for index, token_id in enumerate(parsed):
             if type(token_id) is not int:  # True is an int, too
-                raise InvalidArgumentError(f"{name}.{index}: must be a token id, an integer (got {show(token_id)})")
+                raise InvalidArgumentError(
+                    f"must be a token id, an integer (got {show(token_id)})", field=field_name(name, index)
+                )
             check_token_id(name, token_id, self._vocab_size)
         return tuple(parsed)
 
@@ -131,5 +134,5 @@ def _exactly_one(prompts: dict[str, bytes | None]) -> None:
     given = [name for name, value in prompts.items() if value is not None]
     if len(given) != 1:
         raise InvalidArgumentError(
-            f"{', '.join(prompts)}: exactly one is required, {' and '.join(given) or 'none'} given"
+            f"exactly one of {', '.join(prompts)} is required, {' and '.join(given) or 'none'} given"
         )

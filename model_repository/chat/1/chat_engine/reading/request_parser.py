@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError
-from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explain, read_json, show, unknown
+from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError, field_name
+from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explained, read_json, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import Prompt, PromptParser
 from chat_engine.request import ChatRequest, SamplingParams
@@ -89,7 +89,8 @@ class RequestParser:
         sampling = self._sampling(given)
         if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
             raise InvalidArgumentError(
-                "max_tokens: 0 makes no answer; allowed only with prompt_logprobs, or where the prompt is asked back"
+                "0 makes no answer; allowed only with prompt_logprobs, or where the prompt is asked back",
+                field="max_tokens",
             )
         prompt = self._prompt(wire, options)
         if not switches["stream"] and sampling.prompt_logprobs is not None:
@@ -137,18 +138,18 @@ class RequestParser:
         limit = self._config.max_unstreamed_scores
         if count > limit:
             raise InvalidArgumentError(
-                f"prompt_logprobs: {count} log-probabilities in one response; at most {limit} are allowed without "
-                "stream: true"
+                f"{count} log-probabilities in one response; at most {limit} are allowed without stream: true",
+                field="prompt_logprobs",
             )
 
     def _prompt(self, wire: WireRequest, options: Mapping[str, bool | None]) -> Prompt:
         for name in PROMPTS:
             if getattr(wire, name) == b"":
-                raise InvalidArgumentError(f"{name}: empty; at least one character is required")
+                raise InvalidArgumentError("empty; at least one character is required", field=name)
         prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, **options)
         if not prompt.ids:
             name = next(name for name in PROMPTS if getattr(wire, name) is not None)
-            raise InvalidArgumentError(f"{name}: the prompt has no tokens; send at least one")
+            raise InvalidArgumentError("the prompt has no tokens; send at least one", field=name)
         return prompt
 
     def _max_tokens(self, num_prompt: int, sampling: SamplingParams) -> int:
@@ -162,12 +163,15 @@ class RequestParser:
         wanted = sampling.max_tokens
         if wanted is not None and wanted > room:
             raise ContextLengthError(
-                f"max_tokens: {wanted} and a prompt of {num_prompt} tokens; this model's maximum context length is "
-                f"{limit} tokens, so at most {room} are left for the answer"
+                f"{wanted} and a prompt of {num_prompt} tokens; this model's maximum context length is "
+                f"{limit} tokens, so at most {room} are left for the answer",
+                field="max_tokens",
             )
         max_tokens = min(self._default_max_tokens, room) if wanted is None else wanted
         if sampling.min_tokens > max_tokens:
-            raise InvalidArgumentError(f"min_tokens: {sampling.min_tokens} is more than max_tokens, {max_tokens}")
+            raise InvalidArgumentError(
+                f"{sampling.min_tokens} is more than max_tokens, {max_tokens}", field="min_tokens"
+            )
         return max_tokens
 
 
@@ -224,14 +228,14 @@ _READ_TEXT: dict[str, Callable[[object], object]] = {
 
 def _token_id(key: str) -> int:
     if not (key.isascii() and key.isdigit()) or len(key) > 18:
-        raise InvalidArgumentError(f"logit_bias: keys must be token ids (got {show(key)})")
+        raise InvalidArgumentError(f"keys must be token ids (got {show(key)})", field="logit_bias")
     return int(key)
 
 
 def _json_object(name: str, raw: bytes) -> dict[str, Any]:
     parsed = read_json(name, decode(name, raw))
     if not isinstance(parsed, dict):
-        raise InvalidArgumentError(f"{name}: must be a JSON object (got {show(parsed)})")
+        raise InvalidArgumentError(f"must be a JSON object (got {show(parsed)})", field=name)
     return parsed
 
 
@@ -239,5 +243,5 @@ def _refusal(error: ValidationError) -> InvalidArgumentError:
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
         allowed = (*SamplingParams.model_fields, *TEMPLATE_OPTIONS)
-        return unknown(".".join(map(str, first["loc"])), first["input"], allowed)
-    return InvalidArgumentError(explain(error, "" if first["loc"] else "sampling_parameters"))
+        return unknown(field_name(*first["loc"]), first["input"], allowed)
+    return explained(error, *([] if first["loc"] else ["sampling_parameters"]))
