@@ -51,12 +51,12 @@ class Connection:
             return library.secure_channel(self.target.address, grpc.ssl_channel_credentials(), options=options)
         return library.insecure_channel(self.target.address, options=options)
 
-    def _beside(self, rpc: Rpc[Any], headers: Mapping[str, str] | None) -> dict[str, Any]:
+    def _arguments(self, rpc: Rpc[Any], headers: Mapping[str, str] | None) -> dict[str, Any]:
         """The arguments of gRPC that stand beside a request; headers of the call win over the client's."""
         timeout = self.timeouts.control if rpc.timeout is None else rpc.timeout
         return {"metadata": self._metadata(headers), "timeout": timeout}
 
-    def _beside_stream(self, rpc: StreamRpc) -> dict[str, Any]:
+    def _stream_arguments(self, rpc: StreamRpc) -> dict[str, Any]:
         return {"metadata": self._metadata(rpc.headers) + self._stream_headers, "timeout": rpc.timeout}
 
     def _metadata(self, headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

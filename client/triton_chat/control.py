@@ -13,7 +13,7 @@ from triton_chat.kinds import READY, Kinds
 from triton_chat.rpc import Rpc, Steps
 from triton_chat.types import ModelInfo, ModelKind, ServerInfo
 
-# Why a model's config may not be had: unloaded meanwhile, or a server without that extension.
+# Why a model's config is unavailable: unloaded meanwhile, or a server without that extension.
 _NO_CONFIG = (ModelNotFoundError, ServerUnavailableError, InvalidRequestError)
 
 

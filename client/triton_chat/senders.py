@@ -65,7 +65,7 @@ class Sender(Connection):
     def _send(self, rpc: Rpc[Any], headers: Mapping[str, str] | None) -> Any:
         """The response. An exception while waiting (Ctrl-C too) cancels the request. Raises TritonChatError."""
         with self._errors():
-            future = getattr(self._stub, rpc.method).future(rpc.request, **self._beside(rpc, headers))
+            future = getattr(self._stub, rpc.method).future(rpc.request, **self._arguments(rpc, headers))
             try:
                 return future.result()
             finally:
@@ -74,7 +74,7 @@ class Sender(Connection):
     def _open(self, rpc: StreamRpc) -> ChatStream:
         """Send the request of a stream."""
         with self._errors():
-            responses = self._stub.ModelStreamInfer(iter((rpc.request,)), **self._beside_stream(rpc))
+            responses = self._stub.ModelStreamInfer(iter((rpc.request,)), **self._stream_arguments(rpc))
         return ChatStream(responses, rpc, self.target.address, self._watchdog)
 
     def close(self) -> None:
@@ -114,12 +114,12 @@ class AsyncSender(Connection):
     async def _send(self, rpc: Rpc[Any], headers: Mapping[str, str] | None) -> Any:
         """The response. Cancelling the task that waits cancels the request. Raises TritonChatError."""
         with self._errors():
-            return await getattr(self._stub, rpc.method)(rpc.request, **self._beside(rpc, headers))
+            return await getattr(self._stub, rpc.method)(rpc.request, **self._arguments(rpc, headers))
 
     def _open(self, rpc: StreamRpc) -> AsyncChatStream:
         """Send the request of a stream."""
         with self._errors():
-            responses = self._stub.ModelStreamInfer(iter((rpc.request,)), **self._beside_stream(rpc))
+            responses = self._stub.ModelStreamInfer(iter((rpc.request,)), **self._stream_arguments(rpc))
         return AsyncChatStream(responses, rpc, self.target.address)
 
     @cached_property
