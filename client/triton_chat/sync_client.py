@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from triton_chat import chat, control, embeddings, tokenizer
+from triton_chat.chat import Conversations
 from triton_chat.collector import Collector
 from triton_chat.embeddings import EmbeddingResult
 from triton_chat.senders import Sender
@@ -53,7 +54,7 @@ class ChatClient(Sender):
 
     def generate_batch(
         self,
-        conversations: chat.Conversations | None = None,
+        conversations: Conversations | None = None,
         *,
         prompts: Sequence[str] | None = None,
         model: str = "chat_unary",

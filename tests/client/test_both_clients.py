@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.client import fake_server
 from tests.client.fake_embeddings import FakeEmbeddings
 from tests.client.fake_server import WAIT_S, FakeTriton, fail
 from triton_chat import errors
@@ -137,6 +138,12 @@ def test_a_time_limit_of_the_call_and_of_the_client(embedder: FakeEmbeddings, ru
     with pytest.raises(errors.StreamTimeoutError):
         run(embedder.url, "embed", ["stall"], timeouts=Timeouts(batch=0.1))
     assert all(received.cancelled.wait(WAIT_S) for received in embedder.requests)
+
+
+def test_the_clients_limit_for_control_calls(fake: FakeTriton, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_server, "tokenize", fake.stall)
+    with pytest.raises(errors.StreamTimeoutError):
+        run(fake.url, "tokenize", "x", timeouts=Timeouts(control=0.1))
 
 
 def test_a_refused_input_is_named_by_its_place(embedder: FakeEmbeddings, run: Run) -> None:
