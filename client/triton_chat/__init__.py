@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from triton_chat.client import AsyncChatClient, ChatClient
+    from triton_chat.collector import Collector
     from triton_chat.embeddings import EmbeddingResult
     from triton_chat.errors import (
         ContextLengthError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         StreamTimeoutError,
         TritonChatError,
     )
-    from triton_chat.streams import AsyncChatStream, ChatStream, Collector
+    from triton_chat.streams import AsyncChatStream, ChatStream
     from triton_chat.types import (
         ChatEvent,
         ChatRequest,
@@ -65,7 +66,7 @@ __all__ = [
     "TritonChatError",
 ]
 
-_MODULES = ("errors", "types", "streams", "client")
+_MODULES = ("errors", "types", "collector", "streams", "embeddings", "client")
 
 
 def __getattr__(name: str) -> Any:

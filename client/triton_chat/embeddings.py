@@ -1,4 +1,4 @@
-"""The wire contract of the Triton model `embeddings` on the client side, and what `embed` makes of its answers.
+"""The wire contract of the Triton model `embeddings` on the client side, and the call of it.
 
 A row a text: the inputs have the shape [rows, 1], the vectors [rows, components].
 """
@@ -6,7 +6,6 @@ A row a text: the inputs have the shape [rows, 1], the vectors [rows, components
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from triton_chat import wire
 from triton_chat.errors import EngineError, InvalidRequestError
+from triton_chat.limits import Deadline
+from triton_chat.rpc import Rpc, Steps
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -70,17 +71,6 @@ class Batch:
             raise error.placed(field=error.field, row=self.first + error.row) from error
 
 
-class Deadline:
-    """What is left of a time limit that several requests share."""
-
-    def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds; 0 when there are none left."""
-        return max(0.0, self._at - time.monotonic())
-
-
 class EmbedOptions(TypedDict, total=False):
     """Keyword arguments of `embed`; None leaves an option to the server."""
 
@@ -90,6 +80,16 @@ class EmbedOptions(TypedDict, total=False):
     """Cut longer inputs to so many tokens, special ones included; -1 for the most that the model takes."""
     truncation_side: Literal["left", "right"] | None
     """What is cut off: `right`, the default, keeps the beginning, `left` the end."""
+
+
+def embed(inputs: Inputs, model: str, options: EmbedOptions, timeout: float) -> Steps[EmbeddingResult]:
+    """The vectors of all inputs, in requests one after the other, within `timeout` seconds; see `ChatClient.embed`."""
+    deadline = Deadline(timeout)
+    parts = []
+    for batch in batches(inputs, model, options):
+        with batch.errors():
+            parts.append((yield from Rpc("ModelInfer", batch.request, read, deadline.left())))
+    return joined(parts)
 
 
 def batches(inputs: Inputs, model: str, options: EmbedOptions) -> list[Batch]:

@@ -7,83 +7,45 @@ server, and its gRPC status is the request's own.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from tritonclient.grpc import service_pb2
+import grpc.aio
 
 from triton_chat import wire
-from triton_chat.errors import EngineError, RequestCancelledError, TritonChatError, from_status
-from triton_chat.limits import LoopTimer, WaitLimit, Watchdog
-from triton_chat.pace import Pace
-from triton_chat.types import ChatEvent, ChatResult, PromptLogprob, TokenLogprob
+from triton_chat.errors import EngineError, RequestCancelledError, TritonChatError
+from triton_chat.limits import WaitLimit
+from triton_chat.rpc import StreamRpc, failure
+from triton_chat.timers import LoopTimer, Timer, Watchdog, WatchedTimer
+from triton_chat.types import ChatEvent
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import service_pb2 as pb
 
 _CANCELLED = "the request was cancelled before the answer was complete"
 _CUT_SHORT = "the stream ended before the answer was complete"
 
 
-class Collector:
-    """Adds events up to a `ChatResult`."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._ttft_s: float | None = None
-        self._pace = Pace()
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._prompt_logprobs: list[PromptLogprob] = []
-        self._token_ids: list[int] = []
-        self._prompt_token_ids: tuple[int, ...] = ()
-        self._last = ChatEvent("")
-
-    def add(self, event: ChatEvent) -> None:
-        now_s = time.perf_counter() - self._started
-        if self._ttft_s is None and (event.text or event.num_output_tokens):
-            self._ttft_s = now_s
-        self._pace.add(now_s, event.num_output_tokens)
-        self._texts.append(event.text)
-        self._logprobs.extend(event.logprobs)
-        self._prompt_logprobs.extend(event.prompt_logprobs)
-        self._token_ids.extend(event.token_ids)
-        self._prompt_token_ids += event.prompt_token_ids
-        self._last = event
-
-    def result(self) -> ChatResult:
-        """What there is so far; its duration ends now."""
-        last = self._last
-        return ChatResult(
-            text="".join(self._texts),
-            finish_reason=last.finish_reason,
-            num_input_tokens=last.num_input_tokens,
-            num_output_tokens=last.num_output_tokens,
-            num_cached_tokens=last.num_cached_tokens,
-            logprobs=tuple(self._logprobs),
-            prompt_logprobs=tuple(self._prompt_logprobs),
-            token_ids=tuple(self._token_ids),
-            prompt_token_ids=self._prompt_token_ids,
-            ttft_s=self._ttft_s,
-            duration_s=time.perf_counter() - self._started,
-            tokens_per_s=self._pace.tokens_per_s,
-        )
-
-
 class _Stream:
-    """What the two kinds of stream share: the state of one RPC and the meaning of its end."""
+    """What the two kinds of stream share: the state of one RPC, what its responses mean, and what its end means."""
 
-    def __init__(self, call: Any, limit: WaitLimit, address: str, request_id: str) -> None:
-        self.request_id = request_id
-        self._call = call
-        self._limit = limit
+    _timer: Timer
+    """Counts while the reader waits."""
+
+    def __init__(self, responses: Any, rpc: StreamRpc, address: str) -> None:
+        """`responses` is the RPC as gRPC has it."""
+        self.request_id: str = rpc.request.id
+        self._responses = responses
+        self._limit = WaitLimit(rpc.first_token_s, rpc.idle_s, responses.cancel)
         self._address = address
         self._complete = False
         self._over = False
         self._error: TritonChatError | None = None
 
-    def _event(self, response: service_pb2.ModelStreamInferResponse) -> ChatEvent | None:
+    def _event(self, response: pb.ModelStreamInferResponse) -> ChatEvent | None:
         """The event in a response, if it has one.
 
         An error that the server reports is kept until the server has ended the stream, which it does next: tritonserver
@@ -100,19 +62,28 @@ class _Stream:
         self._complete = self._complete or final
         return event
 
+    def _end(self) -> None:
+        """The server has ended the stream. Raises TritonChatError unless the answer is complete."""
+        was_over = self._over
+        self._stop()
+        if self._error is not None:
+            raise self._error
+        if not (self._complete or was_over):
+            raise EngineError(_CUT_SHORT)
+
     def _failure(self, error: grpc.RpcError) -> TritonChatError:
+        """Why the RPC has failed: what the server reported before, or the reader's limit, says more than its status."""
         if self._error is not None:
             return self._error
         if self._limit.expired:
             return self._limit.error()
-        return from_status(error.code().name, error.details() or "", self._address)
+        return failure(error, self._address)
 
-    def _check_end(self) -> None:
-        """Raises TritonChatError unless the stream has ended well."""
-        if self._error is not None:
-            raise self._error
-        if not self._complete:
-            raise EngineError(_CUT_SHORT)
+    def _stop(self) -> None:
+        """Nothing more is read. The request is cancelled unless it is complete. Idempotent."""
+        self._over = True
+        self._timer.stop()
+        self._responses.cancel()
 
 
 class ChatStream(_Stream, Iterator[ChatEvent]):
@@ -122,10 +93,9 @@ class ChatStream(_Stream, Iterator[ChatEvent]):
     the server. `close` may be called from another thread; the reader then gets a `RequestCancelledError`.
     """
 
-    def __init__(self, call: Any, limit: WaitLimit, address: str, request_id: str, watchdog: Watchdog) -> None:
-        super().__init__(call, limit, address, request_id)
-        self._watchdog = watchdog
-        watchdog.watch(limit)
+    def __init__(self, responses: Any, rpc: StreamRpc, address: str, watchdog: Watchdog) -> None:
+        super().__init__(responses, rpc, address)
+        self._timer = WatchedTimer(watchdog, self._limit)
 
     def __next__(self) -> ChatEvent:
         """The next event.
@@ -133,31 +103,25 @@ class ChatStream(_Stream, Iterator[ChatEvent]):
         Raises:
             TritonChatError: how the request failed; the stream is over then.
         """
-        ended = False
         try:
             while not self._over:
-                self._watchdog.begin(self._limit)
-                event = self._event(next(self._call))
-                if event is not None:
+                self._timer.begin()
+                response = next(self._responses, None)
+                if response is None:
+                    self._end()
+                elif (event := self._event(response)) is not None:
                     return event
-        except StopIteration:
-            self.close()
-            ended = True
         except grpc.RpcError as error:
             self.close()
             raise self._failure(error) from error
         except BaseException:
             self.close()
             raise
-        if ended:
-            self._check_end()
         raise StopIteration
 
     def close(self) -> None:
         """Stop here. The request is cancelled unless it is complete. Idempotent."""
-        self._over = True
-        self._watchdog.forget(self._limit)
-        self._call.cancel()
+        self._stop()
 
     def __enter__(self) -> ChatStream:
         return self
@@ -168,7 +132,7 @@ class ChatStream(_Stream, Iterator[ChatEvent]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_watchdog") and not self._over:
+        if hasattr(self, "_timer") and not self._over:
             self.close()
 
 
@@ -179,9 +143,9 @@ class AsyncChatStream(_Stream, AsyncIterator[ChatEvent]):
     request on the server.
     """
 
-    def __init__(self, call: Any, limit: WaitLimit, address: str, request_id: str) -> None:
-        super().__init__(call, limit, address, request_id)
-        self._timer = LoopTimer(limit)
+    def __init__(self, responses: Any, rpc: StreamRpc, address: str) -> None:
+        super().__init__(responses, rpc, address)
+        self._timer = LoopTimer(self._limit)
 
     async def __anext__(self) -> ChatEvent:
         """The next event.
@@ -192,11 +156,10 @@ class AsyncChatStream(_Stream, AsyncIterator[ChatEvent]):
         try:
             while not self._over:
                 self._timer.begin()
-                response = await self._call.read()
+                response = await self._responses.read()
                 if response is grpc.aio.EOF:
-                    break
-                event = self._event(response)
-                if event is not None:
+                    self._end()
+                elif (event := self._event(response)) is not None:
                     return event
         except grpc.RpcError as error:
             self.cancel()
@@ -208,10 +171,6 @@ class AsyncChatStream(_Stream, AsyncIterator[ChatEvent]):
         except BaseException:
             self.cancel()
             raise
-        was_over = self._over
-        self.cancel()
-        if not was_over:
-            self._check_end()
         raise StopAsyncIteration
 
     def _raise_if_ours(self) -> None:
@@ -224,9 +183,7 @@ class AsyncChatStream(_Stream, AsyncIterator[ChatEvent]):
 
     def cancel(self) -> None:
         """Stop here. The request is cancelled unless it is complete. Idempotent."""
-        self._over = True
-        self._timer.stop()
-        self._call.cancel()
+        self._stop()
 
     async def aclose(self) -> None:
         """`cancel`, by the name that asynchronous iterators have for it."""

@@ -1,4 +1,4 @@
-"""The wire contract of the Triton model `tokenizer` on the client side.
+"""The wire contract of the Triton model `tokenizer` on the client side, and the calls of it.
 
 One text a request and no batch dimension: each tensor has the shape [1].
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TypedDict
 
 from tritonclient.grpc import service_pb2 as pb
 
 from triton_chat import wire
 from triton_chat.errors import InvalidRequestError
+from triton_chat.rpc import Rpc
 from triton_chat.types import Messages, TokenizerInfo, Tokens
 
 NAME = "tokenizer"
@@ -50,9 +52,9 @@ class TokenizeOptions(TypedDict, total=False):
     """Whether to name each token."""
 
 
-def encode_request(
-    model: str, messages: Messages | None, text: str | None, options: TokenizeOptions
-) -> pb.ModelInferRequest:
+def tokenize(
+    model: str, messages: Messages | None, text: str | None, options: TokenizeOptions, timeout: float | None
+) -> Rpc[Tokens]:
     """From text to token ids.
 
     Raises:
@@ -65,17 +67,19 @@ def encode_request(
         if messages is not None
         else (wire.TEXT_INPUT, wire.encode_text(text or "", "the text"))
     )
-    return _request(model, {name: bool(value) for name, value in options.items() if value is not None}, given)
+    flags = {name: bool(value) for name, value in options.items() if value is not None}
+    return Rpc("ModelInfer", _request(model, flags, given), partial(read, options=options), timeout)
 
 
-def decode_request(model: str, token_ids: Sequence[int]) -> pb.ModelInferRequest:
+def detokenize(model: str, token_ids: Sequence[int], timeout: float | None) -> Rpc[Tokens]:
     """From token ids to text. Raises InvalidRequestError for ids that are no plain numbers."""
-    return _request(model, {}, (TOKEN_IDS, wire.dump_json(list(token_ids), TOKEN_IDS.name)))
+    request = _request(model, {}, (TOKEN_IDS, wire.dump_json(list(token_ids), TOKEN_IDS.name)))
+    return Rpc("ModelInfer", request, read, timeout)
 
 
-def info_request(model: str) -> pb.ModelInferRequest:
-    """For what the checkpoint says."""
-    return _request(model, {RETURN_INFO: True})
+def tokenizer_info(model: str, timeout: float | None) -> Rpc[TokenizerInfo]:
+    """What the checkpoint says."""
+    return Rpc("ModelInfer", _request(model, {RETURN_INFO: True}), read_info, timeout)
 
 
 def read(response: pb.ModelInferResponse, options: TokenizeOptions | None = None) -> Tokens:

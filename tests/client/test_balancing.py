@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.client.fake_server import WAIT_S, FakeTriton, Received, echo, say
 from tests.client.name_server import NAME, NameServer
-from triton_chat import control
+from triton_chat import connection
 from triton_chat.client import AsyncChatClient, ChatClient
 from triton_chat.errors import ServerStoppingError, ServerUnavailableError
 from triton_chat.streams import AsyncChatStream
@@ -84,7 +84,7 @@ async def test_calls_take_turns(client: AsyncChatClient, first: FakeTriton, seco
 def test_calls_of_threads_take_turns(
     names: NameServer, first: FakeTriton, second: FakeTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "parse_url", lambda _: names.target(first.port))
+    monkeypatch.setattr(connection, "parse_url", lambda _: names.target(first.port))
     with ChatClient() as client:
         while not (first.requests and second.requests):
             client.generate("hi")

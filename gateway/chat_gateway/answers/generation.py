@@ -15,8 +15,9 @@ from chat_gateway.errors import ApiError, renamed
 from chat_gateway.schemas.common import SEEDS
 from chat_gateway.upstream.retries import retried
 from triton_chat.client import AsyncChatClient
+from triton_chat.collector import Collector
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
-from triton_chat.streams import AsyncChatStream, Collector
+from triton_chat.streams import AsyncChatStream
 from triton_chat.types import ChatEvent, ChatResult, Messages, SamplingParams
 
 _NOTHING: Final = ChatEvent("")

@@ -1,0 +1,62 @@
+"""The calls that chat: an answer as a stream of events, and answers to a batch."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from triton_chat import wire
+from triton_chat.collector import Collector
+from triton_chat.rpc import Rpc, Steps, StreamRpc
+from triton_chat.types import Call, CallOptions, ChatEvent, ChatRequest, ChatResult, Messages, SamplingParams, Timeouts
+
+Conversations = Sequence[Messages]
+
+
+def stream(messages: Messages | None, options: CallOptions, limits: Timeouts) -> StreamRpc:
+    """One answer as it is made; `limits` hold where the call has none of its own.
+
+    Raises:
+        TypeError: an unknown keyword.
+        InvalidRequestError: what is wrong can be seen here already.
+    """
+    call = Call.of(messages, options)
+    call = call if call.request_id else replace(call, request_id=_new_id())
+    return StreamRpc(
+        wire.infer_request(call),
+        call.headers,
+        timeout=limits.total if call.timeout is None else call.timeout,
+        first_token_s=limits.first_token,
+        idle_s=limits.idle if call.idle_timeout is None else call.idle_timeout,
+    )
+
+
+def batch(
+    conversations: Conversations | None,
+    prompts: Sequence[str] | None,
+    model: str,
+    sampling: SamplingParams | None,
+    timeout: float,
+) -> Steps[list[ChatResult]]:
+    """Answers to conversations and prompts, in one request."""
+    sampling = sampling or SamplingParams()
+    rows = [ChatRequest(messages=messages, sampling=sampling) for messages in conversations or ()]
+    rows += [ChatRequest(prompt=prompt, sampling=sampling) for prompt in prompts or ()]
+    first = rows[0] if rows else ChatRequest(prompt="")
+    request = wire.infer_request(Call(request=first, model=model, request_id=_new_id()), rows)
+    started = time.perf_counter()
+    events = yield from Rpc("ModelInfer", request, wire.decode_rows, timeout)
+    duration_s = time.perf_counter() - started
+    return [_result(event, duration_s) for event in events]
+
+
+def _result(event: ChatEvent, duration_s: float) -> ChatResult:
+    collector = Collector()
+    collector.add(event)
+    return replace(collector.result(), ttft_s=None, duration_s=duration_s)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,161 @@
+"""The client for threads. What each call asks is told once for both clients, in the modules imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from triton_chat import chat, control, embeddings, tokenizer
+from triton_chat.chat import Conversations
+from triton_chat.collector import Collector
+from triton_chat.embeddings import EmbeddingResult
+from triton_chat.senders import Sender
+from triton_chat.streams import ChatStream
+from triton_chat.types import (
+    CallOptions,
+    ChatResult,
+    Messages,
+    ModelInfo,
+    SamplingParams,
+    ServerInfo,
+    TokenizerInfo,
+    Tokens,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from triton_chat.embeddings import EmbedOptions
+    from triton_chat.tokenizer import TokenizeOptions
+
+
+class ChatClient(Sender):
+    """Chat with a tritonserver. May be shared by threads; each call is an RPC of its own over one connection."""
+
+    def stream(self, messages: Messages | None = None, **options: Unpack[CallOptions]) -> ChatStream:
+        """Send a request; its events come as the server makes them.
+
+        Raises:
+            InvalidRequestError: what is wrong can be seen here already. All else is raised while iterating.
+        """
+        return self._open(chat.stream(messages, options, self.timeouts))
+
+    def generate(self, messages: Messages | None = None, **options: Unpack[CallOptions]) -> ChatResult:
+        """The whole answer.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        collector = Collector()
+        with self.stream(messages, **options) as stream:
+            for event in stream:
+                collector.add(event)
+        return collector.result()
+
+    def generate_batch(
+        self,
+        conversations: Conversations | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        model: str = "chat_unary",
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+    ) -> list[ChatResult]:
+        """Answers to several conversations, or raw prompts, in one request; their order is kept.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        return self._run(chat.batch(conversations, prompts, model, sampling, self._batch_limit(timeout)))
+
+    def embed(
+        self,
+        inputs: embeddings.Inputs,
+        *,
+        model: str = "embeddings",
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> EmbeddingResult:
+        """The vectors of texts, in requests of as many rows as the model takes, one after the other.
+
+        Args:
+            inputs: texts, or lists of token ids, which are taken as they are.
+            timeout: seconds for all of it; by default the client's limit for batches.
+            options: see `EmbedOptions`.
+
+        Raises:
+            TritonChatError: how the first request that failed did; a row of `inputs` is named by its index.
+        """
+        return self._run(embeddings.embed(inputs, model, options, self._batch_limit(timeout)), headers)
+
+    def is_live(self) -> bool:
+        """Whether a server process answers. An unreachable server is not live; this never raises for that."""
+        return self._run(control.is_live())
+
+    def is_ready(self, model: str | None = None) -> bool:
+        """Whether the server is ready, and with it `model` if one is named. An unreachable server is not."""
+        return self._run(control.is_ready(model))
+
+    def server_metadata(self) -> ServerInfo:
+        """Name, version and health of the server.
+
+        Raises:
+            TritonChatError: it cannot be asked.
+        """
+        return self._run(control.server_metadata())
+
+    def models(self) -> list[ModelInfo]:
+        """The models in the server's repository; `ready` is asked of each, since a loaded model may not be.
+
+        What kind a model is, is asked once for as long as it is loaded.
+
+        Raises:
+            TritonChatError: the server cannot be asked.
+        """
+        return self._run(control.models(self._kinds))
+
+    def tokenize(
+        self,
+        messages: Messages | None = None,
+        *,
+        text: str | None = None,
+        model: str = "chat",
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> Tokens:
+        """The token ids of a conversation, by the chat template of `model`, or of a text.
+
+        Args:
+            options: see `TokenizeOptions`.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        return self._run(tokenizer.tokenize(model, messages, text, options, timeout), headers)
+
+    def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str = "chat",
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Tokens:
+        """The text of token ids, special tokens included.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        return self._run(tokenizer.detokenize(model, token_ids, timeout), headers)
+
+    def tokenizer_info(
+        self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> TokenizerInfo:
+        """What the checkpoint of a chat model says about its texts.
+
+        Raises:
+            TritonChatError: how the request failed.
+        """
+        return self._run(tokenizer.tokenizer_info(model, timeout), headers)
