@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from chat_engine.errors import DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
-from chat_engine.native import engine as engine_module
-from chat_engine.native.engine import ChatEngine
-from chat_engine.native.model_runner import Row
+from chat_engine.native.engine import NativeEngine
+from chat_engine.native.runner import Row
 from chat_engine.native.sampler import NO_TOKEN, Logprobs, Sampled
 from chat_engine.request import ChatRequest, FinishReason
+from chat_engine.service import door as door_module
 from tests.chat_engine.builders import (
     EOS,
     WAIT,
@@ -397,7 +397,7 @@ def test_queue_room_lets_some_wait() -> None:
     run_out(engine)
 
 
-def test_waiting_for_room_ends_when_a_request_ends(threaded: Callable[..., ChatEngine]) -> None:
+def test_waiting_for_room_ends_when_a_request_ends(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine, inbox = threaded(runner, max_sequences=1), Inbox()
@@ -413,7 +413,7 @@ def test_waiting_for_room_ends_when_a_request_ends(threaded: Callable[..., ChatE
     assert inbox.ended.wait(WAIT)
 
 
-def test_waiting_for_room_ends_when_a_waiting_request_is_cancelled(threaded: Callable[..., ChatEngine]) -> None:
+def test_waiting_for_room_ends_when_a_waiting_request_is_cancelled(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine, inbox = threaded(runner, max_sequences=1), Inbox()
@@ -427,7 +427,7 @@ def test_waiting_for_room_ends_when_a_waiting_request_is_cancelled(threaded: Cal
 
 
 @pytest.mark.parametrize("end", ["drain", "close"])
-def test_waiting_for_room_ends_when_there_will_never_be_any(threaded: Callable[..., ChatEngine], end: str) -> None:
+def test_waiting_for_room_ends_when_there_will_never_be_any(threaded: Callable[..., NativeEngine], end: str) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine = threaded(runner, max_sequences=1)
@@ -446,7 +446,7 @@ def test_waiting_for_room_ends_when_there_will_never_be_any(threaded: Callable[.
     ender.join(WAIT)
 
 
-def test_no_request_is_lost_when_many_threads_submit(threaded: Callable[..., ChatEngine]) -> None:
+def test_no_request_is_lost_when_many_threads_submit(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner(num_blocks=24)
     engine = threaded(runner, max_sequences=3)
     inboxes: dict[str, tuple[ChatRequest, Inbox]] = {}
@@ -488,7 +488,7 @@ class BrokenError(RuntimeError):
     """What the GPU says."""
 
 
-def test_a_failing_step_ends_everything_once_and_closes_the_door(threaded: Callable[..., ChatEngine]) -> None:
+def test_a_failing_step_ends_everything_once_and_closes_the_door(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate, failures = Gate(runner), []
     engine = threaded(runner, lambda: failures.append(1), max_sequences=2, queue_room=2)
@@ -591,7 +591,7 @@ def test_a_model_that_computes_nothing_any_more_ends_the_engine() -> None:
         engine.step()
 
 
-def test_a_failure_wakes_those_who_wait_for_room(threaded: Callable[..., ChatEngine]) -> None:
+def test_a_failure_wakes_those_who_wait_for_room(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine = threaded(runner, max_sequences=1)
@@ -607,7 +607,7 @@ def test_a_failure_wakes_those_who_wait_for_room(threaded: Callable[..., ChatEng
 
 
 def test_a_sink_that_fails_does_not_keep_the_others_from_hearing_of_the_failure(
-    threaded: Callable[..., ChatEngine],
+    threaded: Callable[..., NativeEngine],
 ) -> None:
     runner = HashRunner()
     gate, failed = Gate(runner), threading.Event()
@@ -627,7 +627,7 @@ def test_a_sink_that_fails_does_not_keep_the_others_from_hearing_of_the_failure(
 # Draining and closing.
 
 
-def test_draining_lets_running_answers_end_and_refuses_new_ones(threaded: Callable[..., ChatEngine]) -> None:
+def test_draining_lets_running_answers_end_and_refuses_new_ones(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine, inbox = threaded(runner), Inbox()
@@ -644,11 +644,11 @@ def test_draining_lets_running_answers_end_and_refuses_new_ones(threaded: Callab
     assert inbox.last.finish_reason is LENGTH
 
 
-def test_draining_an_idle_engine_takes_no_time(threaded: Callable[..., ChatEngine]) -> None:
+def test_draining_an_idle_engine_takes_no_time(threaded: Callable[..., NativeEngine]) -> None:
     assert threaded(HashRunner()).drain(0)
 
 
-def test_closing_ends_what_still_runs_with_an_error(threaded: Callable[..., ChatEngine]) -> None:
+def test_closing_ends_what_still_runs_with_an_error(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine, inboxes = threaded(runner, max_sequences=1, queue_room=1), [Inbox(), Inbox()]
@@ -686,7 +686,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         fake = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now + 1e9)
-        monkeypatch.setattr(engine_module, "time", fake)
+        monkeypatch.setattr(door_module, "time", fake)
 
 
 def test_an_engine_that_makes_no_step_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -740,7 +740,7 @@ def test_the_numbers_add_up() -> None:
     assert len(after.times) == 2
 
 
-def test_a_first_step_that_hangs_shows_in_the_numbers(threaded: Callable[..., ChatEngine]) -> None:
+def test_a_first_step_that_hangs_shows_in_the_numbers(threaded: Callable[..., NativeEngine]) -> None:
     runner = HashRunner()
     gate = Gate(runner)
     engine, before = threaded(runner), time.time()

@@ -8,8 +8,9 @@ import torch
 import transformers as hf
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.native import attention, model_runner
-from chat_engine.native.model_runner import ModelRunner, Row
+from chat_engine.native import attention
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.runner import Row
 from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, save_model, state
 
@@ -84,14 +85,6 @@ def test_limits_come_from_model_and_settings(llama: Path) -> None:
     limits = load(llama, kv_cache_tokens=4 * CONTEXT + 3).limits
     assert (limits.max_model_len, limits.block_size, limits.num_blocks) == (CONTEXT, 4, CONTEXT)
     assert (limits.max_step_tokens, limits.vocab_size) == (16, VOCAB)
-
-
-@pytest.mark.parametrize(("room", "expected"), [(1 << 30, 512), (4 * VOCAB * 100, 100), (1, 1)])
-def test_prompt_tokens_scored_in_a_step_are_limited_by_their_logits(
-    llama: Path, monkeypatch: pytest.MonkeyPatch, room: int, expected: int
-) -> None:
-    monkeypatch.setattr(model_runner, "_SCORED_LOGITS_BYTES", room)
-    assert load(llama).limits.max_scored_tokens == expected
 
 
 def test_without_a_setting_the_cache_holds_everybodys_whole_context(llama: Path) -> None:

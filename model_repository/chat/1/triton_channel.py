@@ -22,6 +22,7 @@ _CODES = {
     errors.OverloadedError: "UNAVAILABLE",
     errors.RequestCancelledError: "CANCELLED",
     errors.EngineFailedError: "INTERNAL",
+    errors.NotComputedError: "INTERNAL",
 }
 
 

@@ -39,6 +39,10 @@ class EngineFailedError(ChatError):
     """The engine is broken; what was in flight is lost and the process must restart."""
 
 
+class NotComputedError(ChatError):
+    """The model failed on this request alone; the engine goes on, and another try may fail the same way."""
+
+
 class ConfigError(Exception):
     """The operator's mistake: a setting that cannot work. Raised while loading, never while serving."""
 
