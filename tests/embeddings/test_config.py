@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from chat_engine.errors import ConfigError
 from embedder.config import load_config
-from embedder.errors import ConfigError
 
 
 def written(folder: Path, settings: object) -> Path:

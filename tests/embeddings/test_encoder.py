@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModel
 
+from chat_engine.errors import UnsupportedModelError
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder, length_groups
-from embedder.errors import ForwardError, UnsupportedModelError
+from embedder.errors import ForwardError
 from tests.embeddings.checkpoints import VOCABULARY
 
 ATOL = 2e-5

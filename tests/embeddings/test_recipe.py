@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from embedder.errors import UnsupportedModelError
+from chat_engine.errors import UnsupportedModelError
 from embedder.recipe import Recipe, read_recipe
 from tests.embeddings.checkpoints import flags, with_recipe
 

@@ -13,6 +13,8 @@ BROKEN_RUNNER = """
 
 import pathlib
 
+from chat_engine.native.model_runner import ModelRunner
+
 _run = ModelRunner.run
 
 

@@ -40,10 +40,14 @@ def serve(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
 
 def _native(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
     thread = ModelThread()
-    runner = thread.call(lambda: ModelRunner(config))
-    limits, defaults = runner.limits, runner.defaults
-    prompts = PromptEncoder.load(config)
-    prompts.check_vocabulary(limits.vocab_size)
+    try:
+        runner = thread.call(lambda: ModelRunner(config))
+        prompts = PromptEncoder.load(config)
+        limits, defaults = runner.limits, runner.defaults
+        prompts.check_vocabulary(limits.vocab_size)
+    except Exception:
+        thread.close()
+        raise
     parser = RequestParser(
         prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens
     )

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from chat_engine.errors import UnsupportedModelError
 from embedder.checkpoint import load_checkpoint
 from embedder.config import EmbedderConfig, PoolingName
-from embedder.errors import ForwardError, UnsupportedModelError
+from embedder.errors import ForwardError
 
 log = logging.getLogger(__name__)
 

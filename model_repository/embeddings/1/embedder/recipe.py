@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chat_engine.errors import UnsupportedModelError
 from embedder.config import PoolingName
-from embedder.errors import UnsupportedModelError
 
 _STEPS = {"Transformer", "Pooling", "Normalize"}
 _POOLING_FOLDER = "1_Pooling"

@@ -82,13 +82,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
     device = torch_device(config.device)
     found = _causal_config(config)
     refuse_quantised(found.parsed)
+    generation = read_file(config.model, "generation_config.json", config.revision)
     model = _load(config, device)
     layers, widest_window = _probe(model)
     text = model.config.get_text_config()
     context = _context(text, widest_window)
     if (config.max_model_len or 0) > context.usual:
         _go_further(model, config.max_model_len or 0, context)
-    generation = read_file(config.model, "generation_config.json", config.revision)
     return LoadedModel(model, layers, context, generation_defaults(model, found.written, generation))
 
 
@@ -122,7 +122,7 @@ def _causal_config(config: EngineConfig) -> CheckpointConfig:
     found = read_config(config.model, config.revision)
     if type(found.parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(
-            f"{found.parsed.model_type}: transformers has no model of this type that writes text"
+            f"{found.parsed.model_type}: transformers has no model of this type that generates text"
         )
     return found
 

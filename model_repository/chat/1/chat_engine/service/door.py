@@ -121,6 +121,12 @@ class Door(Generic[Job]):
             self._changed.wait_for(lambda: not idle or self._inbox or self._closed)
             return not self._closed
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the engine is to stop: closed, or broken."""
+        with self._changed:
+            return self._closed or self._failed
+
     def _take(self) -> tuple[list[Job], set[str]]:
         """What has arrived since the last call, and which requests are to be ended because their callers are gone."""
         with self._changed:
@@ -154,7 +160,7 @@ class Door(Generic[Job]):
         """The engine is broken for good."""
         with self._changed:
             self._failed = True
-            self._changed.notify_all()
+            self._tell()
 
     def _farewell(self) -> ChatError:
         """What those are told who are still inside when the engine stops."""
