@@ -51,13 +51,14 @@ def test_the_tokenizer_limits_the_length_too(folder: Path) -> None:
     assert load(folder).max_length == 16
 
 
-def test_texts_are_neither_cut_nor_padded_by_the_tokenizer(folder: Path) -> None:
+def test_texts_are_neither_cut_nor_padded_by_the_tokenizer(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = checkpoints.tokenizer(special_tokens=True)
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=8)
     tokenizer.save_pretrained(folder)
     assert len(load(folder).tokenizer.encode("the cat sat on the mat").ids) == 8
     assert len(load(folder).tokenizer.encode("cat").ids) == 3
+    assert "tokenizer.json is used" not in caplog.text, "it splits texts the same way"
 
 
 def test_more_positions_than_the_model_has_are_refused(bert: Path) -> None:
