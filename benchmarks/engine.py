@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from benchmarks.workload import Job, make_checkpoint, make_jobs
 from chat_engine.config import parse_config
-from chat_engine.native.engine import ChatEngine
+from chat_engine.native.engine import NativeEngine
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.request import ChatRequest, SamplingParams, TokenEvent
@@ -131,7 +131,7 @@ def own_engine(settings: dict[str, object]) -> Iterator[Contender]:
     config = parse_config(settings)
     thread = ModelThread()
     runner = thread.call(lambda: ModelRunner(config))
-    engine = ChatEngine(config, runner, PromptEncoder.load(config).backend, thread=thread)
+    engine = NativeEngine(config, runner, PromptEncoder.load(config).backend, thread=thread)
 
     def run(jobs: list[Job]) -> int:
         counts: list[int] = []

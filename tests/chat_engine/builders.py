@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from chat_engine.config import EngineConfig
-from chat_engine.native.engine import ChatEngine
+from chat_engine.native.engine import NativeEngine
 from chat_engine.native.generation_defaults import GenerationDefaults
-from chat_engine.native.model_runner import Row, RunnerLimits
+from chat_engine.native.runner import Row, RunnerLimits
 from chat_engine.native.sampler import Sampled, SamplingState
 from chat_engine.native.token_rules import TokenRules
 from chat_engine.request import ChatRequest, FinishReason, SamplingParams, TokenEvent
@@ -178,12 +178,12 @@ def make_config(**settings_: object) -> EngineConfig:
     return EngineConfig.model_validate({"model": "fake", "max_sequences": 4, **settings_})
 
 
-def hand_engine(runner: object, tokenizer: Tokenizer | None = None, **settings_: object) -> ChatEngine:
+def hand_engine(runner: object, tokenizer: Tokenizer | None = None, **settings_: object) -> NativeEngine:
     """An engine without a thread."""
-    return ChatEngine(make_config(**settings_), runner, tokenizer or letter_tokenizer())
+    return NativeEngine(make_config(**settings_), runner, tokenizer or letter_tokenizer())
 
 
-def checked_step(engine: ChatEngine) -> bool:
+def checked_step(engine: NativeEngine) -> bool:
     """A step, and the accounting after it."""
     went_on = engine.step()
     engine.cache.check([sequence.table for sequence in engine.scheduler.sequences])
@@ -191,7 +191,7 @@ def checked_step(engine: ChatEngine) -> bool:
     return went_on
 
 
-def run_out(engine: ChatEngine, limit: int = 5000) -> None:
+def run_out(engine: NativeEngine, limit: int = 5000) -> None:
     """Steps until nothing is left, and sees that everything was given back."""
     for _ in range(limit):
         if not checked_step(engine):
@@ -202,7 +202,7 @@ def run_out(engine: ChatEngine, limit: int = 5000) -> None:
     assert not engine.scheduler.sequences
 
 
-def solo(engine_of: Callable[[], ChatEngine], request: ChatRequest) -> Inbox:
+def solo(engine_of: Callable[[], NativeEngine], request: ChatRequest) -> Inbox:
     """The request alone, in an engine of its own."""
     engine, inbox = engine_of(), Inbox()
     engine.submit(request, inbox)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from chat_engine.native.engine import ChatEngine
+from chat_engine.native.engine import NativeEngine
 from chat_engine.service.model_thread import ModelThread
 from tests.chat_engine.builders import letter_tokenizer, make_config
 
@@ -21,12 +21,12 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def threaded() -> Iterator[Callable[..., ChatEngine]]:
+def threaded() -> Iterator[Callable[..., NativeEngine]]:
     """Makes engines with a thread, and closes them at the end."""
-    engines: list[ChatEngine] = []
+    engines: list[NativeEngine] = []
 
-    def make(runner: object, on_failure: Callable[[], None] | None = None, **settings: object) -> ChatEngine:
-        engines.append(ChatEngine(make_config(**settings), runner, letter_tokenizer(), on_failure, ModelThread()))
+    def make(runner: object, on_failure: Callable[[], None] | None = None, **settings: object) -> NativeEngine:
+        engines.append(NativeEngine(make_config(**settings), runner, letter_tokenizer(), on_failure, ModelThread()))
         return engines[-1]
 
     yield make

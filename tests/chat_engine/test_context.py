@@ -11,7 +11,8 @@ import transformers as hf
 from chat_engine.errors import ConfigError
 from chat_engine.native.context import ContextRange, context_range
 from chat_engine.native.model_loader import context_limits
-from chat_engine.native.model_runner import ModelRunner, Row
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.runner import Row
 from tests.chat_engine.architectures import CONTEXT, VOCAB
 from tests.chat_engine.builders import make_config, reference_model, save_model, state
 

@@ -13,8 +13,9 @@ import torch
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
-from chat_engine.native.engine import ChatEngine
-from chat_engine.native.model_runner import ModelRunner, Row, RunnerLimits
+from chat_engine.native.engine import NativeEngine
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.runner import Row, RunnerLimits
 from chat_engine.native.sampler import Sampled
 from chat_engine.request import FinishReason
 from tests.chat_engine import architectures
@@ -102,11 +103,11 @@ class Model:
             found.append(made.sequences[0, len(prompt) :].tolist())
         return found, closest
 
-    def engine(self, places: int = 4, blocks: int = 4 * CONTEXT // BLOCK, budget: int = 64) -> ChatEngine:
+    def engine(self, places: int = 4, blocks: int = 4 * CONTEXT // BLOCK, budget: int = 64) -> NativeEngine:
         runner = Limited(
             self.runner, num_blocks=blocks, max_step_tokens=max(budget, places), max_model_len=blocks * BLOCK
         )
-        return ChatEngine(make_config(max_sequences=places, queue_room=30), runner, TOKENIZER)
+        return NativeEngine(make_config(max_sequences=places, queue_room=30), runner, TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ class Arrival:
     cancel_after: int | None = None
 
 
-def play(model: Model, engine: ChatEngine, arrivals: list[Arrival]) -> None:
+def play(model: Model, engine: NativeEngine, arrivals: list[Arrival]) -> None:
     """Runs a scenario by hand and compares every answer."""
     inboxes = [Inbox() for _ in arrivals]
     for step in range(max(a.step + (a.cancel_after or 0) for a in arrivals) + 1):
@@ -364,7 +365,7 @@ def test_on_cuda_in_float32_every_answer_is_that_of_generate(models: Callable[[s
     runner = ModelRunner(config)
     assert not runner._cache.use_varlen
     limited = Limited(runner, num_blocks=20, max_step_tokens=11, max_model_len=20 * BLOCK)
-    engine = ChatEngine(make_config(max_sequences=4, queue_room=30), limited, TOKENIZER)
+    engine = NativeEngine(make_config(max_sequences=4, queue_room=30), limited, TOKENIZER)
     play(model, engine, CROWD)
     assert engine.stats().preemptions > 0
 
@@ -400,7 +401,7 @@ def test_on_cuda_in_bfloat16_a_stream_does_not_depend_on_its_neighbours_much(tmp
     request = make_request("r", prompts()[5], 1, logprobs=1)
 
     def first_logprob(company: int) -> float:
-        engine, inbox = ChatEngine(config, runner, TOKENIZER), Inbox()
+        engine, inbox = NativeEngine(config, runner, TOKENIZER), Inbox()
         for i in range(company):
             engine.submit(make_request(f"n{i}", prompts()[i + 6], 20), Inbox())
         engine.submit(request, inbox)

@@ -120,6 +120,39 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
         load_model(settings(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model_type": "nonesuch"}, r"config.json: transformers [\d.]+ has no model of the type 'nonesuch'; code"),
+        ({"model_type": None}, "config.json: no model_type is given"),
+        (
+            {"rope_parameters": {"rope_type": "yarn"}},
+            r"config.json: Missing required keys in `rope_parameters` .*factor",
+        ),
+        ({"hidden_size": "large"}, r"config.json: .*'hidden_size' expected int, got str \(value: 'large'\)"),
+        ({"num_attention_heads": 5}, r"config.json: .*hidden size \(32\) is not a multiple of .* heads \(5\)"),
+        ({"dtype": "float99"}, r"config.json: .*float99"),
+        ({"model_type": "t5"}, "t5: transformers has no model of this type that generates text"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("find", [load_model, context_limits])
+def test_a_config_that_makes_no_sense_is_refused_in_its_words(
+    change: dict[str, object], complaint: str, find: Callable[[EngineConfig], object], tmp_path: Path
+) -> None:
+    file = some_llama(tmp_path) / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UnsupportedModelError, match=complaint) as caught:
+        find(settings(tmp_path))
+    assert str(tmp_path) not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"config.json: no model_type is given"):
+        load_model(settings(tmp_path))
+
+
 def test_a_checkpoint_that_is_not_there_is_another_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="none'"):
         load_model(settings(tmp_path / "none"))

@@ -8,8 +8,9 @@ import torch
 import transformers as hf
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.native import attention, model_runner
-from chat_engine.native.model_runner import ModelRunner, Row
+from chat_engine.native import attention
+from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.runner import Row
 from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, save_model, state
 
@@ -86,14 +87,6 @@ def test_limits_come_from_model_and_settings(llama: Path) -> None:
     assert (limits.max_step_tokens, limits.vocab_size) == (16, VOCAB)
 
 
-@pytest.mark.parametrize(("room", "expected"), [(1 << 30, 512), (4 * VOCAB * 100, 100), (1, 1)])
-def test_prompt_tokens_scored_in_a_step_are_limited_by_their_logits(
-    llama: Path, monkeypatch: pytest.MonkeyPatch, room: int, expected: int
-) -> None:
-    monkeypatch.setattr(model_runner, "_SCORED_LOGITS_BYTES", room)
-    assert load(llama).limits.max_scored_tokens == expected
-
-
 def test_without_a_setting_the_cache_holds_everybodys_whole_context(llama: Path) -> None:
     assert load(llama, max_sequences=3).limits.num_blocks == 3 * CONTEXT // 4
 
@@ -162,3 +155,30 @@ def test_a_checkpoint_in_half_precision_runs_in_it(tmp_path: Path) -> None:
     runner = load(tmp_path, dtype="bfloat16")
     assert runner._cache.keys[0].dtype == torch.bfloat16
     assert runner.run([Row([5, 6, 7], 3, [0], state(temperature=0.0))])[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("generation", "eos"),
+    [(None, set()), ({}, set()), ({"eos_token_id": 7}, {7}), ({"eos_token_id": 7, "_from_model_config": True}, {7})],
+)
+def test_an_end_that_only_the_config_class_has_by_default_is_none(
+    tmp_path: Path, generation: dict[str, object] | None, eos: set[int]
+) -> None:
+    """2 for a Llama, which is any token in another vocabulary."""
+    folder = saved(tmp_path, generation)
+    config = json.loads((folder / "config.json").read_text())
+    del config["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    if generation is None:
+        (folder / "generation_config.json").unlink()
+    assert hf.AutoConfig.from_pretrained(folder).eos_token_id == 2
+    assert load(folder).defaults.eos_ids == eos
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_generation_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    """transformers would go on as if there were none."""
+    folder = saved(tmp_path)
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(UnsupportedModelError, match=r"generation_config.json: .*JSON"):
+        load(folder)

@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, UnsupportedModelError
-from chat_engine.reading.prompt_encoder import _PROBES, PromptEncoder
+from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import PromptParser
+from chat_engine.reading.tokenizer_loader import PROBES
 from tests.chat_engine.builders import byte_fallback_tokenizer, byte_level_tokenizer, examples, make_config
 from tests.chat_engine.families import FAMILIES
 
@@ -62,7 +63,7 @@ def test_texts_are_split_as_tokenizer_json_has_it_whatever_class_is_named(
 ) -> None:
     tokenizer = FAMILIES[family]()
     encoder = PromptEncoder.load(saved(tmp_path, tokenizer, tokenizer_class=kind, chat_template=TEMPLATE))
-    for text in (CODE, "  the quick\n\n\tfox 12345 你好 é", *_PROBES):
+    for text in (CODE, "  the quick\n\n\tfox 12345 你好 é", *PROBES):
         expected = tokenizer.encode(text, add_special_tokens=False).ids
         assert list(encoder.encode(text, add_special_tokens=False)) == expected
 

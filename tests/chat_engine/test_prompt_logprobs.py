@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from chat_engine.native.engine import ChatEngine
+from chat_engine.native.engine import NativeEngine
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.sampler import Targets, score
 from chat_engine.request import FinishReason, PromptToken
@@ -74,14 +74,14 @@ def scored(inbox: Inbox) -> list[PromptToken]:
 
 def engine_of(
     model: Model, places: int = 4, blocks: int = 4 * CONTEXT // BLOCK, budget: int = 64, at_once: int = 64
-) -> ChatEngine:
+) -> NativeEngine:
     limits = {
         "num_blocks": blocks,
         "max_step_tokens": max(budget, places),
         "max_model_len": blocks * BLOCK,
         "max_scored_tokens": at_once,
     }
-    return ChatEngine(make_config(max_sequences=places, queue_room=30), Limited(model.runner, **limits), TOKENIZER)
+    return NativeEngine(make_config(max_sequences=places, queue_room=30), Limited(model.runner, **limits), TOKENIZER)
 
 
 @functools.cache
@@ -100,7 +100,7 @@ class Arrival:
     cancel_after: int | None = None
 
 
-def play(model: Model, engine: ChatEngine, arrivals: list[Arrival]) -> None:
+def play(model: Model, engine: NativeEngine, arrivals: list[Arrival]) -> None:
     """Runs a scenario by hand and compares scores and answers."""
     inboxes = [Inbox() for _ in arrivals]
     for step in range(max(a.step + (a.cancel_after or 0) for a in arrivals) + 1):
@@ -257,7 +257,7 @@ def test_the_embedded_checkpoint() -> None:
     prompt = tokenizer.encode("Triton is a server that answers. 月亮是🌙。 def f(x):\n    return x * 2\n" * 6).ids
     assert len(prompt) > 2 * 64
     engine, runner = Inbox(), ModelRunner(config)
-    chat = ChatEngine(config, runner, tokenizer)
+    chat = NativeEngine(config, runner, tokenizer)
     chat.submit(make_request("r", prompt, 1, prompt_logprobs=5, logprobs=5), engine)
     run_out(chat)
     check(scored(engine), prompt, plain_logprobs(TINY_CHAT, prompt), 5)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chat_engine.native.kv_cache import KVCache
-from chat_engine.native.scheduler import Chunk, Scheduler
+from chat_engine.native.scheduler import Chunk, Scheduler, StepLimit
 from chat_engine.native.sequence import Sequence
 from tests.chat_engine.builders import examples, make_request
 
@@ -46,7 +46,7 @@ class Bench:
         arrival = {s: i for i, s in enumerate(self.scheduler.sequences)}
         chunks = self.scheduler.schedule()
         self.check()
-        assert sum(chunk.count for chunk in chunks) <= self.budget
+        assert sum(chunk.count for chunk in chunks) <= self.scheduler.step_limit.tokens <= self.budget
         assert sum(len(chunk.scored) for chunk in chunks) <= self.at_once
         assert len(self.scheduler.running) <= self.places
         assert len({chunk.sequence for chunk in chunks}) == len(chunks), "a sequence runs twice in a step"
@@ -286,7 +286,7 @@ SHAPES = st.builds(
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come and are cancelled at any time; `Bench.step` checks each step."""
+    """Requests come and are cancelled at any time, and memory runs short; `Bench.step` checks each step."""
 
     @initialize(shape=SHAPES, at_once=st.integers(1, 9))
     def begin(self, shape: Shape, at_once: int) -> None:
@@ -313,6 +313,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, steps: int) -> None:
         for _ in range(steps):
             self.bench.step()
+
+    @rule(tokens=st.integers(1, 60))
+    def run_short_of_memory(self, tokens: int) -> None:
+        self.bench.scheduler.step_limit.note_in_parts(tokens)
 
     @invariant()
     def accounts_agree(self) -> None:
@@ -343,3 +347,46 @@ def test_everything_ends_and_the_oldest_always_moves(shape: Shape, wishes: list[
         bench.step()
         assert oldest in bench.finished or oldest.num_computed > before, "the oldest stands still"
     assert len(bench.finished) == len(wishes)
+
+
+# Fewer tokens a step, for a while.
+
+
+def test_a_step_limit_halves_down_to_the_least_and_grows_back() -> None:
+    limit = StepLimit(most=100, least=30)
+    limit.note_in_parts(90)
+    assert limit.tokens == 45
+    limit.note_in_parts(45)
+    assert limit.tokens == 30
+    sizes = []
+    for _ in range(4 * 256):
+        limit.note_whole()
+        sizes.append(limit.tokens)
+    assert sizes[254:256] == [30, 60]
+    assert sizes[510:512] == [60, 100]
+    assert max(sizes) == sizes[-1] == 100
+
+
+def test_a_failure_starts_the_wait_anew() -> None:
+    limit = StepLimit(most=100, least=1)
+    limit.note_in_parts(100)
+    for _ in range(255):
+        limit.note_whole()
+    limit.note_in_parts(50)
+    limit.note_whole()
+    assert limit.tokens == 25
+
+
+@examples(100)
+@given(events=st.lists(st.one_of(st.none(), st.integers(1, 64)), max_size=50), most=st.integers(4, 64))
+def test_a_step_limit_stays_within_its_bounds(events: list[int | None], most: int) -> None:
+    limit = StepLimit(most, least=4)
+    for event in events:
+        if event is None:
+            for _ in range(256):
+                limit.note_whole()
+        else:
+            before = limit.tokens
+            limit.note_in_parts(min(event, before))
+            assert limit.tokens <= before
+        assert 4 <= limit.tokens <= most

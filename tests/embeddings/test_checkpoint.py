@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoModel, LlamaConfig, T5Config
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
+from chat_engine.reading.tokenizer_loader import PROBES
 from embedder.checkpoint import Checkpoint, load_checkpoint
 from embedder.config import EmbedderConfig
+from tests.chat_engine.families import FAMILIES
 from tests.embeddings import checkpoints
 from tests.embeddings.checkpoints import POSITIONS, VOCABULARY, flags, with_recipe
 
@@ -48,13 +51,14 @@ def test_the_tokenizer_limits_the_length_too(folder: Path) -> None:
     assert load(folder).max_length == 16
 
 
-def test_texts_are_neither_cut_nor_padded_by_the_tokenizer(folder: Path) -> None:
+def test_texts_are_neither_cut_nor_padded_by_the_tokenizer(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = checkpoints.tokenizer(special_tokens=True)
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=8)
     tokenizer.save_pretrained(folder)
     assert len(load(folder).tokenizer.encode("the cat sat on the mat").ids) == 8
     assert len(load(folder).tokenizer.encode("cat").ids) == 3
+    assert "tokenizer.json is used" not in caplog.text, "it splits texts the same way"
 
 
 def test_more_positions_than_the_model_has_are_refused(bert: Path) -> None:
@@ -89,7 +93,50 @@ def test_missing_weights_are_refused_and_not_made_up(folder: Path) -> None:
     weights = load_file(path)
     del weights["encoder.layer.1.output.dense.weight"], weights["pooler.dense.weight"]
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(UnsupportedModelError, match=r"\['encoder\.layer\.1\.output\.dense\.weight'\]"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"1 weights .* are not there: encoder\.layer\.1\.output\.dense\.weight"
+    ):
+        load(folder)
+
+
+def test_a_weight_of_another_shape_is_refused_with_both_shapes(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["embeddings.word_embeddings.weight"] = weights["embeddings.word_embeddings.weight"][:-3].clone()
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"word_embeddings.weight has the shape \[18, 32\], .* \[21, 32\]"):
+        load(folder)
+
+
+def test_quantised_weights_are_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(UnsupportedModelError, match=r"quantised \(gptq\), which is not supported"):
+        load(folder)
+
+
+def byte_level(folder: Path, tokenizer: Tokenizer, **settings: object) -> Path:
+    """A checkpoint with this tokenizer.json and these entries in tokenizer_config.json."""
+    config = checkpoints.bert()
+    config.vocab_size = 400
+    checkpoints.save(folder, config)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_texts_are_split_as_tokenizer_json_has_it_whatever_class_is_named(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["llama3"]()
+    loaded = load(byte_level(tmp_path, tokenizer, tokenizer_class="GPT2Tokenizer"))
+    for text in PROBES:
+        expected = tokenizer.encode(text, add_special_tokens=False).ids
+        assert loaded.tokenizer.encode(text, add_special_tokens=False).ids == expected
+
+
+def test_tokenizer_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    moved = {"350": {"content": "<|moved|>", "special": True}}
+    folder = byte_level(tmp_path, FAMILIES["llama3"](), tokenizer_class="GPT2Tokenizer", added_tokens_decoder=moved)
+    with pytest.raises(UnsupportedModelError, match="take tokenizer files that belong together"):
         load(folder)
 
 
@@ -103,7 +150,7 @@ def test_a_checkpoint_without_a_pooler_is_no_matter(folder: Path) -> None:
 
 def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(UnsupportedModelError, match=r"no weights in safetensors; .* fetch hub --id <id> --convert"):
         load(folder)
 
 
@@ -112,7 +159,7 @@ def test_code_in_the_checkpoint_is_not_run(folder: Path, tmp_path: Path) -> None
     config |= {"model_type": "custom", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises((ValueError, OSError)):
+    with pytest.raises(UnsupportedModelError, match="no model of the type 'custom'; code that a checkpoint brings"):
         load(folder)
     assert not (tmp_path / "ran").exists()
 

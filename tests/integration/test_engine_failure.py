@@ -13,6 +13,8 @@ BROKEN_RUNNER = """
 
 import pathlib
 
+from chat_engine.native.model_runner import ModelRunner
+
 _run = ModelRunner.run
 
 
@@ -52,3 +54,37 @@ def test_a_failing_step_ends_all_streams_and_then_the_server(start_triton: Serve
     assert time.monotonic() - began < 10
     assert server.poll() == 0
     assert "out of luck" in server.options.log_path.read_text()
+
+
+POISONED = 17
+CHOOSY_RUNNER = f"""
+
+from chat_engine.native.model_runner import ModelRunner
+
+_run = ModelRunner.run
+
+
+def _run_unless_poisoned(self, rows):
+    if any({POISONED} in row.tokens for row in rows):
+        raise RuntimeError("out of luck")
+    return _run(self, rows)
+
+
+ModelRunner.run = _run_unless_poisoned
+"""
+
+
+def test_a_request_that_cannot_be_computed_fails_alone(start_triton: ServerFactory, tmp_path: Path) -> None:
+    repository = tmp_path / "choosy"
+    shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__"))
+    with (repository / "chat" / "1" / "model.py").open("a") as model:
+        model.write(CHOOSY_RUNNER)
+    server = start_triton({"threads": 1, "max_sequences": 2, "max_step_tokens": 16}, repository=repository)
+    sampling = {"max_tokens": 3, "temperature": 0, "logit_bias": {str(POISONED): -100}, "ignore_eos": True}
+    with connect(server) as stub:
+        for _ in range(2):
+            bad = ask(stub, request(prompt_token_ids=[5, POISONED], sampling_parameters=sampling))
+            assert "internal error: the model could not compute this request" in bad.error
+            good = ask(stub, request(prompt_token_ids=[5, 6], sampling_parameters=sampling))
+            assert good.last.num_output_tokens == 3
+    assert server.poll() is None

@@ -25,6 +25,8 @@ HANGING_RUNNER = """
 import pathlib
 import time
 
+from chat_engine.native.model_runner import ModelRunner
+
 _run = ModelRunner.run
 
 

@@ -12,15 +12,10 @@ from triton_io import process
 
 from chat_engine import errors
 from chat_engine.config import load_config
-from chat_engine.native.engine import ChatEngine
-from chat_engine.native.generation_defaults import in_vocabulary
-from chat_engine.native.model_runner import ModelRunner
-from chat_engine.reading.prompt_encoder import PromptEncoder
-from chat_engine.reading.request_parser import RequestParser
 from chat_engine.service.delivery import Delivery
 from chat_engine.service.metrics import Family, MetricsReporter
-from chat_engine.service.model_thread import ModelThread
 from chat_engine.service.shutdown import ShutdownWatch
+from chat_engine.serving import serve
 
 log = process.log_of("chat")
 
@@ -33,24 +28,11 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model, which also tries it out. Raises ConfigError or UnsupportedModelError."""
-        version_folder = Path(__file__).resolve().parent
         name = args["model_name"]
-        config = load_config(name, version_folder, {"device": _device(args)})
-        thread = ModelThread()
-        runner = thread.call(lambda: ModelRunner(config))
-        prompts = PromptEncoder.load(config)
-        limits, defaults = runner.limits, runner.defaults
-        prompts.check_vocabulary(limits.vocab_size)
-        self._drain_seconds = config.drain_seconds
-        self._parser = RequestParser(
-            prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens
-        )
-        end_ids = in_vocabulary(
-            "an end token of the tokenizer or the chat template", prompts.end_ids, limits.vocab_size
-        )
-        self._engine = ChatEngine(
-            config, runner, prompts.backend, on_failure=_stop_server, thread=thread, end_ids=end_ids
-        )
+        config = load_config(name, Path(__file__).resolve().parent, {"device": _device(args)})
+        serving = serve(config, on_failure=_stop_server)
+        self._parser, self._engine = serving.parser, serving.engine
+        self._drain_seconds = serving.drain_seconds
         self._delivery = Delivery(self._engine.cancel)
         self._families: dict[str, pb_utils.MetricFamily] = {}
         self._metrics = MetricsReporter(

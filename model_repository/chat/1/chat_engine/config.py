@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from chat_engine.errors import ConfigError
+from chat_engine.settings import check_settings, read_settings
 
 CONFIG_VARIABLE = "TRITON_CHAT_ENGINE_CONFIG"
 MODEL_VARIABLE = "TRITON_CHAT_MODEL"
@@ -21,6 +20,7 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
+    engine: Literal["native"] = Field("native", description="What computes the answers.")
     model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -84,14 +84,7 @@ def load_config(
     """
     env = os.environ if env is None else env
     path = _config_path(model_name, version_folder, env.get(CONFIG_VARIABLE))
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the engine settings {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"the engine settings {path} are not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"the engine settings {path} must be a JSON object")
+    settings = read_settings(path, "engine")
     if model_name == "chat" and env.get(MODEL_VARIABLE):
         settings["model"] = env[MODEL_VARIABLE]
     return parse_config({**overrides, **settings}, str(path))
@@ -99,13 +92,7 @@ def load_config(
 
 def parse_config(settings: Mapping[str, object], source: str = "engine settings") -> EngineConfig:
     """Checks `settings`. Raises ConfigError with one line per mistake."""
-    try:
-        return EngineConfig.model_validate(dict(settings))
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-        ]
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+    return check_settings(EngineConfig, settings, source)
 
 
 def _config_path(model_name: str, version_folder: Path, named: str | None) -> Path:

@@ -91,7 +91,7 @@ class EngineFailedError(ChatError):
 
 
 class NotComputedError(ChatError):
-    """The model cannot compute this request, as others showed that it still works."""
+    """The model failed on this request alone; the engine goes on, and another try may fail the same way."""
 
     code = "not_computed"
 

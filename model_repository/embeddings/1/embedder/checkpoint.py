@@ -10,9 +10,18 @@ import huggingface_hub
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
+from chat_engine.native.checkpoint import (
+    check_weights,
+    loading_weights,
+    read_config,
+    refuse_quantised,
+    torch_device,
+    torch_dtype,
+)
+from chat_engine.reading.tokenizer_loader import load_tokenizer
 from embedder.config import EmbedderConfig, PoolingName
 from embedder.recipe import Recipe, read_recipe
 
@@ -30,7 +39,7 @@ class Checkpoint:
 
     Attributes:
         model: gives hidden states `[texts, tokens, width]`.
-        tokenizer: never changed again.
+        tokenizer: neither cuts nor pads; never changed again.
         pooling: what makes one vector of the states of a text.
         max_length: the longest text in tokens, special ones included.
         vocab_size: number of token ids.
@@ -53,16 +62,14 @@ def load_checkpoint(config: EmbedderConfig) -> Checkpoint:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
     folder = _folder(config)
     recipe = read_recipe(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise UnsupportedModelError("the checkpoint has no fast tokenizer (tokenizer.json)")
     model = _load_model(folder, config)
+    tokenizer, backend = load_tokenizer(str(folder))
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
     pad_id = model.config.get_text_config().pad_token_id
     return Checkpoint(
         model=model,
-        tokenizer=_without_limits(tokenizer),
+        tokenizer=backend,
         pooling=recipe.pooling or "mean" if config.pooling == "auto" else config.pooling,
         max_length=_max_length(config, recipe, model, tokenizer),
         vocab_size=table.num_embeddings,
@@ -84,22 +91,23 @@ def _folder(config: EmbedderConfig) -> Path:
 
 
 def _load_model(folder: Path, config: EmbedderConfig) -> PreTrainedModel:
-    device = _device(config.device)
-    model: PreTrainedModel
-    model, info = AutoModel.from_pretrained(
-        folder,
-        dtype=_dtype(config.dtype, device),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    if model.config.is_encoder_decoder:
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: models with an encoder and a decoder are not supported"
+    device = torch_device(config.device)
+    checkpoint = read_config(str(folder)).parsed
+    refuse_quantised(checkpoint)
+    if checkpoint.is_encoder_decoder:
+        raise UnsupportedModelError(f"{checkpoint.model_type}: models with an encoder and a decoder are not supported")
+    with loading_weights():
+        loaded: Any = AutoModel.from_pretrained(
+            folder,
+            dtype=_dtype(config.dtype, device),
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    model: PreTrainedModel = loaded[0]
     # A pooler is a layer for another purpose, and often not in the checkpoint.
-    if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
-        raise UnsupportedModelError(f"{model.config.model_type}: weights missing in the checkpoint: {missing[:5]}")
+    check_weights(loaded[1], unused="pooler.")
     model.config.use_cache = False
     model.requires_grad_(False)
     model.eval()
@@ -107,29 +115,9 @@ def _load_model(folder: Path, config: EmbedderConfig) -> PreTrainedModel:
     return model
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype | str:
+def _dtype(name: str, device: torch.device) -> Any:
     """Few CPUs multiply 16-bit numbers fast, and those that do not are many times slower with them."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda is set, but torch sees no GPU here")
-    return device
-
-
-def _without_limits(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """An over-long text is refused, never cut, and padding is made here."""
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+    return torch.float32 if name == "auto" and device.type == "cpu" else torch_dtype(name)
 
 
 def _max_length(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from chat_engine.errors import ConfigError
+from chat_engine.settings import check_settings, read_settings
 
 CONFIG_VARIABLE = "TRITON_CHAT_EMBEDDINGS_CONFIG"
 MODEL_VARIABLE = "TRITON_CHAT_EMBEDDINGS_MODEL"
@@ -58,27 +57,9 @@ def load_config(
     """
     env = os.environ if env is None else env
     path = Path(env.get(CONFIG_VARIABLE) or version_folder / "embedder.json")
-    settings = _read(path)
+    settings = read_settings(path, "embedding")
     if isinstance(model := settings.get("model"), str) and (path.parent / model).is_dir():
         settings["model"] = str((path.parent / model).resolve())
     if env.get(MODEL_VARIABLE):
         settings["model"] = env[MODEL_VARIABLE]
-    try:
-        return EmbedderConfig.model_validate({**overrides, **settings})
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-        ]
-        raise ConfigError(f"{path}: " + "; ".join(lines)) from error
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the embedding settings {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"the embedding settings {path} are not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"the embedding settings {path} must be a JSON object")
-    return settings
+    return check_settings(EmbedderConfig, {**overrides, **settings}, str(path))

@@ -3,57 +3,32 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable
 
 from tokenizers import Tokenizer
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import ChatError, DrainingError, EngineFailedError, OverloadedError, RequestCancelledError
+from chat_engine.errors import ChatError, NotComputedError, RequestCancelledError
 from chat_engine.native.kv_cache import KVCache
-from chat_engine.native.model_runner import Row, Runner
-from chat_engine.native.sampler import NO_TOKEN, Logprobs, Sampled, SamplingState, Scored, Targets
+from chat_engine.native.runner import Row, Runner
+from chat_engine.native.running import Running
+from chat_engine.native.sampler import NO_TOKEN, Sampled, Scored, Targets
 from chat_engine.native.scheduler import Chunk, Scheduler
 from chat_engine.native.sequence import Sequence
-from chat_engine.native.token_rules import TokenRules
-from chat_engine.protocol import EngineStats, RequestTimes, Sink
-from chat_engine.request import Alternative, ChatRequest, FinishReason, PromptToken, TokenEvent, TokenLogprobs
+from chat_engine.protocol import Sink
+from chat_engine.request import ChatRequest, FinishReason
+from chat_engine.service.door import Door
 from chat_engine.service.model_thread import ModelThread
-from chat_engine.text.detokenizer import TextStream, TokenNames
+from chat_engine.text.detokenizer import TokenNames
 
 log = logging.getLogger(__name__)
 
-_MAX_KEPT_TIMES = 10_000
+Result = Sampled | Scored | None
+_NOT_COMPUTED = Sampled(NO_TOKEN, None)
 
 
-class _Running:
-    """A request inside the engine: its sequence, how its tokens are chosen, its text, and where events go."""
-
-    def __init__(
-        self, request: ChatRequest, sink: Sink, stop_ids: frozenset[int], rules: TokenRules, tokenizer: Tokenizer
-    ) -> None:
-        params = request.sampling
-        self.request = request
-        self.sink = sink
-        self.stop_ids = stop_ids
-        self.sequence = Sequence(request)
-        self.sampling = SamplingState.start(params, request.seed, stop_ids, request.prompt_ids, rules)
-        self.text = TextStream(
-            tokenizer,
-            request.prompt_ids,
-            params.stop,
-            skip_special_tokens=params.skip_special_tokens,
-            echo=bool(request.echo),
-        )
-        self.echo = request.echo
-        self.began = False  # whether the first event has been handed out
-        self.token_ids: list[int] = []  # those made and those scored since the last event, where asked for
-        self.prompt_tokens: list[PromptToken] = []
-
-
-class ChatEngine:
+class NativeEngine(Door[Running]):
     """Continuous batching over a `Runner`; see `protocol.Engine` for the calls.
 
     Args:
@@ -74,170 +49,100 @@ class ChatEngine:
         thread: ModelThread | None = None,
         end_ids: frozenset[int] = frozenset(),
     ) -> None:
+        super().__init__(config.max_sequences + config.queue_room, config.stall_seconds)
         limits = runner.limits
-        self._config = config
         self._runner = runner
         self._tokenizer = tokenizer
         self._names = TokenNames(tokenizer)
-        self._eos_ids = runner.defaults.eos_ids | end_ids
+        self._end_ids = runner.defaults.eos_ids | end_ids
         self._on_failure = on_failure
         self.cache = KVCache(limits.num_blocks, limits.block_size, config.prefix_caching)
         self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens, limits.max_scored_tokens)
-        self._running: dict[Sequence, _Running] = {}  # the engine's thread alone
+        self._running: dict[Sequence, Running] = {}
         self._generated = 0
-        self._changed = threading.Condition()  # guards what follows
-        self._inbox: deque[_Running] = deque()
-        self._cancelled: set[str] = set()
-        self._open: set[str] = set()
-        self._draining = False
-        self._closed = False
-        self._failed = False
-        self._stats = EngineStats()
-        self._progress = time.monotonic()
         self._thread = thread
         if thread:
             thread.start(self._loop)
 
-    # Calls from other threads.
-
-    def wait_for_room(self, timeout: float) -> bool:
-        """See `protocol.Engine`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._has_room or self._refusal() is not None, timeout)
+    # Calls from other threads; the rest of them is the door's.
 
     def submit(self, request: ChatRequest, sink: Sink) -> None:
         """See `protocol.Engine`."""
         stop_ids = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
-            stop_ids |= self._eos_ids
-        running = _Running(request, sink, stop_ids, self._runner.defaults.rules, self._tokenizer)
-        with self._changed:
-            refusal = self._refusal()
-            if refusal:
-                raise refusal
-            if not self._has_room:
-                raise OverloadedError(f"{len(self._open)} requests are running, as many as allowed; try again later")
-            assert request.id not in self._open, "request ids must be unique"
-            if not self._open:
-                self._progress = time.monotonic()  # the time without work is no stall
-            self._open.add(request.id)
-            self._inbox.append(running)
-            self._changed.notify_all()
-
-    def cancel(self, request_id: str) -> None:
-        """See `protocol.Engine`."""
-        with self._changed:
-            if request_id in self._open:
-                self._cancelled.add(request_id)
-                self._changed.notify_all()
-
-    def stats(self) -> EngineStats:
-        """See `protocol.Engine`."""
-        with self._changed:
-            taken, self._stats.times = self._stats.times, []
-            now = self._stats
-            return EngineStats(**{**vars(now), "finished": Counter(now.finished), "times": taken})
-
-    def is_ready(self) -> bool:
-        """See `protocol.Engine`."""
-        with self._changed:
-            if self._refusal():
-                return False
-            stalled = time.monotonic() - self._progress > self._config.stall_seconds
-            return not (self._open and stalled)
-
-    def drain(self, timeout: float) -> bool:
-        """See `protocol.Engine`."""
-        with self._changed:
-            self._draining = True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._open, timeout)
+            stop_ids |= self._end_ids
+        rules = self._runner.defaults.rules
+        self._enter(request.id, Running(request, sink, stop_ids, rules, self._tokenizer, self._names))
 
     def close(self) -> None:
         """See `protocol.Engine`."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        super().close()
         if self._thread:
             self._thread.close()
         else:
-            self._end_all(DrainingError("the server is shutting down"))
+            self._end_all()
 
     # The engine's thread.
 
     def step(self) -> bool:
-        """Takes in what is new, computes one step, hands out its tokens. False when there was nothing to compute."""
+        """Computes one step and hands out its tokens. False when there was nothing to compute."""
         self._take_in()
         chunks = self.scheduler.schedule()
+        self._report()  # before the step ends, too: one that hangs may be the first
         if chunks:
-            self._note_begin()
-            failed = self._compute(chunks)
-            if len(failed) == len(chunks):
-                self._probe()
-            for chunk in failed:
-                self._end(self._running[chunk.sequence], FinishReason.ERROR, _not_computed())
-        self._note_state(stepped=bool(chunks))
+            results = self._run(chunks)
+            self._postprocess(chunks, results)
+            self._report(steps=1)
         return bool(chunks)
 
-    def _compute(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Runs the model and hands out what comes; returns the chunks that it could not compute.
+    def _take_in(self) -> None:
+        arrived, cancelled = self._take()
+        self._add(arrived)
+        if cancelled:
+            for running in [r for r in self._running.values() if r.request.id in cancelled]:
+                self._end(running, FinishReason.CANCELLED, RequestCancelledError("the request was cancelled"))
 
-        Where it fails, the newest are left out, half after half, until those that it cannot compute are alone.
-        """
+    def _add(self, arrived: list[Running]) -> None:
+        for running in arrived:
+            self._running[running.sequence] = running
+            self.scheduler.add(running.sequence)
+
+    def _run(self, chunks: list[Chunk]) -> list[Result]:
+        """What the model makes of each chunk. Raises when it computes nothing at all any more."""
+        results = self._try_to_run(chunks)
+        if results is not None:
+            self.scheduler.step_limit.note_whole()
+            return results
+        results = self._run_halves(chunks)
+        if all(map(_is_missing, results)):
+            self._probe()
+        elif not any(map(_is_missing, results)):  # the size of the step was the matter: memory is short
+            self.scheduler.step_limit.note_in_parts(sum(chunk.count for chunk in chunks))
+        return results
+
+    def _run_halves(self, chunks: list[Chunk]) -> list[Result]:
+        """After a failure: half after half, until those that the model cannot compute are alone."""
+        if len(chunks) == 1:
+            return [_NOT_COMPUTED]
+        middle = len(chunks) // 2
+        halves = chunks[:middle], chunks[middle:]
+        return [result for half in halves for result in self._try_to_run(half) or self._run_halves(half)]
+
+    def _try_to_run(self, chunks: list[Chunk]) -> list[Result] | None:
         try:
-            sampled = self._runner.run([self._row(chunk) for chunk in chunks])
+            return self._runner.run([self._row(chunk) for chunk in chunks])
         except Exception:
             log.exception("the model could not compute a step of %d sequences", len(chunks))
-        else:
-            self._postprocess(chunks, sampled)
-            return []
-        if len(chunks) == 1:
-            return chunks
-        middle = len(chunks) // 2
-        return self._compute(chunks[:middle]) + self._compute(chunks[middle:])
+            return None
 
     def _probe(self) -> None:
-        """After a step of which nothing could be computed: raises unless the model still computes anything at all."""
+        """Raises what the model raises, unless it still computes a token of nobody's."""
         table = self.cache.begin([0])
         if table is not None:
             try:
                 self._runner.run([Row([0], 1, table.blocks, None)])
             finally:
                 self.cache.release(table)
-
-    def _loop(self) -> None:
-        try:
-            while self._wait_for_work():
-                self.step()
-            self._end_all(DrainingError("the server is shutting down"))
-        except Exception:
-            log.exception("a step failed; the engine stops")
-            with self._changed:
-                self._failed = True
-            self._end_all(EngineFailedError("the engine failed while this request was running; it restarts"))
-            if self._on_failure:
-                self._on_failure()
-
-    def _wait_for_work(self) -> bool:
-        """Returns when something is to be done; False once closed."""
-        with self._changed:
-            if not self._running:
-                self._changed.wait_for(lambda: self._inbox or self._closed)
-                self._progress = time.monotonic()
-                if self._inbox:
-                    self._stats.last_step = time.time()  # so that the time without work looks like no stall outside
-            return not self._closed
-
-    def _take_in(self) -> None:
-        with self._changed:
-            arrived, self._inbox = self._inbox, deque()
-            cancelled, self._cancelled = self._cancelled, set()
-        for running in arrived:
-            self._running[running.sequence] = running
-            self.scheduler.add(running.sequence)
-        if cancelled:
-            for running in [r for r in self._running.values() if r.request.id in cancelled]:
-                self._end(running, FinishReason.CANCELLED, RequestCancelledError("the request was cancelled"))
 
     def _row(self, chunk: Chunk) -> Row:
         sequence = chunk.sequence
@@ -251,183 +156,80 @@ class ChatEngine:
             targets=_targets(chunk),
         )
 
-    def _postprocess(self, chunks: list[Chunk], found: list[Sampled | Scored | None]) -> None:
-        for chunk, result in zip(chunks, found, strict=True):
+    def _postprocess(self, chunks: list[Chunk], results: list[Result]) -> None:
+        for chunk, result in zip(chunks, results, strict=True):
             running = self._running[chunk.sequence]
-            if result is not None and result.scores:
-                self._note_scores(running, chunk.scored, result.scores)
-            self.scheduler.advance(chunk)
-            if isinstance(result, Sampled) and result.token_id == NO_TOKEN:
-                self._end(running, FinishReason.ERROR, _not_computed())
-            elif isinstance(result, Sampled):
-                self._append(running, result)
-            elif not chunk.sequence.num_uncomputed:  # only the prompt was wanted
-                self._end(running, FinishReason.LENGTH)
-            elif running.prompt_tokens:
-                self._emit(running, "", ())
+            if _is_missing(result):  # its blocks are not offered to others
+                error = NotComputedError("internal error: the model could not compute this request")
+                self._end(running, FinishReason.ERROR, error)
+            else:
+                self._go_on(running, chunk, result)
 
-    def _note_scores(self, running: _Running, scored: range, scores: tuple[Logprobs, ...]) -> None:
-        """Keeps for the next event what is known of the tokens behind those in `scored`."""
-        for place, logprobs in zip(scored, scores, strict=True):
-            token_id = running.sequence.tokens[place + 1]
-            named = self._name(token_id, logprobs)
-            running.prompt_tokens.append(
-                PromptToken(
-                    named.chosen.token, named.chosen.bytes, token_id, named.chosen.logprob, logprobs.rank, named.top
-                )
-            )
-
-    def _append(self, running: _Running, choice: Sampled) -> None:
-        """Adds a token to a sequence, and hands out its text or ends it."""
-        sequence = running.sequence
-        if sequence.first_token is None:
-            sequence.first_token = time.monotonic()
-        sequence.tokens.append(choice.token_id)
-        self._generated += 1
-        running.sampling.append(choice.token_id)
-        if running.request.sampling.return_token_ids:
-            running.token_ids.append(choice.token_id)
-        logprobs = (self._name(choice.token_id, choice.logprobs),) if choice.logprobs else ()
-        if choice.token_id in running.stop_ids:
-            self._end(running, FinishReason.STOP, text=running.text.close(choice.token_id), logprobs=logprobs)
+    def _go_on(self, running: Running, chunk: Chunk, result: Result) -> None:
+        scores = result.scores if result else ()
+        if scores:
+            running.note_scores(chunk.scored, scores)
+        self.scheduler.advance(chunk)
+        reason = None
+        if isinstance(result, Sampled):
+            self._generated += 1
+            reason = running.append(result)
+        elif not chunk.sequence.num_uncomputed:  # only the prompt was wanted
+            reason = FinishReason.LENGTH
+        elif not scores:  # the prompt goes on, and there is nothing to tell
             return
-        may_stop = sequence.num_output >= running.request.sampling.min_tokens
-        text = running.text.push(choice.token_id, may_stop)
-        if running.text.stopped:
-            self._end(running, FinishReason.STOP, text=text, logprobs=logprobs)
-        elif sequence.num_output >= running.request.max_tokens:
-            self._end(running, FinishReason.LENGTH, text=text + running.text.flush(), logprobs=logprobs)
+        if reason:
+            self._end(running, reason)
         else:
-            self._emit(running, text, logprobs)
+            running.tell()
 
-    def _end(
-        self,
-        running: _Running,
-        reason: FinishReason,
-        error: ChatError | None = None,
-        text: str = "",
-        logprobs: tuple[TokenLogprobs, ...] = (),
-    ) -> None:
+    def _end(self, running: Running, reason: FinishReason, error: ChatError | None = None) -> None:
         """The one place where a request ends: frees its blocks, makes room, tells the caller."""
-        if reason is FinishReason.LENGTH and running.text.stopped:
-            reason = FinishReason.STOP  # what was held back completed a stop string
         self.scheduler.remove(running.sequence)
         del self._running[running.sequence]
-        self._note_end(running, reason)
-        self._emit(running, text, logprobs, reason, error)
+        self._ended(running.request, reason, running.progress)
+        running.tell(reason, error)
 
-    def _emit(
-        self,
-        running: _Running,
-        text: str,
-        logprobs: tuple[TokenLogprobs, ...],
-        reason: FinishReason | None = None,
-        error: ChatError | None = None,
-    ) -> None:
-        sequence = running.sequence
-        echo, running.echo = running.echo, ""
-        prompt_token_ids = self._begin(running)
-        prompt_tokens, running.prompt_tokens = running.prompt_tokens, []
-        token_ids, running.token_ids = running.token_ids, []
-        running.sink(
-            TokenEvent(
-                text=echo + text,
-                num_input_tokens=sequence.num_prompt,
-                num_output_tokens=sequence.num_output,
-                num_cached_tokens=sequence.num_cached,
-                logprobs=logprobs,
-                finish_reason=reason,
-                error=error,
-                prompt_tokens=tuple(prompt_tokens),
-                token_ids=tuple(token_ids),
-                prompt_token_ids=prompt_token_ids,
-            )
-        )
-
-    def _begin(self, running: _Running) -> tuple[int, ...]:
-        """What only the first event of a request has: the ids of its prompt, and the first of its scored tokens."""
-        if running.began:
-            return ()
-        running.began = True
-        sampling, prompt = running.request.sampling, running.request.prompt_ids
-        if sampling.prompt_logprobs is not None:
-            running.prompt_tokens.insert(0, PromptToken(*self._names(prompt[0]), prompt[0]))
-        return prompt if sampling.return_token_ids else ()
-
-    def _end_all(self, error: ChatError) -> None:
+    def _end_all(self) -> None:
         """Ends everything, also what has not been taken in yet."""
-        with self._changed:
-            arrived, self._inbox = self._inbox, deque()
-        for running in arrived:
-            self._running[running.sequence] = running
-            self.scheduler.add(running.sequence)
+        arrived, _ = self._take()
+        self._add(arrived)
+        error = self._farewell()
         for running in list(self._running.values()):
             try:
                 self._end(running, FinishReason.ERROR, error)
             except Exception:  # noqa: PERF203 - the others must hear of it all the same
                 log.exception("request %s could not be told that it has ended", running.request.id)
-        self._note_state(stepped=False)
+        self._report()
 
-    def _name(self, token_id: int, logprobs: Logprobs) -> TokenLogprobs:
-        def named(token: int, logprob: float) -> Alternative:
-            return Alternative(*self._names(token), logprob, token)
-
-        return TokenLogprobs(named(token_id, logprobs.chosen), tuple(named(*pair) for pair in logprobs.top))
-
-    # Shared state.
-
-    @property
-    def _has_room(self) -> bool:
-        return len(self._open) < self._config.max_sequences + self._config.queue_room
-
-    def _refusal(self) -> ChatError | None:
-        if self._failed:
-            return EngineFailedError("the engine has failed and restarts; try again later")
-        if self._draining or self._closed:
-            return DrainingError("the server is shutting down; try again elsewhere")
-        return None
-
-    def _note_end(self, running: _Running, reason: FinishReason) -> None:
-        sequence, now = running.sequence, time.monotonic()
-        arrival, first = running.request.arrival, sequence.first_token
-        times = RequestTimes(
-            queue=None if sequence.first_scheduled is None else sequence.first_scheduled - arrival,
-            first_token=None if first is None else first - arrival,
-            per_output_token=(now - first) / (sequence.num_output - 1) if first and sequence.num_output > 1 else None,
-            total=now - arrival,
-        )
-        with self._changed:
-            stats = self._stats
-            stats.finished[reason] += 1
-            if sequence.first_scheduled is not None:
-                stats.prompt_tokens += sequence.num_prompt
-                stats.prefix_cache_hit_tokens += sequence.num_cached
-            if len(stats.times) < _MAX_KEPT_TIMES:
-                stats.times.append(times)
-            self._open.discard(running.request.id)
-            self._cancelled.discard(running.request.id)
-            self._changed.notify_all()
-
-    def _note_begin(self) -> None:
-        """What runs shows before the step ends: one that hangs may be the first."""
-        with self._changed:
-            self._note_sequences()
-
-    def _note_state(self, stepped: bool) -> None:
-        with self._changed:
-            stats = self._stats
-            self._note_sequences()
+    def _report(self, steps: int = 0) -> None:
+        with self._numbers() as stats:
+            stats.running = len(self.scheduler.running)
+            stats.waiting = len(self.scheduler.waiting)
             stats.kv_cache_usage = self.cache.usage
             stats.preemptions = self.scheduler.preemptions
             stats.generation_tokens = self._generated
-            self._progress = time.monotonic()
-            if stepped:
-                stats.steps += 1
+            if steps:
+                stats.steps += steps
                 stats.last_step = time.time()
 
-    def _note_sequences(self) -> None:
-        self._stats.running = len(self.scheduler.running)
-        self._stats.waiting = len(self.scheduler.waiting) + len(self._inbox)
+    def _loop(self) -> None:
+        try:
+            while self._wait_for_work(idle=not self._running):
+                self.step()
+        except Exception:
+            log.exception("a step failed; the engine stops")
+            self._fail()
+            self._end_all()
+            if self._on_failure:
+                self._on_failure()
+        else:
+            self._end_all()
+
+
+def _is_missing(result: Result) -> bool:
+    """Whether the model failed on it, or gave no numbers."""
+    return isinstance(result, Sampled) and result.token_id == NO_TOKEN
 
 
 def _targets(chunk: Chunk) -> Targets | None:
@@ -437,7 +239,3 @@ def _targets(chunk: Chunk) -> Targets | None:
         return None
     token_ids = sequence.tokens[scored.start + 1 : scored.stop + 1]
     return Targets(scored.start - sequence.num_computed, token_ids, top)
-
-
-def _not_computed() -> EngineFailedError:
-    return EngineFailedError("internal error: the model could not compute this request")

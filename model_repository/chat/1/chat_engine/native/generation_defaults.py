@@ -6,10 +6,11 @@ It means here what it means to `transformers.generate`; what is not done here is
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from chat_engine.native.token_rules import TokenRules
 
@@ -65,11 +66,12 @@ class GenerationDefaults:
     rules: TokenRules
 
 
-def generation_defaults(model: PreTrainedModel, vocab_size: int) -> GenerationDefaults:
-    """Reads them from the loaded model."""
+def generation_defaults(model: PreTrainedModel, *files: Mapping[str, Any]) -> GenerationDefaults:
+    """Reads them from the loaded model, and the ends from what is written in its files."""
     generation: GenerationConfig = model.generation_config
+    vocab_size = int(model.config.get_text_config().vocab_size)
     _name_what_is_not_honoured(generation)
-    eos_ids = _eos_ids(generation, model.config, model.config.get_text_config())
+    eos_ids = _eos_ids(files)
     suppressed = _ids(generation.suppress_tokens), _ids(generation.begin_suppress_tokens)
     return GenerationDefaults(
         eos_ids=in_vocabulary("an end token of generation_config.json or config.json", eos_ids, vocab_size),
@@ -103,9 +105,14 @@ def _sampling(generation: GenerationConfig) -> dict[str, object]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def _eos_ids(*sources: GenerationConfig | PretrainedConfig) -> frozenset[int]:
-    """Of all: a file that was not kept up to date must not make an answer run on."""
-    return frozenset(token for source in sources for token in _ids(getattr(source, "eos_token_id", None)))
+def _eos_ids(files: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    """Of all files: one that was not kept up to date must not make an answer run on.
+
+    Only of what is written there: the config classes of transformers have an end by default (2 for a Llama), which is
+    any token in another vocabulary.
+    """
+    parts = [part for file in files for part in (file, file.get("text_config") or {})]
+    return frozenset(token for part in parts for token in _ids(part.get("eos_token_id")))
 
 
 def _ids(value: int | list[int] | None) -> list[int]:

@@ -9,20 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.attention import IMPLEMENTATION, LayerProbe, LayerShape
+from chat_engine.native.checkpoint import (
+    CheckpointConfig,
+    check_weights,
+    loading_weights,
+    read_config,
+    read_file,
+    refuse_quantised,
+    torch_device,
+    torch_dtype,
+)
 from chat_engine.native.context import ContextRange, context_range, fix_frequencies
 from chat_engine.native.generation_defaults import GenerationDefaults, generation_defaults
 
 log = logging.getLogger(__name__)
 
-_NAMED = 3  # of many weights
 # Chunked attention, or a state carried along the sequence, would be silently wrong for packed sequences.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -71,14 +79,17 @@ class LoadedModel:
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
-    device = _device(config.device)
+    device = torch_device(config.device)
+    found = _causal_config(config)
+    refuse_quantised(found.parsed)
+    generation = read_file(config.model, "generation_config.json", config.revision)
     model = _load(config, device)
     layers, widest_window = _probe(model)
     text = model.config.get_text_config()
     context = _context(text, widest_window)
     if (config.max_model_len or 0) > context.usual:
         _go_further(model, config.max_model_len or 0, context)
-    return LoadedModel(model, layers, context, generation_defaults(model, int(text.vocab_size)))
+    return LoadedModel(model, layers, context, generation_defaults(model, found.written, generation))
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def context_limits(config: EngineConfig) -> ContextLimits:
 
     Raises UnsupportedModelError, or OSError for a missing checkpoint.
     """
-    checkpoint = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
+    checkpoint = _causal_config(config).parsed
     text = checkpoint.get_text_config()
     max_model_len = config.max_model_len or _context(text, _widest_window(checkpoint)).usual
     return ContextLimits(max_model_len, int(text.vocab_size))
@@ -107,93 +118,37 @@ def sample_ids(count: int, vocab_size: int) -> list[int]:
     return random.Random(0).choices(range(vocab_size), k=count)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda is set, but torch sees no GPU here")
-    return device
+def _causal_config(config: EngineConfig) -> CheckpointConfig:
+    found = read_config(config.model, config.revision)
+    if type(found.parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModelError(
+            f"{found.parsed.model_type}: transformers has no model of this type that generates text"
+        )
+    return found
 
 
 def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
-    checkpoint: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
-    _refuse_quantised(AutoConfig.from_pretrained(config.model, **checkpoint))
-    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            config.model,
-            dtype=dtype,
-            attn_implementation=IMPLEMENTATION,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-            **checkpoint,
-        )
+        with loading_weights():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                config.model,
+                revision=config.revision,
+                trust_remote_code=False,
+                dtype=torch_dtype(config.dtype),
+                attn_implementation=IMPLEMENTATION,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except KeyError as error:  # a class with a table of its own attention implementations
         raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
-    except SafetensorError as error:
-        raise UnsupportedModelError(
-            f"the weights (*.safetensors) are damaged or incomplete: {error}; fetch the checkpoint again"
-        ) from error
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and str(error).endswith(".safetensors"):
-            missing = str(error).rpartition("/")[2]
-            raise UnsupportedModelError(
-                f"model.safetensors.index.json names {missing}, which is not there; fetch the checkpoint again"
-            ) from error
-        if "model.safetensors" not in str(error):
-            raise
-        raise UnsupportedModelError(
-            "the checkpoint has no weights in safetensors; those of a hub repository that has .bin files only are "
-            "converted by: triton-chat-server fetch hub --id <id> --convert --target <folder>"
-        ) from error
     model: PreTrainedModel = loaded[0]
-    _check_weights(loaded[1])
+    check_weights(loaded[1])
     if config.dtype == "auto" and device.type == "cpu":
         model.to(dtype=cpu_dtype(model.dtype, model.get_memory_footprint(), _memory_available()))  # type: ignore[call-arg]
     model.to(device)  # type: ignore[arg-type]
     model.requires_grad_(False)
     return model
-
-
-def _refuse_quantised(checkpoint: PretrainedConfig) -> None:
-    quantised = getattr(checkpoint, "quantization_config", None)
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-        raise UnsupportedModelError(
-            f"config.json: the weights are quantised ({method}), which is not supported; "
-            "take the checkpoint in bfloat16, float16 or float32"
-        )
-
-
-def _check_weights(found: dict[str, Any]) -> None:
-    """Raises UnsupportedModelError unless every weight of the model came from the checkpoint.
-
-    transformers would fill the others with random numbers, and the model would answer nonsense.
-    """
-    unexpected = sorted(found["unexpected_keys"])
-    if unexpected:
-        log.warning("weights in *.safetensors that the model has no place for: %s", _some(unexpected))
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise UnsupportedModelError(
-            f"*.safetensors: {len(missing)} weights that config.json asks for are not there: {_some(missing)}"
-            + (f"; there are {_some(unexpected)} instead, so rename them" if unexpected else "")
-            + "; or take the config.json that belongs to these weights"
-        )
-    mismatched = sorted((name, tuple(has), tuple(wants)) for name, has, wants in found["mismatched_keys"])
-    if mismatched:
-        name, has, wants = mismatched[0]
-        raise UnsupportedModelError(
-            f"*.safetensors: {name} has the shape {list(has)}, but config.json makes it {list(wants)}"
-            + (f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else "")
-            + "; take the config.json that belongs to these weights"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def cpu_dtype(dtype: torch.dtype, weight_bytes: int, available_bytes: int) -> torch.dtype:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.sequence import Sequence
 
+_PATIENCE = 256
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -33,6 +35,32 @@ class Chunk:
         sequence = self.sequence
         end = min(sequence.num_computed + self.count, sequence.num_scored + sequence.num_unscored)
         return range(sequence.num_scored, max(sequence.num_scored, end))
+
+
+class StepLimit:
+    """How many tokens a step may have: fewer for a while after one that the model could compute in parts only.
+
+    Memory is short then, and a step that fails costs the time of two. Half as many each time, never fewer than `least`;
+    after every `_PATIENCE` steps that the model computed whole, twice as many again.
+    """
+
+    def __init__(self, most: int, least: int) -> None:
+        self.tokens = most
+        self._most = most
+        self._least = least
+        self._whole = 0
+
+    def note_in_parts(self, tokens: int) -> None:
+        """A step of so many tokens could be computed in parts only."""
+        self.tokens = min(self.tokens, max(self._least, tokens // 2))
+        self._whole = 0
+
+    def note_whole(self) -> None:
+        """A step could be computed."""
+        self._whole += 1
+        if self._whole >= _PATIENCE and self.tokens < self._most:
+            self.tokens = min(self._most, 2 * self.tokens)
+            self._whole = 0
 
 
 @dataclass
@@ -61,7 +89,7 @@ class Scheduler:
     Args:
         cache: the block accounting; one sequence of the longest allowed length must fit into it.
         max_sequences: sequences that run side by side.
-        max_step_tokens: tokens of one step.
+        max_step_tokens: tokens of one step; at least `max_sequences`, since each running one needs one.
         max_scored_tokens: of those, prompt tokens whose logits are wanted: logits are large. None: no limit.
     """
 
@@ -73,7 +101,7 @@ class Scheduler:
         self.running: list[Sequence] = []  # in order of arrival
         self.preemptions = 0
         self._max_sequences = max_sequences
-        self._max_step_tokens = max_step_tokens
+        self.step_limit = StepLimit(max_step_tokens, max_sequences)
         self._max_scored_tokens = max_step_tokens if max_scored_tokens is None else max_scored_tokens
 
     @property
@@ -95,8 +123,9 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, decodes first; empty only when nothing is left to run."""
-        decodes = self._decodes(self._max_step_tokens)
-        room = _Room(self._max_step_tokens - len(decodes), self._max_scored_tokens)
+        budget = self.step_limit.tokens
+        decodes = self._decodes(budget)
+        room = _Room(budget - len(decodes), self._max_scored_tokens)
         prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
         while room.tokens > 0 and self._admit():
             prefills.append(room.take(self.running[-1]))

@@ -9,27 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
+from transformers import PreTrainedTokenizerBase
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, UnsupportedModelError
 from chat_engine.reading.chat_template import ChatTemplate, load_template
 from chat_engine.reading.special_tokens import TAG, SpecialTokenGuard
+from chat_engine.reading.tokenizer_loader import fast, load_tokenizer
 from chat_engine.text.detokenizer import echo_text, text_of
 
 log = logging.getLogger(__name__)
-
-# Texts on which a tokenizer that was built anew may differ from the one in the file: scripts, blanks, numbers, code.
-_PROBES = (
-    "Hello, world!  It's 2024-05-17; don't panic.",
-    "    indented\n\n\ttabs\r\nand   many    blanks \n",
-    "def f(x):\n    return (x) + (x)**2  # 1234567890\n\n\nclass A:\n        pass\n",
-    "你好，世界！今天天气怎么样？",
-    "Привет, мир. Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم. नमस्ते दुनिया. こんにちは 안녕하세요",
-    "naïve café ﬁne ½ ① Ａ é e\u0301 \u00a0\u200b 🎉👩‍👩‍👧",
-    " a", "a ", "(hello) (world)\n\n", "<b>x</b> {\"k\": [1, 2.5e-3]}", "ALL CAPS and camelCase snake_case",
-)  # fmt: skip
 
 
 class Message(BaseModel):
@@ -76,12 +65,8 @@ class PromptEncoder:
         split_special_tokens: bool = True,
         backend: Tokenizer | None = None,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise UnsupportedModelError("the checkpoint has no fast tokenizer (tokenizer.json), which streaming needs")
         self.tokenizer = tokenizer
-        self.backend: Tokenizer = backend or tokenizer.backend_tokenizer
-        self.backend.no_truncation()
-        self.backend.no_padding()
+        self.backend: Tokenizer = backend or fast(tokenizer)
         self.backend.encode_special_tokens = False  # some settings would take those of the template for text
         self._template = load_template(tokenizer, template)
         self._end_tokens = _end_tokens(tokenizer, self._template, self.backend)
@@ -91,13 +76,8 @@ class PromptEncoder:
     @classmethod
     def load(cls, config: EngineConfig) -> PromptEncoder:
         """Raises ConfigError or UnsupportedModelError, and OSError when there is no such checkpoint."""
-        tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
-        return cls(
-            tokenizer,
-            config.chat_template,
-            split_special_tokens=config.split_special_tokens,
-            backend=_faithful(tokenizer, config) if tokenizer.is_fast else None,
-        )
+        tokenizer, backend = load_tokenizer(config.model, config.revision)
+        return cls(tokenizer, config.chat_template, split_special_tokens=config.split_special_tokens, backend=backend)
 
     @property
     def template(self) -> str | None:
@@ -231,40 +211,3 @@ def _end_tokens(
         ]
     ids = {token: backend.token_to_id(token) for token in ends if token}
     return {token_id: token for token, token_id in ids.items() if token_id is not None}
-
-
-def _faithful(tokenizer: PreTrainedTokenizerBase, config: EngineConfig) -> Tokenizer:
-    """The tokenizer of `tokenizer.json`, where transformers has built another one from the class that is named.
-
-    Raises UnsupportedModelError when tokens that transformers has added would have other ids in it.
-    """
-    built: Tokenizer = tokenizer.backend_tokenizer
-    path = cached_file(
-        config.model, "tokenizer.json", revision=config.revision, _raise_exceptions_for_missing_entries=False
-    )
-    if path is None:
-        return built
-    own = Tokenizer.from_file(path)
-    if all(_plain(own, text) == _plain(built, text) for text in _PROBES):
-        return built
-    _add_tokens(own, built)
-    if built.post_processor is not None:
-        own.post_processor = built.post_processor
-    log.warning(
-        "transformers' %s does not split texts as tokenizer.json does; tokenizer.json is used", type(tokenizer).__name__
-    )
-    return own
-
-
-def _add_tokens(own: Tokenizer, built: Tokenizer) -> None:
-    for token_id, token in sorted(built.get_added_tokens_decoder().items()):
-        own.add_special_tokens([token]) if token.special else own.add_tokens([token])
-        if own.token_to_id(token.content) != token_id:
-            raise UnsupportedModelError(
-                f"tokenizer_config.json: the token {token.content!r} has the id {token_id} there and "
-                f"{own.token_to_id(token.content)} by tokenizer.json; take tokenizer files that belong together"
-            )
-
-
-def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)
