@@ -102,15 +102,15 @@ def batches(inputs: Inputs, model: str, options: EmbedOptions) -> list[Batch]:
     for name in options.keys() - EmbedOptions.__annotations__.keys():
         raise TypeError(f"embed() has no keyword argument {name!r}")
     if isinstance(inputs, str):
-        raise InvalidRequestError("inputs: a list of texts is needed, and this is one text")
+        raise InvalidRequestError("a list of texts is needed, and this is one text", field="inputs")
     if not inputs:
-        raise InvalidRequestError("inputs: the list is empty; at least one text is needed")
+        raise InvalidRequestError("the list is empty; at least one text is needed", field="inputs")
     dimensions = options.get("dimensions")
     if dimensions is not None and not 1 <= dimensions <= _INT32.max:
-        raise InvalidRequestError(f"dimensions: must be at least 1 (got {dimensions})")
+        raise InvalidRequestError(f"must be at least 1 (got {dimensions})", field="dimensions")
     limit = options.get("truncate_prompt_tokens")
     if limit is not None and (type(limit) is not int or not -1 <= limit <= _INT32.max):
-        raise InvalidRequestError(f"truncate_prompt_tokens: must be -1 or a number of tokens (got {limit!r})")
+        raise InvalidRequestError(f"must be -1 or a number of tokens (got {limit!r})", field="truncate_prompt_tokens")
     spec, rows = _rows(inputs)
     count = math.ceil(len(rows) / MAX_ROWS)
     bounds = [len(rows) * index // count for index in range(count + 1)]
@@ -135,10 +135,10 @@ def joined(parts: Sequence[EmbeddingResult]) -> EmbeddingResult:
 
 def _rows(inputs: Inputs) -> tuple[wire.TensorSpec, list[bytes]]:
     if all(isinstance(entry, str) for entry in inputs):
-        return TEXT, [wire.encode_text(str(text), f"row {index}: text") for index, text in enumerate(inputs)]
+        return TEXT, [wire.encode_text(str(text), TEXT.name, index) for index, text in enumerate(inputs)]
     if any(isinstance(entry, str) for entry in inputs):
-        raise InvalidRequestError("inputs: either all are texts, or all are lists of token ids")
-    return TOKEN_IDS, [wire.dump_json(list(ids), f"row {index}: token_ids") for index, ids in enumerate(inputs)]
+        raise InvalidRequestError("either all are texts, or all are lists of token ids", field="inputs")
+    return TOKEN_IDS, [wire.dump_json(list(ids), TOKEN_IDS.name, index) for index, ids in enumerate(inputs)]
 
 
 def _request(model: str, spec: wire.TensorSpec, rows: list[bytes], options: EmbedOptions) -> pb.ModelInferRequest:

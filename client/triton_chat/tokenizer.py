@@ -65,7 +65,7 @@ def tokenize(
     given = (
         (wire.MESSAGES, wire.dump_messages(messages))
         if messages is not None
-        else (wire.TEXT_INPUT, wire.encode_text(text or "", "the text"))
+        else (wire.TEXT_INPUT, wire.encode_text(text or "", wire.TEXT_INPUT.name))
     )
     flags = {name: bool(value) for name, value in options.items() if value is not None}
     return Rpc("ModelInfer", _request(model, flags, given), partial(read, options=options), timeout)

@@ -120,7 +120,7 @@ class ChatRequest:
             raise InvalidRequestError("give exactly one of messages, prompt and prompt_token_ids")
         for name in ("add_generation_prompt", "continue_final_message"):
             if getattr(self, name) is not None and self.messages is None:
-                raise InvalidRequestError(f"{name}: only for messages; a raw prompt is taken as it is")
+                raise InvalidRequestError("only for messages; a raw prompt is taken as it is", field=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,8 +188,8 @@ def read_stream_response(response: service_pb2.ModelStreamInferResponse) -> tupl
     return (decode(inner) if inner.outputs else None), final
 
 
-def dump_json(value: object, what: str) -> bytes:
-    """UTF-8 JSON.
+def dump_json(value: object, field: str, row: int | None = None) -> bytes:
+    """UTF-8 JSON; `field` and `row` are for the error.
 
     Raises:
         InvalidRequestError: NaN or infinity, a lone surrogate, or a type that JSON does not have.
@@ -197,9 +197,9 @@ def dump_json(value: object, what: str) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequestError(f"{what} contains text that is not valid Unicode") from error
+        raise InvalidRequestError("contains text that is not valid Unicode", field=field, row=row) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{what} cannot be written as JSON: {error}") from error
+        raise InvalidRequestError(f"cannot be written as JSON: {error}", field=field, row=row) from error
 
 
 def _columns(requests: Sequence[ChatRequest]) -> list[tuple[TensorSpec, list[Value]]]:
@@ -229,7 +229,7 @@ def _prompt(request: ChatRequest) -> tuple[TensorSpec, Value]:
     if request.messages is not None:
         return MESSAGES, dump_messages(request.messages)
     if request.prompt is not None:
-        return TEXT_INPUT, encode_text(request.prompt, "the prompt")
+        return TEXT_INPUT, encode_text(request.prompt, TEXT_INPUT.name)
     assert request.prompt_token_ids is not None  # ChatRequest has one of the three
     return PROMPT_TOKEN_IDS, dump_json(list(request.prompt_token_ids), "prompt_token_ids")
 
@@ -249,12 +249,12 @@ def dump_messages(messages: Messages) -> bytes:
     return dump_json([dict(message) for message in turns], "messages")
 
 
-def encode_text(text: str, what: str) -> bytes:
-    """UTF-8. Raises InvalidRequestError for a lone surrogate."""
+def encode_text(text: str, field: str, row: int | None = None) -> bytes:
+    """UTF-8; `field` and `row` are for the error. Raises InvalidRequestError for a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequestError(f"{what} contains text that is not valid Unicode") from error
+        raise InvalidRequestError("contains text that is not valid Unicode", field=field, row=row) from error
 
 
 def to_raw(value: Value) -> bytes:
