@@ -46,7 +46,8 @@ class FakeEmbeddings(FakeTriton):
         if "bad" in rows:
             context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
-                f"row {rows.index('bad')}: text: 99 tokens given; this model's maximum context length is 9 tokens",
+                f"row {rows.index('bad')}: text: 99 tokens given; this model's maximum context length is 9 tokens "
+                f"[code=context_length_exceeded field=text row={rows.index('bad')}]",
             )
         if "stall" in rows:
             self.stall(received)

@@ -68,7 +68,9 @@ async def test_options_of_one_call(fake: FakeTriton, aclient: AsyncChatClient) -
 
 @pytest.mark.parametrize("after", [0, 1])
 async def test_an_error_in_the_stream(fake: FakeTriton, aclient: AsyncChatClient, after: int) -> None:
-    fake.reply = lambda _: iter([say("a", tokens=1)] * after + [fail("temperature: must be positive")])
+    fake.reply = lambda _: iter(
+        [say("a", tokens=1)] * after + [fail("temperature: must be positive [code=invalid_value field=temperature]")]
+    )
     with pytest.raises(errors.InvalidRequestError, match="temperature"):
         await aclient.generate("hi")
 

@@ -105,9 +105,9 @@ def test_wrong_use_is_2(fake: FakeTriton, arguments: tuple[str, ...], stdin: byt
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("the engine failed", 1),
-        ("temperature: must be at least 0 (got -1)", 2),
-        ("the server is shutting down", 3),
+        ("the engine failed [code=engine_failed]", 1),
+        ("temperature: must be at least 0 (got -1) [code=invalid_value field=temperature]", 2),
+        ("the server is shutting down [code=stopping]", 3),
         ("Exceeds maximum queue size", 4),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_the_server_refuses(fake: FakeTriton, text: str, code: int) -> None
     fake.reply = lambda _: iter([fail(text)])
     done = run(fake.url, "ask", "x")
     assert done.returncode == code
-    assert f"error: {text}" in done.stderr.decode()
+    assert f"error: {text.partition(' [')[0]}\n" in done.stderr.decode()
 
 
 def test_unreachable_is_3() -> None:

@@ -218,31 +218,34 @@ def test_a_chat_model_is_none_for_this(api: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_input", "told", "param", "message"),
+    ("given_input", "field", "row", "param"),
     [
-        (["a"] * 99, "row 70: text: 600 tokens; at most 512", "input[70]", "input[70]: 600 tokens; at most 512"),
-        ([[5], [6]], "row 0: token_ids: -1 is no token", "input[0]", "input[0]: -1 is no token"),
-        (["a"], "text: empty", "input[0]", "input[0]: empty"),
-        ("a", "text: empty", "input", "input: empty"),
-        ([5, 6], "token_ids: no", "input", "input: no"),
-        ("a", "dimensions: 900 given; at most 128", "dimensions", "dimensions: 900 given; at most 128"),
-        ("a", "truncate_prompt_tokens: no", "truncate_prompt_tokens", "truncate_prompt_tokens: no"),
+        (["a"] * 99, "text", 70, "input[70]"),
+        (["a"] * 99, None, 70, "input[70]"),
+        ([[5], [6]], "token_ids", 0, "input[0]"),
+        (["a"], "text", None, "input[0]"),
+        ("a", "text", None, "input"),
+        ([5, 6], "token_ids", None, "input"),
+        ("a", "dimensions", None, "dimensions"),
+        ("a", "truncate_prompt_tokens", None, "truncate_prompt_tokens"),
+        ("a", None, None, None),
     ],
 )
 def test_the_models_rows_are_inputs(
-    gateway: TestClient, fake: Embedder, given_input: Any, told: str, param: str, message: str
+    gateway: TestClient, fake: Embedder, given_input: Any, field: str | None, row: int | None, param: str | None
 ) -> None:
     gateway.get("/v1/models")  # so that the failure is the embedding's
-    fake.failure = errors.InvalidRequestError(told)
+    fake.failure = errors.InvalidRequestError("row 3: no: x", field=field, row=row)
     response = gateway.post(PATH, json={"model": "embeddings", "input": given_input})
     error = response.json()["error"]
+    message = f"{param}: row 3: no: x" if param else "row 3: no: x"
     assert (error["param"], error["message"], error["code"]) == (param, message, "invalid_value")
 
 
 def test_a_text_that_is_too_long(api: OpenAI, fake: Embedder) -> None:
     api.models.list()
     words = "600 tokens given; this model's maximum context length is 512 tokens"
-    fake.failure = errors.ContextLengthError(f"row 1: text: {words}")
+    fake.failure = errors.ContextLengthError(words, field="text", row=1)
     with pytest.raises(openai.BadRequestError) as caught:
         api.embeddings.create(model="embeddings", input=["a", "b"])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")

@@ -92,13 +92,12 @@ def error_of(response: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("error", "status", "code", "param"),
     [
-        (errors.InvalidRequestError("temperature: must be at most 2"), 400, "invalid_value", "temperature"),
-        (errors.InvalidRequestError("messages.0.role: no"), 400, "invalid_value", "messages[0].role"),
-        (errors.InvalidRequestError("messages[0].role: no"), 400, "invalid_value", "messages[0].role"),
-        (errors.InvalidRequestError("prompt[12]: no"), 400, "invalid_value", "prompt[12]"),
+        (errors.InvalidRequestError("must be at most 2", field="temperature"), 400, "invalid_value", "temperature"),
+        (errors.InvalidRequestError("no", field="messages[0].role"), 400, "invalid_value", "messages[0].role"),
+        (errors.InvalidRequestError("temperature: no field"), 400, "invalid_value", None),
         (errors.InvalidRequestError("the batch is empty"), 400, "invalid_value", None),
         (
-            errors.ContextLengthError("messages: too long"),
+            errors.ContextLengthError("too long", field="messages"),
             400,
             "context_length_exceeded",
             "messages",
@@ -108,6 +107,7 @@ def error_of(response: Any) -> dict[str, Any]:
         (errors.StreamTimeoutError("slow"), 503, "timeout", None),
         (errors.ServerUnavailableError("gone"), 503, "unavailable", None),
         (errors.EngineError("dead"), 503, "engine_failed", None),
+        (errors.NotComputedError("no numbers"), 503, "not_computed", None),
         (errors.RequestCancelledError("left"), 499, "cancelled", None),
     ],
 )

@@ -15,7 +15,8 @@ from triton_chat.client import AsyncChatClient
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
 
 COMPLETE, FAILING, HANGING = "complete", "failing", "hanging"
-ERROR = "temperature: must be positive"
+SENTENCE = "must be positive"
+ERROR = f"temperature: {SENTENCE}"
 
 
 @dataclass
@@ -38,7 +39,7 @@ async def contender(request: pytest.FixtureRequest, behaviour: str, triton: Fake
     if request.param == "fake":
         scripts: dict[str, Script] = {
             COMPLETE: says("one", "two"),
-            FAILING: fails(InvalidRequestError(ERROR), "one"),
+            FAILING: fails(InvalidRequestError(SENTENCE, field="temperature"), "one"),
             HANGING: hangs("one"),
         }
         fake = FakeClient()
@@ -47,7 +48,7 @@ async def contender(request: pytest.FixtureRequest, behaviour: str, triton: Fake
         return
     replies: dict[str, Reply] = {
         COMPLETE: lambda _: iter([say("one", tokens=1), say("two", "stop", tokens=2)]),
-        FAILING: lambda _: iter([say("one", tokens=1), fail(ERROR)]),
+        FAILING: lambda _: iter([say("one", tokens=1), fail(f"{ERROR} [code=invalid_value field=temperature]")]),
         HANGING: triton.stalls_after("one"),
     }
     triton.reply = replies[behaviour]
