@@ -199,10 +199,10 @@ def test_dimensions(api: OpenAI, fake: Embedder) -> None:
         ({"input": None}, "input"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": [[1], []]}, "input[1]"),
-        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": "5"}, "dimensions"),
         ({"encoding_format": "hex"}, "encoding_format"),
         ({"truncate": True}, "truncate"),
-        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 1.5}, "truncate_prompt_tokens"),
         ({"truncation_side": "middle"}, "truncation_side"),
     ],
 )
@@ -226,6 +226,7 @@ def test_a_chat_model_is_none_for_this(api: OpenAI) -> None:
         ("a", "text: empty", "input", "input: empty"),
         ([5, 6], "token_ids: no", "input", "input: no"),
         ("a", "dimensions: 900 given; at most 128", "dimensions", "dimensions: 900 given; at most 128"),
+        ("a", "dimensions: must be at least 1 (got 0)", "dimensions", "dimensions: must be at least 1 (got 0)"),
         ("a", "truncate_prompt_tokens: no", "truncate_prompt_tokens", "truncate_prompt_tokens: no"),
     ],
 )

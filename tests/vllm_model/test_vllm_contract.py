@@ -96,7 +96,7 @@ class TestSampling:
         [
             ("n", 1), ("n", "1"), ("n", 1.0), ("best_of", 1), ("use_beam_search", False), ("use_beam_search", "False"),
             ("early_stopping", False), ("length_penalty", "1.0"), ("bad_words", []), ("detokenize", True),
-            ("skip_special_tokens", "true"), ("lora_name", None), ("seed", None), ("whatever", None),
+            ("lora_name", None), ("seed", None), ("whatever", None),
         ],
     )  # fmt: skip
     def test_what_changes_nothing_is_left_out(self, name: str, value: object) -> None:
@@ -135,7 +135,10 @@ class TestSampling:
         assert sampling({}, {}, return_cumulative_logprob=True) == {"logprobs": 0, "max_tokens": 16}
         assert sampling({}, {"logprobs": 3}, return_cumulative_logprob=True) == {"logprobs": 3, "max_tokens": 16}
 
-    @pytest.mark.parametrize("name", sorted({*SamplingParams.model_fields} - {"max_tokens", *WITHOUT_EFFECT}))
+    def test_no_parameter_of_chat_is_kept_from_it(self) -> None:
+        assert not WITHOUT_EFFECT.keys() & SamplingParams.model_fields.keys()
+
+    @pytest.mark.parametrize("name", sorted({*SamplingParams.model_fields} - {"max_tokens"}))
     @pytest.mark.parametrize("value", [1, "1", 0.5, 1e400, "文", True, False, [], {"7": -1}, 2**70])
     def test_chats_own_parameters_reach_it_as_they_are(self, name: str, value: object) -> None:
         assert sampling({}, {name: value}) == {name: value, "max_tokens": 16}

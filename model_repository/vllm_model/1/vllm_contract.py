@@ -44,7 +44,6 @@ WITHOUT_EFFECT: dict[str, object] = {
     "bad_words": [],
     "include_stop_str_in_output": False,
     "detokenize": True,
-    "skip_special_tokens": True,
     "spaces_between_special_tokens": True,
 }
 """Parameters of vLLM that may be left out when they have these values; with others they are for `chat` to judge."""
