@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.fields import WRITTEN_AS_FRACTION, ModelName, Strict, User
+from chat_gateway.schemas.fields import WRITTEN_AS_FRACTION, ModelName, Strict, User, Whole
 from chat_gateway.schemas.inert import InertInGeneration
 from chat_gateway.schemas.sampling import sampling_fields
 from triton_chat.types import SamplingParams
@@ -58,11 +58,9 @@ class StreamableRequest(InertInGeneration):
 if TYPE_CHECKING:
 
     class SampledRequest(StreamableRequest):
-        """The fields of `SamplingParams`; here are those that the code names."""
+        """The fields of `SamplingParams`. No type checker sees what is made, so here are those that the code names."""
 
         max_tokens: int | None
-        seed: int | None
-        prompt_logprobs: int | None
         return_token_ids: bool | None
 
 else:
@@ -74,6 +72,9 @@ class GenerationRequest(SampledRequest):
 
     seed: _Seed | None = Field(
         None, description="64 bits, signed or not; -1 is none. Choice `i` is drawn with `seed + i`, modulo 2**64."
+    )
+    prompt_logprobs: Whole | None = Field(
+        None, description="Alternatives to report per token of the prompt; not for streams."
     )
 
     @field_validator("prompt_logprobs")
