@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
@@ -15,45 +15,69 @@ Messages = str | Sequence[Message]
 """A conversation; a plain string is one message of the user."""
 
 
+Stop = str | Sequence[str]
+TokenIds = Sequence[int]
+LogitBias = Mapping[int, float] | Mapping[str, float]
+"""Token ids, also as text, to what is added to their logits."""
+
+HELP = "help"
+METAVAR = "metavar"
+
+
+def parameter(text: str, metavar: str | None = None) -> Any:
+    """A field of `SamplingParams`.
+
+    Args:
+        text: what `--help` and the gateway's schema say of it.
+        metavar: what `--help` calls its value, where the type does not say enough.
+    """
+    return field(default=None, metadata={HELP: text, METAVAR: metavar})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to choose tokens. None leaves a setting to the server; its names are those of the OpenAI API and of vLLM."""
+    """How to choose tokens. None leaves a setting to the server; its names are those of the OpenAI API and of vLLM.
 
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: Mapping[int, float] | None = None
-    stop: str | Sequence[str] | None = None
-    stop_token_ids: Sequence[int] | None = None
-    ignore_eos: bool | None = None
-    seed: int | None = None
-    logprobs: int | None = None
-    """Alternatives to report per token; 0 reports only the chosen token, None nothing."""
-    prompt_logprobs: int | None = None
-    """The same for the tokens of the prompt."""
-    return_token_ids: bool | None = None
-    """Report the ids of the prompt and of the answer."""
-    skip_special_tokens: bool | None = None
+    The one definition on this side of the wire: the flags of the command line and the fields of the gateway's requests
+    are made from it. What a value may be, the server decides.
+    """
+
+    max_tokens: int | None = parameter("Longest answer, in tokens.")
+    min_tokens: int | None = parameter("Shortest answer, in tokens.")
+    temperature: float | None = parameter("0 always takes the likeliest token.")
+    top_p: float | None = parameter(
+        "Sample from the likeliest tokens of this total probability; 0 takes the likeliest alone."
+    )
+    top_k: int | None = parameter("Sample from the K likeliest tokens; 0 and -1 mean all.")
+    min_p: float | None = parameter("Drop tokens less likely than this part of the likeliest.")
+    presence_penalty: float | None = parameter("Against tokens that have occurred.")
+    frequency_penalty: float | None = parameter("Against tokens, by how often they occurred.")
+    repetition_penalty: float | None = parameter("Above 1: against tokens of prompt and answer.")
+    logit_bias: LogitBias | None = parameter("Favour or avoid token ids, by what is added to their logits.", "ID=VALUE")
+    stop: Stop | None = parameter("End the answer before this text.")
+    stop_token_ids: TokenIds | None = parameter("End the answer at this token id.")
+    ignore_eos: bool | None = parameter("Continue past the model's end token.")
+    seed: int | None = parameter("The same seed gives the same answer.")
+    logprobs: int | None = parameter("Log probabilities, with N alternatives per token; 0: the chosen alone.", "N")
+    prompt_logprobs: int | None = parameter("The same for the tokens of the prompt.", "N")
+    return_token_ids: bool | None = parameter("Report the ids of the prompt and of the answer.")
+    skip_special_tokens: bool | None = parameter("Leave special tokens out of the text, which is the default.")
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is set, ready for JSON."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.logit_bias is not None:
-            given["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
-        for name in ("stop", "stop_token_ids"):
-            if given[name] is not None and not isinstance(given[name], str):
-                given[name] = list(given[name])
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: _plain(value) for name, value in given.items() if value is not None}
+
+
+def _plain(value: object) -> object:
+    """As JSON has it: keys are texts, and any other sequence is a list."""
+    if isinstance(value, Mapping):
+        return {str(key): entry for key, entry in value.items()}
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams` as keyword arguments."""
+    """The fields of `SamplingParams` as keyword arguments, for type checkers; a test holds the two together."""
 
     max_tokens: int | None
     min_tokens: int | None
@@ -64,9 +88,9 @@ class SamplingOptions(TypedDict, total=False):
     presence_penalty: float | None
     frequency_penalty: float | None
     repetition_penalty: float | None
-    logit_bias: Mapping[int, float] | None
-    stop: str | Sequence[str] | None
-    stop_token_ids: Sequence[int] | None
+    logit_bias: LogitBias | None
+    stop: Stop | None
+    stop_token_ids: TokenIds | None
     ignore_eos: bool | None
     seed: int | None
     logprobs: int | None

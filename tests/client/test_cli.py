@@ -47,7 +47,8 @@ def test_ask_over_ipv6(scheme: str) -> None:
 def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
     flags = "--min-tokens 1 --temperature 0 --top-p 0.9 --top-k 5 --min-p 0.1 --presence-penalty 1 --seed 7 "
     flags += "--frequency-penalty -1 --repetition-penalty 1.1 --logit-bias 42=-100 --stop-token-id 3 --ignore-eos "
-    flags += "--logprobs 0 --prompt-logprobs 2 --priority 1 --model m --timeout 9 --idle-timeout 8"
+    flags += "--logprobs 0 --prompt-logprobs 2 --return-token-ids --no-skip-special-tokens "
+    flags += "--priority 1 --model m --timeout 9 --idle-timeout 8"
     assert run(fake.url, "ask", "x", *flags.split()).returncode == 0
     received = fake.next_request()
     assert json.loads(received.tensor("sampling_parameters")[0]) == {
@@ -65,6 +66,8 @@ def test_every_sampling_flag_arrives(fake: FakeTriton) -> None:
         "ignore_eos": True,
         "logprobs": 0,
         "prompt_logprobs": 2,
+        "return_token_ids": True,
+        "skip_special_tokens": False,
     }
     assert (received.message.model_name, received.message.parameters["priority"].uint64_param) == ("m", 1)
 
@@ -93,6 +96,7 @@ def test_utf8_whatever_the_locale(fake: FakeTriton) -> None:
         (("ask", "x", "--url", "http://localhost:8000"), None, "speaks gRPC"),
         (("ask", "x", "--model", "nope"), None, "`triton-chat models`"),
         (("chat", "--json"), None, "use ask"),
+        (("chat", "--return-token-ids"), None, "use ask"),
     ],
 )
 def test_wrong_use_is_2(fake: FakeTriton, arguments: tuple[str, ...], stdin: bytes | None, part: str) -> None:
@@ -199,6 +203,12 @@ def test_logprobs_and_stats_go_to_stderr(fake: FakeTriton) -> None:
     assert "'Q' -\n'Q' -1.500\n'yes' -0.100" in done.stderr.decode()
     assert "'yes' -0.100  'no' -2.500" in done.stderr.decode()
     assert "prompt 7, 3 from the cache; length]" in done.stderr.decode()
+
+
+def test_token_ids_go_to_stderr(fake: FakeTriton) -> None:
+    fake.reply = lambda _: iter([say("yes", "length", 1, token_ids="[5, 6]", prompt_token_ids="[1, 2]")])
+    done = run(fake.url, "ask", "x", "--return-token-ids")
+    assert (done.stdout, done.stderr) == (b"yes\n", b"prompt: 1 2\nanswer: 5 6\n")
 
 
 def test_complete_reads_the_prompt_and_echoes(fake: FakeTriton) -> None:

@@ -274,8 +274,8 @@ class TestErrors:
         [
             ({"n": 17}, "n"),
             ({"n": 10**30}, "n"),
-            ({"top_logprobs": 1000, "logprobs": True}, "top_logprobs"),
-            ({"stop": ["x"] * 1000}, "stop"),
+            ({"top_logprobs": 1}, "top_logprobs"),
+            ({"stop": [5]}, "stop[0]"),
             ({"chat_template": "{{ 1 }}"}, "chat_template"),
             ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
             ({"unheard_of": 1}, "unheard_of"),

@@ -216,7 +216,7 @@ def test_a_bad_prompt_is_named_as_the_caller_named_it(api: OpenAI, fake: FakeCli
         ({"prompt": ["a"] * 9, "n": 2}, "prompt"),
         ({"prompt": [[1], ["a"]]}, "prompt[1][0]"),
         ({"n": 17}, "n"),
-        ({"logprobs": 1000}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
         ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),

@@ -199,10 +199,10 @@ def test_dimensions(api: OpenAI, fake: Embedder) -> None:
         ({"input": None}, "input"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": [[1], []]}, "input[1]"),
-        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": "5"}, "dimensions"),
         ({"encoding_format": "hex"}, "encoding_format"),
         ({"truncate": True}, "truncate"),
-        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 1.5}, "truncate_prompt_tokens"),
         ({"truncation_side": "middle"}, "truncation_side"),
     ],
 )

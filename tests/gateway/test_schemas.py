@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import fields as fields_of
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.embeddings import EmbeddingRequest
 from chat_gateway.schemas.inputs import each
 from chat_gateway.schemas.tokenize import TokenizeRequest
+from triton_chat.types import SamplingParams
 
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = {"model": "chat", "messages": HELLO}
@@ -292,38 +296,28 @@ class TestSampling:
 
     def test_the_most_probable_token_alone(self) -> None:
         assert ChatCompletionRequest.model_validate({**CHAT, "top_p": 0}).sampling().to_dict() == {"top_p": 0}
-        assert list(mistakes(ChatCompletionRequest, {**CHAT, "top_p": -0.1})) == [("top_p",)]
 
     @pytest.mark.parametrize(
         ("name", "value", "place"),
         [
-            ("temperature", 2.1, ()),
             ("temperature", True, ()),
             ("temperature", "1", ()),
             ("temperature", float("inf"), ()),
-            ("top_p", 1.1, ()),
-            ("top_k", -2, ()),
             ("n", 0, ()),
-            ("n", 10**30, ()),
             ("n", 1.5, ()),
             ("n", True, ()),
-            ("max_tokens", -1, ()),
-            ("prompt_logprobs", -1, ()),
             ("return_token_ids", 1, ()),
             ("seed", 1.5, ()),
-            ("min_p", 1.1, ()),
-            ("repetition_penalty", 0, ()),
-            ("presence_penalty", -2.1, ()),
             ("stop", 5, ()),
             ("stop", "", ()),
             ("stop", ["a", ""], (1,)),
-            ("stop", ["a"] * 17, ()),
-            ("stop", "x" * 257, ()),
+            ("max_tokens", "9", ()),
+            ("ignore_eos", 1, ()),
             ("stop_token_ids", [-1], (0,)),
-            ("stop_token_ids", [2**31], (0,)),
-            ("logit_bias", {"3": 101}, ("3",)),
+            ("stop_token_ids", [True], (0,)),
+            ("logit_bias", {"3": "1"}, ("3",)),
+            ("logit_bias", [3], ()),
             ("logit_bias", {"x": 1}, ("x", "[key]")),
-            ("logit_bias", {str(i): 0 for i in range(1025)}, ()),
             ("stream", "true", ()),
             ("stream_options", {"include_usage": True}, ()),
             ("user", 1, ()),
@@ -336,28 +330,64 @@ class TestSampling:
     ) -> None:
         assert list(mistakes(request_type, {**body, name: value})) == [(name, *place)]
 
-    @pytest.mark.parametrize("fields", [{"logprobs": 1}, {"logprobs": True, "top_logprobs": 21}, {"top_logprobs": 1}])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("temperature", 2.1),
+            ("temperature", -1),
+            ("top_p", 1.1),
+            ("top_k", -2),
+            ("min_p", 1.1),
+            ("max_tokens", 10**30),
+            ("min_tokens", -1),
+            ("prompt_logprobs", 10**30),
+            ("prompt_logprobs", -1),
+            ("repetition_penalty", 0),
+            ("presence_penalty", -2.1),
+            ("frequency_penalty", 2.1),
+            ("stop", ["a"] * 1000),
+            ("stop", "x" * 10_000),
+            ("stop_token_ids", [2**40]),
+            ("stop_token_ids", list(range(10_000))),
+            ("logit_bias", {"3": 101}),
+            ("logit_bias", {"9" * 5000: 1}),
+            ("logit_bias", {str(i): 0 for i in range(10_000)}),
+        ],
+    )
+    @pytest.mark.parametrize(("request_type", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)])
+    def test_sizes_and_ranges_are_the_engines_to_judge(
+        self, request_type: Any, body: dict[str, Any], name: str, value: object
+    ) -> None:
+        assert request_type.model_validate({**body, name: value}).sampling().to_dict()[name] == value
+
+    @pytest.mark.parametrize("value", [21, 10**30, -1])
+    def test_how_many_logprobs_is_the_engines_to_judge(self, value: int) -> None:
+        chat = ChatCompletionRequest.model_validate({**CHAT, "logprobs": True, "top_logprobs": value})
+        assert (chat.sampling().logprobs, chat.names["logprobs"]) == (value, "top_logprobs")
+        assert CompletionRequest.model_validate({**COMPLETION, "logprobs": value}).sampling().logprobs == value
+
+    @pytest.mark.parametrize("fields", [{"logprobs": 1}, {"top_logprobs": 1}, {"logprobs": False, "top_logprobs": -1}])
     def test_bad_logprobs_of_chat(self, fields: dict[str, Any]) -> None:
         assert list(mistakes(ChatCompletionRequest, {**CHAT, **fields})) == [(list(fields)[-1],)]
 
-    def test_bad_logprobs_of_completions(self) -> None:
-        assert list(mistakes(CompletionRequest, {**COMPLETION, "logprobs": 21})) == [("logprobs",)]
-
     @pytest.mark.parametrize(
-        ("fields", "sent"),
+        ("fields", "sent", "name"),
         [
-            ({"logprobs": 2}, None),
-            ({"echo": True}, None),
-            ({"echo": True, "logprobs": 0}, 0),
-            ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, 2),
-            ({"echo": True, "logprobs": 2, "prompt_logprobs": 3}, 3),
-            ({"echo": True, "prompt_logprobs": 0}, 0),
+            ({"logprobs": 2}, None, "prompt_logprobs"),
+            ({"echo": True}, None, "prompt_logprobs"),
+            ({"echo": True, "logprobs": 0}, 0, "logprobs"),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, 2, "logprobs"),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": 3}, 3, "prompt_logprobs"),
+            ({"echo": True, "logprobs": 2, "prompt_logprobs": -1}, -1, "prompt_logprobs"),
+            ({"echo": True, "prompt_logprobs": 0}, 0, "prompt_logprobs"),
         ],
     )
     def test_logprobs_of_an_echo_are_asked_for_with_those_of_the_prompt(
-        self, fields: dict[str, Any], sent: int | None
+        self, fields: dict[str, Any], sent: int | None, name: str
     ) -> None:
-        assert CompletionRequest.model_validate({**COMPLETION, **fields}).sampling().prompt_logprobs == sent
+        """And a refusal names the field that asked for so many."""
+        request = CompletionRequest.model_validate({**COMPLETION, **fields})
+        assert (request.sampling().prompt_logprobs, request.names["prompt_logprobs"]) == (sent, name)
 
     @pytest.mark.parametrize(("request_type", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)])
     def test_prompt_logprobs_are_not_for_streams(self, request_type: Any, body: dict[str, Any]) -> None:
@@ -365,7 +395,9 @@ class TestSampling:
         assert list(mistakes(request_type, {**body, "stream": True, "prompt_logprobs": 0})) == [place]
 
     def test_only_a_completion_may_be_a_prompt_alone(self) -> None:
-        assert list(mistakes(ChatCompletionRequest, {**CHAT, "max_tokens": 0})) == [("max_tokens",)]
+        for name in ("max_tokens", "max_completion_tokens"):
+            for value in (0, -1):
+                assert list(mistakes(ChatCompletionRequest, {**CHAT, name: value})) == [(name,)]
         assert (
             CompletionRequest.model_validate({**COMPLETION, "max_tokens": 0, "echo": True}).sampling().max_tokens == 0
         )
@@ -467,7 +499,6 @@ class TestMessages:
             ({"role": "user", "content": 5}, ("content",)),
             ({"role": "user", "content": []}, ("content",)),
             ({"role": "user", "content": "x", "name": 5}, ("name",)),
-            ({"role": "user", "content": "x", "name": "b" * 257}, ("name",)),
             ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, ("tool_calls",)),
             ({"role": "assistant", "content": "x", "refusal": "no"}, ("refusal",)),
             ({"role": "user", "content": [{"type": "text"}]}, ("content", 0, "text")),
@@ -548,6 +579,29 @@ class TestInputs:
 )
 def test_tokenize_takes_one_of_two(fields: dict[str, Any], place: str) -> None:
     assert list(mistakes(TokenizeRequest, {"model": "chat", **fields})) == [(place,)]
+
+
+NO_SIZES = {
+    "stop": {("minLength", 1)},
+    "stop_token_ids": {("minimum", 0)},
+    "seed": {("minimum", -(2**63)), ("maximum", 2**64 - 1)},
+}
+"""What the published schema says of a sampling parameter beside its type: nothing that is a setting of the engine."""
+
+
+@pytest.mark.parametrize("request_type", [ChatCompletionRequest, CompletionRequest])
+def test_the_published_schema_has_no_size_or_range_of_the_engines(request_type: type[BaseModel]) -> None:
+    properties = request_type.model_json_schema()["properties"]
+    assert ("minimum", 1) in set(limits_in(properties["n"]))
+    for name in (*(field.name for field in fields_of(SamplingParams)), "top_logprobs", "max_completion_tokens"):
+        assert set(limits_in(properties.get(name))) == NO_SIZES.get(name, set()), name
+
+
+def limits_in(schema: object) -> Iterator[tuple[str, object]]:
+    if isinstance(schema, dict):
+        yield from ((key, value) for key, value in schema.items() if re.match("(exclusive)?[Mm](in|ax)", key))
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from limits_in(part)
 
 
 @pytest.mark.parametrize("request_type", [ChatCompletionRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest])

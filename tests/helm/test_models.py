@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from chat_engine.config import parse_config
 from chat_gateway.settings import PREFIX, GatewaySettings, unknown_variables
 from embedder.config import EmbedderConfig
 from tests.helm.cases import Case, effective, merged
-from tests.helm.engines import Helm4
+from tests.helm.engines import Helm4, refusal
 from tests.helm.objects import Object, Objects, Pod, env, flags, found
+from tests.helm.paths import CHART
 from triton_chat_server.fetch.command import _parser as fetch_parser
 from triton_chat_server.probe.command import _parser as probe_parser
 from triton_chat_server.serve import flags as server_flags
@@ -223,6 +225,22 @@ def test_the_gateway_takes_its_settings(rendered: Objects, monkeypatch: pytest.M
             settings = GatewaySettings()
         ports = [port["containerPort"] for port in pod.container("gateway")["ports"]]
         assert (settings.host, [settings.port]) == ("::", ports)
+
+
+def test_the_chart_takes_each_setting_of_the_gateway_or_decides_it(helm4: Helm4):
+    """Its list of them is that of the program."""
+    settings = {name.upper() for name in GatewaySettings.model_fields}
+    values = {"gateway": {"settings": dict.fromkeys([*settings, "BOGUS"], "1")}}
+    message = refusal(lambda: helm4.render(values))
+    decided = set(re.findall(r"gateway\.settings\.(\w+) is decided by the chart", message))
+    ((unknown, listed),) = re.findall(
+        r"gateway\.settings\.(\w+) is no setting of the gateway; there are ([\w, ]+)", message
+    )
+    assert unknown == "BOGUS"
+    assert decided | set(listed.split(", ")) == settings
+    template = (CHART / "templates" / "_validate.tpl").read_text(encoding="utf-8")
+    section = template[template.index('"triton-chat.validate.gatewaySettings"') :]
+    assert set(re.findall(r'"([A-Z_]+)"', section)) == settings
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "min_tokens over max_tokens": (sampling(max_tokens=3, min_tokens=5), ["min_tokens: 5", "max_tokens, 3"]),
     "logit_bias of no token": (sampling(logit_bias={"3072": 1}), ["logit_bias", "3072", "0 to 3071"]),
     "logit_bias key no number": (sampling(logit_bias={"cat": 1}), ["logit_bias", "'cat'", "token ids"]),
-    "logit_bias too strong": (sampling(logit_bias={"5": 101}), ["logit_bias[5]", "101", "100"]),
+    "logit_bias too strong": (sampling(logit_bias={"5": 101}), ["logit_bias.5", "101", "100"]),
     "stop_token_ids of no token": (sampling(stop_token_ids=[-1]), ["stop_token_ids", "-1", "0 to 3071"]),
     "empty stop": (sampling(stop=""), ["stop", "''", "at least 1"]),
     "too many stops": (sampling(stop=["x"] * 17), ["stop", "17", "16"]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from chat_page.options import Sampling
 from chat_page.settings import KEY_VARIABLE, URL_VARIABLE, PageSettings
 from tests.ui.fake_gateway import FakeGateway, break_off, refuse, say
 
@@ -79,6 +81,23 @@ def test_what_the_sidebar_says_is_sent(fake: FakeGateway, page: AppTest) -> None
     assert body["messages"][0] == {"role": "system", "content": "请简短地回答。"}
     assert (body["temperature"], body["max_tokens"], body["top_k"]) == (0.5, 40, 3)
     assert "seed" not in body
+
+
+def test_what_a_value_may_be_is_the_engines_to_judge(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = refuse(400, "temperature: must be less than or equal to 2 (got 9.5)")
+    page.number_input(key="temperature").set_value(9.5)
+    page.number_input(key="max-tokens").set_value(-1)
+    ask(page, "hello")
+    body = fake.wait_for(1).body
+    assert (body["temperature"], body["max_tokens"]) == (9.5, -1)
+    assert "must be less than or equal to 2" in page.error[0].value
+
+
+def test_every_parameter_of_the_page_has_its_control(page: AppTest) -> None:
+    drawn = {number_input.key: number_input for number_input in page.number_input}
+    assert set(drawn) == {field.name.replace("_", "-") for field in fields(Sampling)}
+    for number_input in drawn.values():
+        assert (number_input.min, number_input.max, number_input.value) == (None, None, None)
 
 
 def test_regenerating_replaces_the_last_answer(fake: FakeGateway, page: AppTest) -> None:

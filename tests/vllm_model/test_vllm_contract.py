@@ -12,6 +12,8 @@ from chat_engine.errors import InvalidArgumentError
 from chat_engine.request import SamplingParams
 from vllm_contract import CHAT_OUTPUTS, RETURNS, WITHOUT_EFFECT, Answer, Asked, read
 
+NOT_REPORTED = ("prompt_logprobs", "return_token_ids")
+
 
 def asked(parameters: dict[str, object] | None = None, **tensors: object) -> Asked:
     """As the model has it: BYTES and BOOL of shape [1]."""
@@ -96,7 +98,8 @@ class TestSampling:
         [
             ("n", 1), ("n", "1"), ("n", 1.0), ("best_of", 1), ("use_beam_search", False), ("use_beam_search", "False"),
             ("early_stopping", False), ("length_penalty", "1.0"), ("bad_words", []), ("detokenize", True),
-            ("skip_special_tokens", "true"), ("lora_name", None), ("seed", None), ("whatever", None),
+            ("return_token_ids", False), ("return_token_ids", "false"), ("prompt_logprobs", None), ("lora_name", None),
+            ("seed", None), ("whatever", None),
         ],
     )  # fmt: skip
     def test_what_changes_nothing_is_left_out(self, name: str, value: object) -> None:
@@ -116,6 +119,8 @@ class TestSampling:
             ("n", 2, "send the request once for each answer"),
             ("n", True, "send the request once for each answer"),
             ("best_of", "3", "send the request once for each answer"),
+            ("prompt_logprobs", 0, "ask the model `chat`"),
+            ("return_token_ids", "true", "ask the model `chat`"),
         ],
     )
     def test_what_cannot_be_served_is_refused_with_advice(self, name: str, value: object, advice: str) -> None:
@@ -135,7 +140,10 @@ class TestSampling:
         assert sampling({}, {}, return_cumulative_logprob=True) == {"logprobs": 0, "max_tokens": 16}
         assert sampling({}, {"logprobs": 3}, return_cumulative_logprob=True) == {"logprobs": 3, "max_tokens": 16}
 
-    @pytest.mark.parametrize("name", sorted({*SamplingParams.model_fields} - {"max_tokens", *WITHOUT_EFFECT}))
+    def test_no_parameter_of_chat_is_kept_from_it(self) -> None:
+        assert not WITHOUT_EFFECT.keys() & SamplingParams.model_fields.keys()
+
+    @pytest.mark.parametrize("name", sorted({*SamplingParams.model_fields} - {"max_tokens", *NOT_REPORTED}))
     @pytest.mark.parametrize("value", [1, "1", 0.5, 1e400, "文", True, False, [], {"7": -1}, 2**70])
     def test_chats_own_parameters_reach_it_as_they_are(self, name: str, value: object) -> None:
         assert sampling({}, {name: value}) == {name: value, "max_tokens": 16}

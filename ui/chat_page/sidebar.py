@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
 from chat_page.chat import Chat
-from chat_page.options import Options, Sampling
+from chat_page.options import CONTROLS, Control, Options, Sampling
 
 _OWN = "default"
 """In an empty field: nothing is sent, and the model's default holds."""
@@ -31,51 +32,34 @@ def _system() -> str:
 
 
 def _sampling() -> Sampling:
-    left, right = st.columns(2)
-    with left:
-        temperature = _real("Temperature", "temperature", 0.0, 2.0, "0: always the likeliest token")
-        max_tokens = _whole("Max tokens", "max-tokens", 1, "The longest the answer may be")
-    with right:
-        top_p = _real("Top p", "top-p", 0.05, 1.0, "Only the likeliest tokens that add up to this probability")
-        seed = _whole("Seed", "seed", 0, "The same number gives the same answer again")
+    given = _drawn([control for control in CONTROLS if control.shown.always])
     with st.expander("More sampling", key="more-sampling"):
-        left, right = st.columns(2)
-        with left:
-            top_k = _whole("Top k", "top-k", 1, "Only this many of the likeliest tokens")
-            presence = _real("Presence", "presence", -2.0, 2.0, "Against tokens that have occurred")
-            repetition = _real("Repetition", "repetition", 0.1, 2.0, "Above 1: against tokens seen before")
-        with right:
-            min_p = _real("Min p", "min-p", 0.0, 1.0, "No tokens below this share of the likeliest one's probability")
-            frequency = _real("Frequency", "frequency", -2.0, 2.0, "Against tokens, the more often they occurred")
-    return Sampling(
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        seed=seed,
-        top_k=top_k,
-        min_p=min_p,
-        presence_penalty=presence,
-        frequency_penalty=frequency,
-        repetition_penalty=repetition,
-    )
+        given |= _drawn([control for control in CONTROLS if not control.shown.always])
+    return Sampling(**given)
 
 
-def _real(label: str, key: str, lowest: float, highest: float, help_text: str) -> float | None:
-    return st.number_input(
-        label,
-        lowest,
-        highest,
-        None,
-        0.05,
-        format="%.2f",
-        key=key,
-        help=f"{help_text}. {lowest:g} to {highest:g}.",
+def _drawn(controls: Sequence[Control]) -> dict[str, Any]:
+    """In two columns; returns what is set, by name."""
+    columns = st.columns(2)
+    given = {}
+    for number, control in enumerate(controls):
+        with columns[number % 2]:
+            given[control.name] = _number(control)
+    return given
+
+
+def _number(control: Control) -> float | None:
+    """Any number: the engine refuses what it cannot take, and the page shows its sentence."""
+    given: float | None = st.number_input(
+        control.shown.label,
+        value=None,
+        step=1 if control.is_whole else 0.05,
+        format=None if control.is_whole else "%.2f",
+        key=control.name.replace("_", "-"),
+        help=f"{control.shown.text}.",
         placeholder=_OWN,
     )
-
-
-def _whole(label: str, key: str, lowest: int, help_text: str) -> int | None:
-    return st.number_input(label, lowest, None, None, 1, key=key, help=f"{help_text}.", placeholder=_OWN)
+    return given
 
 
 def _downloads(chat: Chat, system: str) -> None:

@@ -51,7 +51,7 @@ def _answer(options: RequestOptions, messages: Messages | None, call: CallOption
             terminal.write_json({"model": options.model} | result.to_dict())
         else:
             result = _stream(client, messages, call)
-            for line in terminal.logprob_lines(result):
+            for line in (*terminal.logprob_lines(result), *terminal.token_id_lines(result)):
                 exits.say(line)
     if options.stats:
         exits.say(terminal.stats_line(result))

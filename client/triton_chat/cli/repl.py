@@ -103,8 +103,9 @@ def chat(options: RequestOptions, system: str | None) -> None:
         InvalidRequestError: a flag that makes no sense here.
     """
     sampling = options.sampling
-    if options.connection.as_json or sampling.logprobs is not None or sampling.prompt_logprobs is not None:
-        raise InvalidRequestError("chat has neither --json nor --logprobs: use ask")
+    wants_logprobs = sampling.logprobs is not None or sampling.prompt_logprobs is not None
+    if options.connection.as_json or wants_logprobs or sampling.return_token_ids:
+        raise InvalidRequestError("chat has neither --json nor --logprobs nor --return-token-ids: use ask")
     conversation = Conversation(system, options.stats)
     interactive = sys.stdin.isatty()
     if interactive:

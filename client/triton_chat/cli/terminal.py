@@ -71,3 +71,9 @@ def logprob_lines(result: ChatResult) -> list[str]:
         value = "-" if entry.logprob is None else f"{entry.logprob:.3f}"
         lines.append(f"{entry.token!r} {value}  {others}".rstrip())
     return lines
+
+
+def token_id_lines(result: ChatResult) -> list[str]:
+    """The ids of the prompt and of the answer, a line each, where the server told them."""
+    told = {"prompt": result.prompt_token_ids, "answer": result.token_ids}
+    return [f"{name}: {' '.join(map(str, ids))}" for name, ids in told.items() if ids]

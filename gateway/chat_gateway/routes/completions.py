@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter
 from openai.types import Completion, CompletionChoice, CompletionUsage
@@ -24,9 +24,6 @@ from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.inputs import each
 from triton_chat.types import ChatResult
 
-_NAMES: Final = {"text_input": "prompt", "prompt_token_ids": "prompt"}
-"""The engine's names of fields, and those here."""
-
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
 
 
@@ -45,7 +42,7 @@ async def create_completion(
         echo=bool(body.echo),
         request_id=request_id,
         headers=trace_headers(),
-        names=_NAMES,
+        names=body.names,
     )
     generation = Generation(upstream.client, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)

@@ -12,15 +12,13 @@ from pydantic_core import PydanticCustomError
 
 from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
 from chat_gateway.schemas.fields import (
-    MAX_COUNT,
-    MAX_LOGPROBS,
     NoSettings,
     Nothing,
     Strict,
     User,
+    Whole,
     only,
     text_or_list,
-    whole,
 )
 from chat_gateway.schemas.inert import InertInChat
 from triton_chat.types import SamplingParams
@@ -58,9 +56,7 @@ class Message(Strict):
     content: Annotated[str | _TextParts, text_or_list(str, _TextParts, "a string or a list of text parts")] = Field(
         description="Parts are joined by a line break."
     )
-    name: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="Who speaks; for chat templates that have a place for it."
-    )
+    name: str | None = Field(None, description="Who speaks; for chat templates that have a place for it.")
     refusal: Annotated[None, only("refusals are not told apart here; send it as content")] = None
     audio: Annotated[None, only(_NO_AUDIO)] = None
     tool_calls: Annotated[Nothing | None, only(NO_TOOLS)] = None
@@ -78,14 +74,12 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
     """A conversation and how to answer it."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(
+    max_completion_tokens: Whole | None = Field(
         None,
-        ge=1,
-        le=MAX_COUNT,
         description="The newer name of max_tokens, which wins over it; without either the engine's default holds.",
     )
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    logprobs: bool | None = Field(None, description="Report the log-probability of each token.")
+    top_logprobs: Whole | None = Field(None, description="Alternatives to report per token; with logprobs: true.")
     safety_identifier: User | None = None
     add_generation_prompt: bool | None = Field(
         None, description="False: the prompt ends with the last message, without the beginning of an answer."
@@ -125,7 +119,14 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
     ] = None
     web_search_options: Annotated[None, only("nothing is searched here; leave it out")] = None
 
-    _whole_of_chat = field_validator("max_completion_tokens", "top_logprobs", mode="before")(whole)
+    @field_validator("max_tokens", "max_completion_tokens")
+    @classmethod
+    def _answers(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise PydanticCustomError(
+                "empty_answer", "must be at least 1: a chat has an answer; /v1/completions takes a prompt alone"
+            )
+        return value
 
     @field_validator("continue_final_message")
     @classmethod
@@ -151,4 +152,4 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
 
     def sampling(self) -> SamplingParams:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return self.sampling_params(limit, (self.top_logprobs or 0) if self.logprobs else None)
+        return self.sampling_params(max_tokens=limit, logprobs=(self.top_logprobs or 0) if self.logprobs else None)

@@ -5,29 +5,26 @@ Sources: OpenAI API reference; vLLM's "extra parameters" of its OpenAI-compatibl
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.fields import MAX_COUNT, ModelName, Strict, TokenId, User, text_or_list, whole
+from chat_gateway.schemas.fields import WRITTEN_AS_FRACTION, ModelName, Strict, User, Whole
 from chat_gateway.schemas.inert import InertInGeneration
+from chat_gateway.schemas.sampling import sampling_fields
 from triton_chat.types import SamplingParams
 
 SEEDS: Final = 2**64
-"""So many different seeds the engine has."""
+"""So many different seeds the engine has; a test holds it to the engine's."""
 _ANY_SEED: Final = -1
 """vLLM's word for none."""
 
-NO_FORMAT: Final = "answers are free text here, JSON and schemas are not enforced; leave it out or send type text"
+_Seed = Annotated[int, Field(ge=-SEEDS // 2, le=SEEDS - 1), WRITTEN_AS_FRACTION]
+_Count = Annotated[int, Field(ge=1), WRITTEN_AS_FRACTION]
 
-_StopString = Annotated[str, Field(min_length=1, max_length=256)]
-_StopStrings = Annotated[list[_StopString], Field(max_length=16)]
-Stop = Annotated[_StopString | _StopStrings, text_or_list(_StopString, _StopStrings, "a string or a list of strings")]
-_Bias = Annotated[float, Field(ge=-100, le=100)]
-_BiasKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
-LogitBias = Annotated[dict[_BiasKey, _Bias], Field(max_length=1024, json_schema_extra={"additionalProperties": False})]
-_Penalty = Annotated[float, Field(ge=-2, le=2)]
+NO_FORMAT: Final = "answers are free text here, JSON and schemas are not enforced; leave it out or send type text"
 
 
 class TextFormat(Strict):
@@ -48,41 +45,37 @@ class StreamOptions(Strict):
         return bool(self.include_usage and self.continuous_usage_stats)
 
 
-class GenerationRequest(InertInGeneration):
-    """The fields that `/v1/chat/completions` and `/v1/completions` share."""
+class StreamableRequest(InertInGeneration):
+    """Of which model, how many answers, and in how many pieces."""
 
     model: ModelName
-    n: int | None = Field(None, ge=1, le=MAX_COUNT, description="Answers to each prompt; they share its prefix cache.")
-    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1, description="0 takes the most probable token alone.")
-    presence_penalty: _Penalty | None = None
-    frequency_penalty: _Penalty | None = None
-    logit_bias: LogitBias | None = Field(None, description="Token ids, as text, to what is added to their logits.")
-    stop: Stop | None = Field(None, description="The answer ends before any of these.")
-    seed: int | None = Field(
-        None,
-        ge=-SEEDS // 2,
-        le=SEEDS - 1,
-        description="64 bits, signed or not; -1 is none. Choice `i` is drawn with `seed + i`, modulo 2**64.",
-    )
+    n: _Count | None = Field(None, description="Answers to each prompt; they share its prefix cache.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: User | None = None
 
-    top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description="0 and -1 mean all.")
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    min_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
-    ignore_eos: bool | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=1024)
-    prompt_logprobs: int | None = Field(
-        None, ge=0, le=MAX_COUNT, description="Alternatives to report per token of the prompt; not for streams."
-    )
-    return_token_ids: bool | None = Field(None, description="Report the ids of the prompt and of the answer.")
-    skip_special_tokens: bool | None = Field(None, description="False: special tokens are part of the text.")
 
-    _whole = field_validator("n", "max_tokens", "seed", "top_k", "min_tokens", "prompt_logprobs", mode="before")(whole)
+if TYPE_CHECKING:
+
+    class SampledRequest(StreamableRequest):
+        """The fields of `SamplingParams`. No type checker sees what is made, so here are those that the code names."""
+
+        max_tokens: int | None
+        return_token_ids: bool | None
+
+else:
+    SampledRequest = create_model("SampledRequest", __base__=StreamableRequest, **sampling_fields())
+
+
+class GenerationRequest(SampledRequest):
+    """The fields that `/v1/chat/completions` and `/v1/completions` share."""
+
+    seed: _Seed | None = Field(
+        None, description="64 bits, signed or not; -1 is none. Choice `i` is drawn with `seed + i`, modulo 2**64."
+    )
+    prompt_logprobs: Whole | None = Field(
+        None, description="Alternatives to report per token of the prompt; not for streams."
+    )
 
     @field_validator("prompt_logprobs")
     @classmethod
@@ -111,25 +104,12 @@ class GenerationRequest(InertInGeneration):
     def continuous_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.continuous_usage
 
-    def sampling_params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-        """How to sample one choice; the seed is that of the first one."""
-        return SamplingParams(
-            max_tokens=max_tokens,
-            min_tokens=self.min_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=None if self.logit_bias is None else {int(key): bias for key, bias in self.logit_bias.items()},
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            ignore_eos=self.ignore_eos,
-            seed=None if self.seed in (None, _ANY_SEED) else self.seed % SEEDS,
-            logprobs=logprobs,
-            prompt_logprobs=self.prompt_logprobs,
-            return_token_ids=self.return_token_ids or None,
-            skip_special_tokens=self.skip_special_tokens,
-        )
+    def sampling_params(self, **named_otherwise: int | None) -> SamplingParams:
+        """How to sample one choice; the seed is that of the first one.
+
+        Args:
+            named_otherwise: parameters that this request has under other names, or by other rules.
+        """
+        given = {field.name: getattr(self, field.name) for field in fields(SamplingParams)}
+        seed = None if self.seed in (None, _ANY_SEED) else self.seed % SEEDS
+        return SamplingParams(**{**given, "seed": seed, **named_otherwise})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
-from chat_gateway.schemas.fields import MAX_COUNT, MAX_LOGPROBS, only, whole
+from chat_gateway.schemas.fields import Whole, only
 from chat_gateway.schemas.inert import InertInCompletions
 from chat_gateway.schemas.inputs import Inputs
 from triton_chat.types import SamplingParams
@@ -22,21 +21,17 @@ class CompletionRequest(InertInCompletions, GenerationRequest):
     """One or several prompts, and how to continue them."""
 
     prompt: Inputs = Field(description="Choice `i` of prompt `p` has the index `p * n + i`.")
-    max_tokens: int | None = Field(
+    max_tokens: Whole | None = Field(
         None,
-        ge=0,
-        le=MAX_COUNT,
         description=f"{DEFAULT_MAX_TOKENS} by default. 0, for the prompt alone, with echo or prompt_logprobs.",
     )
-    logprobs: int | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report per token; 0 reports the chosen one alone."
+    logprobs: Whole | None = Field(
+        None, description="Alternatives to report per token; 0 reports the chosen one alone."
     )
     echo: bool | None = Field(None, description="The text begins with the prompt, and so do the logprobs.")
-    best_of: int | None = Field(None, ge=1, le=MAX_COUNT, description="Only at the value of n.")
+    best_of: Whole | None = Field(None, description="Only at the value of n.")
     response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
     suffix: Annotated[Literal[""] | None, only("nothing is inserted before a suffix here; leave it out")] = None
-
-    _whole_of_completions = field_validator("logprobs", "best_of", mode="before")(whole)
 
     @field_validator("best_of")
     @classmethod
@@ -53,7 +48,22 @@ class CompletionRequest(InertInCompletions, GenerationRequest):
         """Alternatives to report per token of the prompt among `logprobs`; None if the prompt is not among them."""
         return self.logprobs if self.echo else None
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The engine's fields that are called otherwise here."""
+        scored = "logprobs" if self._scored_by_echo else "prompt_logprobs"
+        return {"text_input": "prompt", "prompt_token_ids": "prompt", "prompt_logprobs": scored}
+
     def sampling(self) -> SamplingParams:
         limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        wanted = [count for count in (self.prompt_logprobs, self.echoed_logprobs) if count is not None]
-        return replace(self.sampling_params(limit, self.logprobs), prompt_logprobs=max(wanted, default=None))
+        scored = self.echoed_logprobs if self._scored_by_echo else self.prompt_logprobs
+        return self.sampling_params(max_tokens=limit, prompt_logprobs=scored)
+
+    @property
+    def _scored_by_echo(self) -> bool:
+        """Whether `echo` asks for more of the prompt's log-probabilities than `prompt_logprobs`.
+
+        Not where that is negative: it goes to the engine, to be refused.
+        """
+        echoed, asked = self.echoed_logprobs, self.prompt_logprobs
+        return echoed is not None and (asked is None or 0 <= asked < echoed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from openai.types import CreateEmbeddingResponse, Embedding
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from chat_gateway.schemas.fields import MAX_COUNT, ModelName, User, whole
+from chat_gateway.schemas.fields import ModelName, User, Whole
 from chat_gateway.schemas.inert import InertInEmbeddings
 from chat_gateway.schemas.inputs import Inputs
 
@@ -17,22 +17,16 @@ class EmbeddingRequest(InertInEmbeddings):
 
     model: ModelName
     input: Inputs
-    dimensions: int | None = Field(
-        None, ge=1, le=2**16, description="Keep the first so many components, normalised again."
-    )
+    dimensions: Whole | None = Field(None, description="Keep the first so many components, normalised again.")
     encoding_format: Literal["float", "base64"] | None = Field(None, description="base64: little-endian float32.")
-    truncate_prompt_tokens: int | None = Field(
+    truncate_prompt_tokens: Whole | None = Field(
         None,
-        ge=-1,
-        le=MAX_COUNT,
         description="Cut longer inputs to so many tokens, special ones included; -1: to the most that the model takes.",
     )
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="What is cut off: right, the default, keeps the beginning, left the end."
     )
     user: User | None = None
-
-    _whole = field_validator("dimensions", "truncate_prompt_tokens", mode="before")(whole)
 
 
 class Vector(Embedding):

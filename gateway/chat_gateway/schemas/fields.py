@@ -6,11 +6,12 @@ The types say which values those are, so that the published schema is true; `onl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -19,10 +20,6 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
-
-MAX_LOGPROBS: Final = 20
-MAX_COUNT: Final = 2**31 - 1
-"""What a tensor can hold."""
 
 
 class Strict(BaseModel):
@@ -50,8 +47,7 @@ def only(advice: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def whole(value: object) -> object:
-    """For fields that are integers: 1.0 is one to JSON and its schemas. Token ids are not among them, being many."""
+def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -88,7 +84,11 @@ def _is_on(value: bool) -> bool:
 Off = Annotated[bool, AfterValidator(_is_off), Field(json_schema_extra={"const": False})]
 """`Literal[False]` would take 0, even where types are strict."""
 On = Annotated[bool, AfterValidator(_is_on), Field(json_schema_extra={"const": True})]
-TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+WRITTEN_AS_FRACTION = BeforeValidator(_whole)
+"""1.0 is an integer to JSON and its schemas. After the limits of a type, or the published schema loses them."""
+Whole = Annotated[int, WRITTEN_AS_FRACTION]
+"""Token ids are not of this type, being many."""
+TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256, description="A name from `/v1/models`.")]
 Nothing = Annotated[list[Any], Field(max_length=0)]

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from chat_gateway.schemas.fields import MAX_COUNT, NoSettings, Nothing, Off, On, Strict, only
+from chat_gateway.schemas.fields import NoSettings, Nothing, Off, On, Strict, only
 
 Name = Annotated[str, Field(max_length=512)]
 
@@ -41,7 +41,7 @@ class InertInGeneration(InertEverywhere):
 
     session_id: Name | None = Field(None, description="Not used: the cache finds equal beginnings by itself.")
     stream_interval: int | None = Field(
-        None, ge=1, le=MAX_COUNT, description="Not used: under load a chunk has several tokens by itself."
+        None, ge=1, description="Not used: under load a chunk has several tokens by itself."
     )
     spaces_between_special_tokens: bool | None = Field(
         None, description="Not used: fast tokenizers put no spaces there, and all here are fast."

@@ -44,16 +44,18 @@ WITHOUT_EFFECT: dict[str, object] = {
     "bad_words": [],
     "include_stop_str_in_output": False,
     "detokenize": True,
-    "skip_special_tokens": True,
     "spaces_between_special_tokens": True,
 }
 """Parameters of vLLM that may be left out when they have these values; with others they are for `chat` to judge."""
 
+_NOT_REPORTED = ("prompt_logprobs", "return_token_ids")
+"""Parameters of `chat` that ask for outputs which the vLLM backend does not have."""
 _ONE_ANSWER = "there is one answer to a request; leave it out, and send the request once for each answer that you want"
 _REFUSED = {
     "lora_name": "adapters are not served; leave it out, and have a checkpoint served that the adapter is merged into",
     "n": _ONE_ANSWER,
     "best_of": _ONE_ANSWER,
+    **dict.fromkeys(_NOT_REPORTED, "there is no output for it; leave it out, or ask the model `chat`"),
 }
 _NO_IMAGES = "images are not served, the model reads text alone; leave it out"
 
@@ -150,6 +152,9 @@ def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozens
     given = {name: value for name, value in {**scalars, **given}.items() if value is not None}
     for name, value in WITHOUT_EFFECT.items():
         if name in given and _same(given[name], value):
+            del given[name]
+    for name in _NOT_REPORTED:
+        if name in given and _same(given[name], False):
             del given[name]
     for name, advice in _REFUSED.items():
         if name in given:

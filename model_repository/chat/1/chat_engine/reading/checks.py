@@ -73,10 +73,10 @@ def unknown(name: str, value: object, allowed: Iterable[str]) -> InvalidArgument
     )
 
 
-def explained(error: ValidationError, *prefix: str) -> InvalidArgumentError:
-    """The first mistake, with its place, its value and what is allowed."""
+def explained(error: ValidationError, *place: str | int) -> InvalidArgumentError:
+    """The first mistake, with its value and what is allowed, at its place in the request."""
     first = error.errors()[0]
-    parts = (part if isinstance(part, int) else show_name(part) for part in (*prefix, *first["loc"]))
+    parts = (part if isinstance(part, int) else show_name(part) for part in place)
     message = first["msg"].replace("Input should be", "must be")
     return InvalidArgumentError(f"{message} (got {show(first['input'])})", field=field_name(*parts))
 

@@ -101,7 +101,7 @@ class PromptParser:
         try:
             messages = MESSAGES.validate_python(parsed)
         except ValidationError as error:
-            raise explained(error, "messages") from error
+            raise explained(error, "messages", *error.errors()[0]["loc"]) from error
         if not messages:
             raise InvalidArgumentError("the list is empty; at least one message is required", field="messages")
         at_most("messages", len(messages), self._config.max_messages, "messages")

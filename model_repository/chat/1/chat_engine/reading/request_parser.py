@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
@@ -191,7 +191,7 @@ def _lenient(given: dict[str, object]) -> dict[str, object]:
     stop = given.get("stop")
     if isinstance(stop, str):
         given["stop"] = (stop,)
-    for name in ("stop", "stop_token_ids"):
+    for name in _named(tuple):
         if isinstance(given.get(name), list):
             given[name] = tuple(given[name])  # type: ignore[arg-type]
     bias = given.get("logit_bias")
@@ -215,14 +215,18 @@ def _as_flag(value: object) -> object:
     return _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
+def _named(*containers: type) -> list[str]:
+    """The sampling parameters of these types."""
+    return [name for name, field in SamplingParams.model_fields.items() if get_origin(field.annotation) in containers]
+
+
 _NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{0,40})?([eE][+-]?\d{1,3})?")
 _FRACTION = re.compile(r"[.eE]")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
-_LISTS = ("stop", "stop_token_ids", "logit_bias")
 _READ_TEXT: dict[str, Callable[[object], object]] = {
     name: _as_flag if field.annotation is bool else _as_number
     for name, field in SamplingParams.model_fields.items()
-    if name not in _LISTS
+    if name not in _named(tuple, dict)
 }
 
 
@@ -244,4 +248,5 @@ def _refusal(error: ValidationError) -> InvalidArgumentError:
     if first["type"] == "extra_forbidden":
         allowed = (*SamplingParams.model_fields, *TEMPLATE_OPTIONS)
         return unknown(field_name(*first["loc"]), first["input"], allowed)
-    return explained(error, *([] if first["loc"] else ["sampling_parameters"]))
+    name, *rest = first["loc"] or ("sampling_parameters",)
+    return explained(error, name, *(map(str, rest) if name == "logit_bias" else rest))  # its keys are names, in JSON
