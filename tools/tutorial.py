@@ -116,8 +116,8 @@ def _sentence(base: str, model: str, rate: str, rate_ratio: str, first: str, fir
     if model == base:
         return f"**Measured:** `{model}` {rate} tokens/s; first token after {first} ms."
     return (
-        f"**Measured:** `{model}` {rate} tokens/s, {rate_ratio} times `{base}`; first token after {first} ms, "
-        f"{first_ratio} times."
+        f"**Measured:** `{model}` {rate} tokens/s ({rate_ratio} times `{base}`); first token after {first} ms "
+        f"({first_ratio} times)."
     )
 
 
