@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -69,6 +69,12 @@ class TritonOptions(ServiceOptions):
             model=resolve_model(environment.get("TRITON_CHAT_MODEL"), None if engine_config else str(DEFAULT_MODEL)),
             engine_config=Path(engine_config).resolve() if engine_config else None,
         )
+
+    def with_repository(self, folder: Path) -> TritonOptions:
+        """Raises ValueError where no model is in `folder`."""
+        if not any(folder.glob("*/config.pbtxt")):
+            raise ValueError(f"the repository must be a folder with models, <model>/config.pbtxt, not {str(folder)!r}")
+        return replace(self, repository=folder.resolve())
 
 
 @dataclass(frozen=True, kw_only=True)

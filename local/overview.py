@@ -1,10 +1,11 @@
-"""What `make serve` prints when all is ready: one line to copy for each way in."""
+"""What the launcher prints when all is ready: of the whole stack one line to copy for each way in."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
 
+from local import readiness
 from local.options import ROOT, TritonOptions
 from local.stack import LocalStack
 from local.triton import LocalTriton
@@ -32,6 +33,18 @@ metrics  {triton.metrics_url}  {gateway.metrics_url}
 
 logs     {_short(triton.options.log_path.parent)}
   tail -n +1 -F {" ".join(_short(server.options.log_path) for server in stack.servers)}
+
+Ctrl-C stops it.
+"""
+
+
+def triton_overview(triton: LocalTriton) -> str:
+    return f"""
+models   {", ".join(readiness.models_in(triton.options.repository))}
+Triton   {triton.http_url}
+gRPC     {triton.grpc_address}
+metrics  {triton.metrics_url}
+log      {_short(triton.options.log_path)}
 
 Ctrl-C stops it.
 """

@@ -35,6 +35,21 @@ def test_everything_from_the_environment(tmp_path: Path) -> None:
     assert options.engine_config == tmp_path
 
 
+def test_a_repository_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "config.pbtxt").touch()
+    monkeypatch.chdir(tmp_path)
+    options = TritonOptions.from_environment({"TRITON_HTTP_PORT": "1"}).with_repository(Path("mine"))
+    assert options.repository == tmp_path / "mine"
+    assert options.http_port == 1
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_repository_without_models_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the repository must be a folder with models"):
+        TritonOptions().with_repository(tmp_path / name)
+
+
 @pytest.mark.parametrize("text", ["http", "-1", "65536", "8000.5"])
 def test_a_bad_port_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="TRITON_HTTP_PORT must be a port, 0 to 65535"):
