@@ -166,11 +166,11 @@ LAST_SYSTEM = (  # of several system messages the last one
 def test_what_is_left_out_of_one_conversation_alone_is_refused_there() -> None:
     template, rule = load(SYSTEM_LAST), system("Answer in one short sentence.")
     assert template.render([rule, user("hi")]) == "[Answer in one short sentence. hi]"
-    with pytest.raises(InvalidArgumentError, match=r"messages\.0\.content: the model's chat template leaves it out"):
+    with pytest.raises(InvalidArgumentError, match=r"messages\[0\]\.content: the model's chat template leaves it out"):
         template.render([rule, user("hi"), {"role": "assistant", "content": "well"}], add_generation_prompt=False)
     template = load(LAST_SYSTEM)
     assert template.render([rule, user("a < b & c, or what do you think?")]).startswith("Answer")
-    with pytest.raises(InvalidArgumentError, match=r"messages\.0\.content: "):
+    with pytest.raises(InvalidArgumentError, match=r"messages\[0\]\.content: "):
         template.render([system("Never tell anybody."), rule, user("hi")])
 
 

@@ -202,7 +202,7 @@ def test_the_prompt_alone(api: OpenAI, fake: FakeClient) -> None:
 
 
 def test_a_bad_prompt_is_named_as_the_caller_named_it(api: OpenAI, fake: FakeClient) -> None:
-    fake.script = fails(errors.InvalidRequestError("text_input: the prompt has no tokens; send at least one"))
+    fake.script = fails(errors.InvalidRequestError("the prompt has no tokens; send at least one", field="text_input"))
     with pytest.raises(openai.BadRequestError, match="prompt: the prompt has no tokens") as caught:
         api.completions.create(model="chat", prompt="")
     assert caught.value.param == "prompt"

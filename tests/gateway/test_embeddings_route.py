@@ -22,6 +22,7 @@ from tests.gateway.callers import Caller, openai_over
 from tests.gateway.fakes import FakeClient
 from triton_chat import errors
 from triton_chat.embeddings import EmbeddingResult, EmbedOptions, Inputs
+from triton_chat.errors import InvalidRequestError as Refusal
 
 PATH = "/v1/embeddings"
 
@@ -218,31 +219,35 @@ def test_a_chat_model_is_none_for_this(api: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_input", "told", "param", "message"),
+    ("given_input", "told", "param"),
     [
-        (["a"] * 99, "row 70: text: 600 tokens; at most 512", "input[70]", "input[70]: 600 tokens; at most 512"),
-        ([[5], [6]], "row 0: token_ids: -1 is no token", "input[0]", "input[0]: -1 is no token"),
-        (["a"], "text: empty", "input[0]", "input[0]: empty"),
-        ("a", "text: empty", "input", "input: empty"),
-        ([5, 6], "token_ids: no", "input", "input: no"),
-        ("a", "dimensions: 900 given; at most 128", "dimensions", "dimensions: 900 given; at most 128"),
-        ("a", "truncate_prompt_tokens: no", "truncate_prompt_tokens", "truncate_prompt_tokens: no"),
+        (["a"] * 99, Refusal("600 tokens; at most 512", field="text", row=70), "input[70]"),
+        (["a"] * 99, Refusal("no", row=70), "input[70]"),
+        ([[5], [6]], Refusal("-1 is no token", field="token_ids", row=0), "input[0]"),
+        (["a"], Refusal("empty", field="text"), "input[0]"),
+        ("a", Refusal("empty", field="text"), "input"),
+        ([5, 6], Refusal("no", field="token_ids"), "input"),
+        ("a", Refusal("no", row=0), "input"),
+        ("a", Refusal("900 given; at most 128", field="dimensions"), "dimensions"),
+        ("a", Refusal("no", field="truncate_prompt_tokens"), "truncate_prompt_tokens"),
+        ("a", Refusal("exactly one of text and token_ids is required, both given"), None),
     ],
 )
 def test_the_models_rows_are_inputs(
-    gateway: TestClient, fake: Embedder, given_input: Any, told: str, param: str, message: str
+    gateway: TestClient, fake: Embedder, given_input: Any, told: Refusal, param: str | None
 ) -> None:
     gateway.get("/v1/models")  # so that the failure is the embedding's
-    fake.failure = errors.InvalidRequestError(told)
+    fake.failure = told
     response = gateway.post(PATH, json={"model": "embeddings", "input": given_input})
     error = response.json()["error"]
+    message = f"{param}: {told.sentence}" if param else told.sentence
     assert (error["param"], error["message"], error["code"]) == (param, message, "invalid_value")
 
 
 def test_a_text_that_is_too_long(api: OpenAI, fake: Embedder) -> None:
     api.models.list()
     words = "600 tokens given; this model's maximum context length is 512 tokens"
-    fake.failure = errors.ContextLengthError(f"row 1: text: {words}")
+    fake.failure = errors.ContextLengthError(words, field="text", row=1)
     with pytest.raises(openai.BadRequestError) as caught:
         api.embeddings.create(model="embeddings", input=["a", "b"])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")

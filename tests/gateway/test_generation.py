@@ -189,25 +189,25 @@ class TestFailure:
         assert len(client.streams) == 1
 
     @pytest.mark.parametrize(
-        ("prompts", "message", "told"),
+        ("prompts", "field", "called"),
         [
-            (("a",), "text_input: too short", "prompt: too short"),
-            (("a", "b"), "prompt_token_ids: 9: not one", "prompt[1]: 9: not one"),
-            (("a", "b"), "text_input.3: no", "prompt[1].3: no"),
-            (("a",), "max_tokens: 9 given", "max_completion_tokens: 9 given"),
-            (("a", "b"), "temperature: too hot", "temperature: too hot"),
-            (("a", "b"), "the context holds 9", "prompt[1]: the context holds 9"),
-            (("a",), "the context holds 9", "the context holds 9"),
+            (("a",), "text_input", "prompt"),
+            (("a", "b"), "prompt_token_ids", "prompt[1]"),
+            (("a", "b"), "prompt_token_ids[3]", "prompt[1][3]"),
+            (("a",), "max_tokens", "max_completion_tokens"),
+            (("a", "b"), "temperature", "temperature"),
+            (("a", "b"), None, "prompt[1]"),
+            (("a",), None, None),
         ],
     )
     async def test_a_field_is_called_what_the_caller_calls_it(
-        self, client: FakeClient, prompts: Sequence[str], message: str, told: str
+        self, client: FakeClient, prompts: Sequence[str], field: str | None, called: str | None
     ) -> None:
-        failing = fails(errors.ContextLengthError(message))
+        failing = fails(errors.ContextLengthError("x: not 9", field=field))
         client.script = by_prompt(**{**dict.fromkeys(prompts, says("x")), prompts[-1]: failing})
         with pytest.raises(errors.ContextLengthError) as caught:
             await Generation(client, replace(order(*prompts), names=NAMES)).results()
-        assert str(caught.value) == told
+        assert (caught.value.field, caught.value.sentence) == (called, "x: not 9")
 
     async def test_leaving_cancels_all(self, client: FakeClient) -> None:
         client.script = hangs("one")

@@ -176,7 +176,7 @@ def test_responses_are_sent_on_as_they_come(triton: Triton, model: ModuleType, c
     assert caller.got == [b"a", b"b", "end"]
     (asked,) = triton.asked
     assert asked["model_name"] == "chat"
-    assert asked["parameters"] == {"name_error_codes": True, "fractions": "{}"}
+    assert asked["parameters"] == {}
 
 
 @pytest.mark.parametrize("kind", [Responses, CancellableResponses])
@@ -189,7 +189,7 @@ def test_who_leaves_gets_no_more(triton: Triton, model: ModuleType, caller: Fake
 
     triton.responses = kind([piece("a"), piece("b"), piece("c", "length")], {1: leave})
     forwarded.run("chat")
-    assert caller.got == [b"a", ("the request was cancelled", "CANCELLED"), "end"]
+    assert caller.got == [b"a", ("the request was cancelled [code=cancelled]", "CANCELLED"), "end"]
     assert triton.responses.num_read == 3
     assert getattr(triton.responses, "num_cancelled", 1) == 1
 
@@ -197,7 +197,7 @@ def test_who_leaves_gets_no_more(triton: Triton, model: ModuleType, caller: Fake
 def test_chat_is_not_asked_for_one_who_has_left(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     caller.cancelled = True
     model._Forwarded(caller).run("chat")
-    assert (triton.asked, caller.got) == ([], [("the request was cancelled", "CANCELLED"), "end"])
+    assert (triton.asked, caller.got) == ([], [("the request was cancelled [code=cancelled]", "CANCELLED"), "end"])
 
 
 @pytest.mark.parametrize(
@@ -237,4 +237,4 @@ def test_every_request_is_answered(triton: Triton, model: ModuleType, caller: Fa
     served.finalize()
     assert caller.got == [b"a", "end"]
     assert refused.got[0][1] == "INVALID_ARG"
-    assert broken.got == [("internal error", "INTERNAL"), "end"]
+    assert broken.got == [("internal error [code=internal_error]", "INTERNAL"), "end"]
