@@ -115,7 +115,7 @@ _OURS: dict[str, type[TritonChatError]] = {
     )
 }  # fmt: skip
 
-_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\]\s*")
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ?")
 _STACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
 
 _TRITONS: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(

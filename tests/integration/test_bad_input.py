@@ -31,17 +31,17 @@ def message(**fields: object) -> dict[str, Any]:
 REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "both prompts": (
         {"messages": HELLO, "text_input": "a"},
-        ["exactly one is required, messages and text_input given"],
+        ["exactly one of messages, text_input, prompt_token_ids is required, messages and text_input given"],
     ),
-    "no prompt": ({"stream": True}, ["messages, text_input, prompt_token_ids: exactly one is required, none given"]),
+    "no prompt": ({"stream": True}, ["exactly one of messages, text_input, prompt_token_ids is required, none given"]),
     "text and token ids": (
         {"text_input": "a", "prompt_token_ids": [1]},
-        ["exactly one is required, text_input and prompt_token_ids given"],
+        ["is required, text_input and prompt_token_ids given"],
     ),
     "token ids not json": ({"prompt_token_ids": "1, 2"}, ["prompt_token_ids: not JSON"]),
     "token ids no list": ({"prompt_token_ids": {"a": 1}}, ["prompt_token_ids: must be a JSON array", "{'a': 1}"]),
     "no token ids": ({"prompt_token_ids": []}, ["prompt_token_ids: the prompt has no tokens", "at least one"]),
-    "token id of a wrong type": ({"prompt_token_ids": [1, "2"]}, ["prompt_token_ids.1", "'2'", "integer"]),
+    "token id of a wrong type": ({"prompt_token_ids": [1, "2"]}, ["prompt_token_ids[1]", "'2'", "integer"]),
     "token id of no token": ({"prompt_token_ids": [3072]}, ["prompt_token_ids: token id 3072", "0 to 3071"]),
     "token ids over the context": ({"prompt_token_ids": [7] * 2048}, ["the prompt has 2048", "2048"]),
     "generation prompt without messages": (
@@ -57,11 +57,11 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "messages nested deeply": ({"messages": "[" * 100_000}, ["messages: nested too deeply"]),
     "no messages": ({"messages": []}, ["messages: the list is empty", "at least one"]),
     "empty prompt": ({"text_input": ""}, ["text_input: empty", "at least one"]),
-    "unknown role": (message(role="tool"), ["messages.0.role", "'tool'", "'system', 'user' or 'assistant'"]),
-    "content of a wrong type": (message(content=5), ["messages.0.content", "5", "string"]),
-    "content missing": ({"messages": [{"role": "user"}]}, ["messages.0.content", "required"]),
-    "unknown field of a message": (message(nick="Bob"), ["messages.0.nick", "'Bob'"]),
-    "name of a wrong type": (message(name=5), ["messages.0.name", "5", "string"]),
+    "unknown role": (message(role="tool"), ["messages[0].role", "'tool'", "'system', 'user' or 'assistant'"]),
+    "content of a wrong type": (message(content=5), ["messages[0].content", "5", "string"]),
+    "content missing": ({"messages": [{"role": "user"}]}, ["messages[0].content", "required"]),
+    "unknown field of a message": (message(nick="Bob"), ["messages[0].nick", "'Bob'"]),
+    "name of a wrong type": (message(name=5), ["messages[0].name", "5", "string"]),
     "sampling parameters not json": (
         {"text_input": "a", "sampling_parameters": "{"},
         ["sampling_parameters: not JSON"],
@@ -86,7 +86,7 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "min_tokens over max_tokens": (sampling(max_tokens=3, min_tokens=5), ["min_tokens: 5", "max_tokens, 3"]),
     "logit_bias of no token": (sampling(logit_bias={"3072": 1}), ["logit_bias", "3072", "0 to 3071"]),
     "logit_bias key no number": (sampling(logit_bias={"cat": 1}), ["logit_bias", "'cat'", "token ids"]),
-    "logit_bias too strong": (sampling(logit_bias={"5": 101}), ["logit_bias.5", "101", "100"]),
+    "logit_bias too strong": (sampling(logit_bias={"5": 101}), ["logit_bias[5]", "101", "100"]),
     "stop_token_ids of no token": (sampling(stop_token_ids=[-1]), ["stop_token_ids", "-1", "0 to 3071"]),
     "empty stop": (sampling(stop=""), ["stop", "''", "at least 1"]),
     "too many stops": (sampling(stop=["x"] * 17), ["stop", "17", "16"]),
@@ -94,14 +94,14 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "negative seed": (sampling(seed=-2), ["seed", "-2", "0"]),
     "unknown scalar": ({"text_input": "a", "parameters": {"bogus": "x"}}, ["bogus: unknown", "'x'", "allowed are"]),
     "NUL in a prompt": ({"text_input": "a\0b"}, ["text_input", "NUL", "position 1"]),
-    "NUL in a message": (message(content="a\0b"), ["messages.0.content", "NUL", "position 1"]),
+    "NUL in a message": (message(content="a\0b"), ["messages[0].content", "NUL", "position 1"]),
     "prompt not UTF-8": ({"text_input": b"ab\xff"}, ["text_input: not valid UTF-8", "byte 2"]),
     "messages not UTF-8": ({"messages": b"\xfe"}, ["messages: not valid UTF-8", "byte 0"]),
     "parameters not UTF-8": (
         {"text_input": "a", "sampling_parameters": b"\xff"},
         ["sampling_parameters: not valid UTF-8"],
     ),
-    "half a surrogate": ({"messages": r'[{"role":"user","content":"\ud800"}]'}, ["messages.0.content", "surrogate"]),
+    "half a surrogate": ({"messages": r'[{"role":"user","content":"\ud800"}]'}, ["messages[0].content", "surrogate"]),
 }
 
 
