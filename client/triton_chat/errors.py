@@ -115,7 +115,7 @@ _OURS: dict[str, type[TritonChatError]] = {
     )
 }  # fmt: skip
 
-_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\]\s*")
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ?")
 _STACK = re.compile(r"\s*\n+At:\n.*", re.DOTALL)
 
 _TRITONS: tuple[tuple[re.Pattern[str], type[TritonChatError]], ...] = tuple(
@@ -171,7 +171,8 @@ def _read(text: str) -> TritonChatError | None:
 
     A code that is not known here is a failure of the server's, as every error is of which nothing is known.
     """
-    shown, found, data = clean(text).rpartition(_DATA)
+    shown, found, data = _REQUEST_ID.sub("", text).rpartition(_DATA)
+    data = _STACK.sub("", data).rstrip()
     if not found or not data.endswith("]"):
         return None
     code, *pairs = data.removesuffix("]").split(" ")
@@ -191,12 +192,12 @@ def from_status(code: str, details: str, target: str) -> TritonChatError:
         details: the status message.
         target: `host:port` as the user gave it; only for messages.
     """
+    if (ours := _read(details)) is not None:
+        return ours
     if code == "UNAVAILABLE" and _CONNECTION.search(details):
         return ServerUnavailableError(unreachable(target, details))
     if code == "DEADLINE_EXCEEDED":
         return StreamTimeoutError("the request took longer than its time limit")
-    if (ours := _read(details)) is not None:
-        return ours
     allowed = _BY_CODE.get(code, (EngineError,))
     by_text = from_text(details)
     return by_text if isinstance(by_text, allowed) else allowed[0](clean(details))

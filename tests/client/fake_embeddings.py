@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
+from chat_engine.errors import ContextLengthError, to_wire
 from tests.client.fake_server import FakeTriton, Received
 
 WIDTH = 4
@@ -44,11 +45,8 @@ class FakeEmbeddings(FakeTriton):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model_name}' is not found")
         rows = received.tensor("text") or received.tensor("token_ids")
         if "bad" in rows:
-            context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"row {rows.index('bad')}: text: 99 tokens given; this model's maximum context length is 9 tokens "
-                f"[code=context_length_exceeded field=text row={rows.index('bad')}]",
-            )
+            refusal = ContextLengthError(TOO_LONG, field="text", row=rows.index("bad"))
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, to_wire(refusal))
         if "stall" in rows:
             self.stall(received)
         width = dimensions_of(received)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from chat_engine.errors import InvalidArgumentError, to_wire
 from tests.client.fake_server import WAIT_S, FakeTriton, fail, say
 from triton_chat import errors
 from triton_chat.client import AsyncChatClient
@@ -68,11 +69,11 @@ async def test_options_of_one_call(fake: FakeTriton, aclient: AsyncChatClient) -
 
 @pytest.mark.parametrize("after", [0, 1])
 async def test_an_error_in_the_stream(fake: FakeTriton, aclient: AsyncChatClient, after: int) -> None:
-    fake.reply = lambda _: iter(
-        [say("a", tokens=1)] * after + [fail("temperature: must be positive [code=invalid_value field=temperature]")]
-    )
-    with pytest.raises(errors.InvalidRequestError, match="temperature"):
+    refusal = InvalidArgumentError("must be positive", field="temperature")
+    fake.reply = lambda _: iter([say("a", tokens=1)] * after + [fail(to_wire(refusal))])
+    with pytest.raises(errors.InvalidRequestError, match=r"^temperature: must be positive$") as caught:
         await aclient.generate("hi")
+    assert caught.value.field == "temperature"
 
 
 async def test_ended_too_early(fake: FakeTriton, aclient: AsyncChatClient) -> None:

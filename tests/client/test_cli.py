@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import pytest
 
+from chat_engine.errors import DrainingError, EngineFailedError, InvalidArgumentError, OverloadedError, to_wire
 from tests.client.commands import COMMAND, WAIT_S, Terminal, environment, run, start
 from tests.client.fake_server import FakeTriton, Received, fail, pb, say
 from tests.ipv6 import needs_ipv6
@@ -109,9 +110,10 @@ def test_wrong_use_is_2(fake: FakeTriton, arguments: tuple[str, ...], stdin: byt
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("the engine failed [code=engine_failed]", 1),
-        ("temperature: must be at least 0 (got -1) [code=invalid_value field=temperature]", 2),
-        ("the server is shutting down [code=stopping]", 3),
+        (to_wire(EngineFailedError("the engine failed")), 1),
+        (to_wire(InvalidArgumentError("must be at least 0 (got -1)", field="temperature")), 2),
+        (to_wire(DrainingError("the server is shutting down")), 3),
+        (to_wire(OverloadedError("as many as allowed are running")), 4),
         ("Exceeds maximum queue size", 4),
     ],
 )
@@ -119,7 +121,7 @@ def test_what_the_server_refuses(fake: FakeTriton, text: str, code: int) -> None
     fake.reply = lambda _: iter([fail(text)])
     done = run(fake.url, "ask", "x")
     assert done.returncode == code
-    assert f"error: {text.partition(' [')[0]}\n" in done.stderr.decode()
+    assert f"error: {text.partition(' [code=')[0]}\n" in done.stderr.decode()
 
 
 def test_unreachable_is_3() -> None:

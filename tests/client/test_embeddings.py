@@ -64,8 +64,9 @@ def test_a_text_that_is_refused_is_named_by_its_place_in_the_list(client: ChatCl
     with pytest.raises(
         errors.ContextLengthError,
         match=f"^row {place}: text: {TOO_LONG}$",
-    ):
+    ) as caught:
         client.embed(texts)
+    assert (caught.value.field, caught.value.row) == ("text", place)
 
 
 @pytest.mark.parametrize(

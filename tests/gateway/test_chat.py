@@ -244,7 +244,9 @@ class TestErrors:
         assert caught.value.code == "context_length_exceeded"
 
     def test_the_limit_has_the_name_that_was_given(self, gateway: TestClient, fake: FakeClient) -> None:
-        fake.script = fails(errors.ContextLengthError("9 and a prompt of 7 tokens", field="max_tokens"))
+        fake.script = fails(
+            errors.ContextLengthError("9 and a prompt of 7 tokens exceed the context of 8", field="max_tokens")
+        )
         for name in ("max_tokens", "max_completion_tokens"):
             assert gateway.post(PATH, json={**BODY, name: 9}).json()["error"]["param"] == name
 

@@ -22,6 +22,7 @@ from tests.gateway.callers import Caller, openai_over
 from tests.gateway.fakes import FakeClient
 from triton_chat import errors
 from triton_chat.embeddings import EmbeddingResult, EmbedOptions, Inputs
+from triton_chat.errors import InvalidRequestError as Refusal
 
 PATH = "/v1/embeddings"
 
@@ -218,27 +219,28 @@ def test_a_chat_model_is_none_for_this(api: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_input", "field", "row", "param"),
+    ("given_input", "told", "param"),
     [
-        (["a"] * 99, "text", 70, "input[70]"),
-        (["a"] * 99, None, 70, "input[70]"),
-        ([[5], [6]], "token_ids", 0, "input[0]"),
-        (["a"], "text", None, "input[0]"),
-        ("a", "text", None, "input"),
-        ([5, 6], "token_ids", None, "input"),
-        ("a", "dimensions", None, "dimensions"),
-        ("a", "truncate_prompt_tokens", None, "truncate_prompt_tokens"),
-        ("a", None, None, None),
+        (["a"] * 99, Refusal("600 tokens; at most 512", field="text", row=70), "input[70]"),
+        (["a"] * 99, Refusal("no", row=70), "input[70]"),
+        ([[5], [6]], Refusal("-1 is no token", field="token_ids", row=0), "input[0]"),
+        (["a"], Refusal("empty", field="text"), "input[0]"),
+        ("a", Refusal("empty", field="text"), "input"),
+        ([5, 6], Refusal("no", field="token_ids"), "input"),
+        ("a", Refusal("no", row=0), "input"),
+        ("a", Refusal("900 given; at most 128", field="dimensions"), "dimensions"),
+        ("a", Refusal("no", field="truncate_prompt_tokens"), "truncate_prompt_tokens"),
+        ("a", Refusal("exactly one of text and token_ids is required, both given"), None),
     ],
 )
 def test_the_models_rows_are_inputs(
-    gateway: TestClient, fake: Embedder, given_input: Any, field: str | None, row: int | None, param: str | None
+    gateway: TestClient, fake: Embedder, given_input: Any, told: Refusal, param: str | None
 ) -> None:
     gateway.get("/v1/models")  # so that the failure is the embedding's
-    fake.failure = errors.InvalidRequestError("row 3: no: x", field=field, row=row)
+    fake.failure = told
     response = gateway.post(PATH, json={"model": "embeddings", "input": given_input})
     error = response.json()["error"]
-    message = f"{param}: row 3: no: x" if param else "row 3: no: x"
+    message = f"{param}: {told.sentence}" if param else told.sentence
     assert (error["param"], error["message"], error["code"]) == (param, message, "invalid_value")
 
 

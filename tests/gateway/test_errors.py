@@ -6,17 +6,22 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
-from chat_gateway.errors import ApiError, ErrorBody, from_client
+from chat_gateway.errors import ApiError, ErrorBody, from_client, renamed
 from chat_gateway.http.body import JsonRoute
 from tests.gateway.apps import app_for
 from tests.gateway.fakes import FakeClient
 from triton_chat import errors
 
 SECRET = "my secret prompt"
+
+names = st.from_regex(r"[a-z_][a-z_0-9]{0,8}", fullmatch=True)
+places = st.lists(st.integers(0, 999).map("[{}]".format) | names.map(".{}".format), max_size=4).map("".join)
 
 
 class Part(BaseModel):
@@ -94,8 +99,10 @@ def error_of(response: Any) -> dict[str, Any]:
     [
         (errors.InvalidRequestError("must be at most 2", field="temperature"), 400, "invalid_value", "temperature"),
         (errors.InvalidRequestError("no", field="messages[0].role"), 400, "invalid_value", "messages[0].role"),
-        (errors.InvalidRequestError("temperature: no field"), 400, "invalid_value", None),
+        (errors.InvalidRequestError("no", field="prompt[12]"), 400, "invalid_value", "prompt[12]"),
+        (errors.InvalidRequestError("no", field="prompt[12]", row=3), 400, "invalid_value", "prompt[12]"),
         (errors.InvalidRequestError("the batch is empty"), 400, "invalid_value", None),
+        (errors.InvalidRequestError("temperature: words are no field"), 400, "invalid_value", None),
         (
             errors.ContextLengthError("too long", field="messages"),
             400,
@@ -107,7 +114,7 @@ def error_of(response: Any) -> dict[str, Any]:
         (errors.StreamTimeoutError("slow"), 503, "timeout", None),
         (errors.ServerUnavailableError("gone"), 503, "unavailable", None),
         (errors.EngineError("dead"), 503, "engine_failed", None),
-        (errors.NotComputedError("no numbers"), 503, "not_computed", None),
+        (errors.NotComputedError("no"), 503, "not_computed", None),
         (errors.RequestCancelledError("left"), 499, "cancelled", None),
     ],
 )
@@ -115,6 +122,22 @@ def test_errors_of_the_sdk(error: errors.TritonChatError, status: int, code: str
     found = from_client(error, retry_after=3)
     assert (found.status, found.code, found.param) == (status, code, param)
     assert (found.headers.get("Retry-After") == "3") == (status in {429, 503})
+
+
+@given(names, names, places, st.integers(0, 9) | st.none(), st.text())
+def test_a_field_gets_its_callers_name_and_keeps_its_kind(
+    name: str, other: str, place: str, row: int | None, sentence: str
+) -> None:
+    told = errors.ContextLengthError(sentence, field=f"{name}{place}", row=row)
+    here = renamed(told, {name: "prompt[1]"})
+    assert (type(here), here.sentence) == (errors.ContextLengthError, sentence)
+    assert (here.field, here.row) == (f"prompt[1]{place}", row)
+    kept = renamed(told, {f"{name}{other}": "prompt[1]"})
+    assert (kept.field, kept.row, str(kept)) == (told.field, row, str(told))
+
+
+def test_what_has_no_field_gets_none() -> None:
+    assert renamed(errors.InvalidRequestError("x: no"), {"x": "y"}).field is None
 
 
 def test_no_address_of_the_inside_is_told(client: TestClient) -> None:

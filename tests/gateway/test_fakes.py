@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from chat_engine.errors import InvalidArgumentError, to_wire
 from tests.client.fake_server import FakeTriton, Reply, fail, say
 from tests.gateway.fakes import WAIT_S, FakeClient, Script, fails, hangs, says
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
 
 COMPLETE, FAILING, HANGING = "complete", "failing", "hanging"
-SENTENCE = "must be positive"
-ERROR = f"temperature: {SENTENCE}"
+REFUSED = "must be positive"
 
 
 @dataclass
@@ -39,7 +39,7 @@ async def contender(request: pytest.FixtureRequest, behaviour: str, triton: Fake
     if request.param == "fake":
         scripts: dict[str, Script] = {
             COMPLETE: says("one", "two"),
-            FAILING: fails(InvalidRequestError(SENTENCE, field="temperature"), "one"),
+            FAILING: fails(InvalidRequestError(REFUSED, field="temperature"), "one"),
             HANGING: hangs("one"),
         }
         fake = FakeClient()
@@ -48,7 +48,9 @@ async def contender(request: pytest.FixtureRequest, behaviour: str, triton: Fake
         return
     replies: dict[str, Reply] = {
         COMPLETE: lambda _: iter([say("one", tokens=1), say("two", "stop", tokens=2)]),
-        FAILING: lambda _: iter([say("one", tokens=1), fail(f"{ERROR} [code=invalid_value field=temperature]")]),
+        FAILING: lambda _: iter(
+            [say("one", tokens=1), fail(to_wire(InvalidArgumentError(REFUSED, field="temperature")))]
+        ),
         HANGING: triton.stalls_after("one"),
     }
     triton.reply = replies[behaviour]
@@ -76,8 +78,9 @@ async def test_a_complete_answer(contender: Contender) -> None:
 async def test_a_failing_answer(contender: Contender) -> None:
     stream = contender.client.stream("hi")
     assert (await anext(stream)).text == "one"
-    with pytest.raises(InvalidRequestError, match=ERROR):
+    with pytest.raises(InvalidRequestError, match=f"^temperature: {REFUSED}$") as caught:
         await anext(stream)
+    assert caught.value.field == "temperature"
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
 

@@ -189,11 +189,11 @@ class TestFailure:
         assert len(client.streams) == 1
 
     @pytest.mark.parametrize(
-        ("prompts", "field", "told"),
+        ("prompts", "field", "called"),
         [
             (("a",), "text_input", "prompt"),
-            (("a", "b"), "prompt_token_ids[9]", "prompt[1][9]"),
-            (("a", "b"), "text_input.x", "prompt[1].x"),
+            (("a", "b"), "prompt_token_ids", "prompt[1]"),
+            (("a", "b"), "prompt_token_ids[3]", "prompt[1][3]"),
             (("a",), "max_tokens", "max_completion_tokens"),
             (("a", "b"), "temperature", "temperature"),
             (("a", "b"), None, "prompt[1]"),
@@ -201,13 +201,13 @@ class TestFailure:
         ],
     )
     async def test_a_field_is_called_what_the_caller_calls_it(
-        self, client: FakeClient, prompts: Sequence[str], field: str | None, told: str | None
+        self, client: FakeClient, prompts: Sequence[str], field: str | None, called: str | None
     ) -> None:
-        failing = fails(errors.ContextLengthError("text_input: 9: no", field=field))
+        failing = fails(errors.ContextLengthError("x: not 9", field=field))
         client.script = by_prompt(**{**dict.fromkeys(prompts, says("x")), prompts[-1]: failing})
         with pytest.raises(errors.ContextLengthError) as caught:
             await Generation(client, replace(order(*prompts), names=NAMES)).results()
-        assert (caught.value.field, caught.value.sentence) == (told, "text_input: 9: no")
+        assert (caught.value.field, caught.value.sentence) == (called, "x: not 9")
 
     async def test_leaving_cancels_all(self, client: FakeClient) -> None:
         client.script = hangs("one")

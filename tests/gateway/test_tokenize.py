@@ -158,11 +158,11 @@ def test_refused_by_name(gateway: TestClient, fake: Tokenizer, path: str, fields
 
 def test_fields_have_their_names_here(gateway: TestClient, fake: Tokenizer) -> None:
     gateway.get("/v1/models")  # so that the failure is the tokenizer's
-    for path, fields, told, param in (
+    for path, fields, field, param in (
         ("/tokenize", {"prompt": "a"}, "text_input", "prompt"),
         ("/detokenize", {"tokens": [1]}, "token_ids", "tokens"),
     ):
-        fake.failure = errors.InvalidRequestError("too long", field=told)
+        fake.failure = errors.InvalidRequestError("too long", field=field)
         error = gateway.post(path, json={"model": "chat", **fields}).json()["error"]
         assert (error["param"], error["message"]) == (param, f"{param}: too long")
 

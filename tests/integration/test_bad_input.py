@@ -31,7 +31,7 @@ def message(**fields: object) -> dict[str, Any]:
 REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "both prompts": (
         {"messages": HELLO, "text_input": "a"},
-        ["is required, messages and text_input given"],
+        ["exactly one of messages, text_input, prompt_token_ids is required, messages and text_input given"],
     ),
     "no prompt": ({"stream": True}, ["exactly one of messages, text_input, prompt_token_ids is required, none given"]),
     "text and token ids": (

@@ -149,8 +149,11 @@ IDS: Tensor = ("token_ids", "BYTES", [1, 1], elements(b"[5]"))
 # Name -> tensors, and what the error must say.
 REFUSED: dict[str, tuple[list[Tensor], str]] = {
     "nothing": ([], ""),
-    "only dimensions": ([("dimensions", "INT32", [1, 1], int32(4))], "exactly one is required, neither"),
-    "both": ([A, IDS], "text, token_ids: exactly one is required, both"),
+    "only dimensions": (
+        [("dimensions", "INT32", [1, 1], int32(4))],
+        "exactly one of text and token_ids is required, neither",
+    ),
+    "both": ([A, IDS], "exactly one of text and token_ids is required, both"),
     "not UTF-8": ([("text", "BYTES", [1, 1], elements(b"ab\xff"))], "text: not valid UTF-8 at byte 2"),
     "ids not JSON": ([("token_ids", "BYTES", [1, 1], elements(b"[1"))], "token_ids: not JSON"),
     "ids nested": ([("token_ids", "BYTES", [1, 1], elements(b"[" * 100_000))], "token_ids: nested too deeply"),

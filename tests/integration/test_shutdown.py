@@ -63,7 +63,7 @@ def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
         assert short.ended_at - began < DRAIN_S
         for stream in long:
             cut = stream.wait()
-            assert (cut.code, cut.error) == ("UNAVAILABLE", "the server is shutting down")
+            assert (cut.code, cut.error) == ("UNAVAILABLE", "the server is shutting down [code=stopping]")
             assert cut.last.finish_reason == ""
             assert DRAIN_S - 0.5 < stream.ended_at - began < DRAIN_S + 1.5
         eventually(lambda: server.poll() is not None, within=EXIT_S)

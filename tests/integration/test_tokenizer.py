@@ -190,12 +190,12 @@ REFUSED: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
     "nothing": (
         tokenizer_request(model=b"chat"),
         "INVALID_ARGUMENT",
-        "messages, text_input, token_ids: exactly one is required, none given",
+        "exactly one of messages, text_input, token_ids is required, none given",
     ),
     "two": (
         tokenizer_request(text_input=b"a", token_ids=b"[1]"),
         "INVALID_ARGUMENT",
-        "messages, text_input, token_ids: exactly one is required, text_input and token_ids given",
+        "exactly one of messages, text_input, token_ids is required, text_input and token_ids given",
     ),
     "unknown model": (
         tokenizer_request(model=b"gpt", text_input=b"a"),
@@ -218,7 +218,7 @@ REFUSED: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
         "INVALID_ARGUMENT",
         "add_generation_prompt: only for messages (got True)",
     ),
-    "bad messages": (tokenizer_request(messages=b"[{}]"), "INVALID_ARGUMENT", "messages.0.role: Field required"),
+    "bad messages": (tokenizer_request(messages=b"[{}]"), "INVALID_ARGUMENT", "messages[0].role: Field required"),
     "text not UTF-8": (tokenizer_request(text_input=b"\xff"), "INVALID_ARGUMENT", "text_input: not valid UTF-8"),
     "NUL": (tokenizer_request(text_input=b"a\0"), "INVALID_ARGUMENT", "text_input: holds a NUL character"),
     "too long": (tokenizer_request(text_input=b"x" * (2**20 + 1)), "INVALID_ARGUMENT", "at most 1048576 are allowed"),

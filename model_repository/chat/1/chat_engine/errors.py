@@ -129,8 +129,8 @@ def from_wire(text: str) -> ChatError | None:
     kind = next((kind for kind in FAMILY if kind.code == code), None)
     if not found or not data.endswith("]") or kind is None:
         return None
-    values = dict(pair.split("=", 1) for pair in pairs)
+    values = dict(pair.partition("=")[::2] for pair in pairs)
     field = unquote(values["field"]) if "field" in values else None
-    row = int(values["row"]) if "row" in values else None
+    row = int(values["row"]) if values.get("row", "").isdecimal() else None
     without_place = shown.removeprefix("" if row is None else f"row {row}: ")
     return kind(without_place.removeprefix("" if field is None else f"{field}: "), field=field, row=row)
