@@ -20,7 +20,7 @@ WIRE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 REPOSITORY = ROOT / "model_repository"
 PAGES = ("README.md", "docs/wire.md", "docs/metrics.md")
-TO_COME = {"docs/tutorial.md", "docs/runbook.md", "README.zh-CN.md"}
+TO_COME = {"docs/tutorial.md", "README.zh-CN.md"}
 
 
 def section(page: str, heading: str) -> str:
@@ -59,7 +59,7 @@ def test_the_statuses_of_an_error(kind: type[ChatError]) -> None:
 def grpc_status(kind: type[ChatError]) -> str:
     """That `triton_io.errors` sets: the module needs Triton's Python backend, so its table is read from the source."""
     source = (REPOSITORY / "chat" / "1" / "triton_io" / "errors.py").read_text(encoding="utf-8")
-    statuses = dict(re.findall(r'^    errors\.(\w+): "([A-Z_]+)",$', source, re.MULTILINE))
+    statuses: dict[str, str] = dict(re.findall(r'^    errors\.(\w+): "([A-Z_]+)",$', source, re.MULTILINE))
     found = next(statuses[base.__name__] for base in kind.__mro__ if base.__name__ in statuses)
     return {"INVALID_ARG": "INVALID_ARGUMENT"}.get(found, found)
 
