@@ -19,8 +19,8 @@ from triton_chat import errors as client_errors
 WIRE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 REPOSITORY = ROOT / "model_repository"
-PAGES = ("README.md", "docs/wire.md", "docs/metrics.md")
-TO_COME = {"docs/tutorial.md", "README.zh-CN.md"}
+PAGES = ("README.md", "README.zh-CN.md", "docs/wire.md", "docs/metrics.md")
+TO_COME = {"docs/tutorial.md"}
 
 
 def section(page: str, heading: str) -> str:
