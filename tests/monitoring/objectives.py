@@ -201,6 +201,6 @@ def _alert(objective: Objective, severity: str, percent: float) -> dict[str, Any
     annotations = {
         "summary": objective.summary,
         "description": f"{percent:.4g}% {objective.words}",
-        "runbook_url": f"docs/operations.md#{objective.alert.lower()}",
+        "runbook_url": f"docs/runbook.md#{objective.alert.lower()}",
     }
     return {"exp_labels": labels, "exp_annotations": annotations}

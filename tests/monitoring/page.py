@@ -1,4 +1,4 @@
-"""docs/operations.md."""
+"""docs/operations.md and docs/runbook.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL))
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+BOTH = f"{PAGE}\n{RUNBOOK}"
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", BOTH, flags=re.MULTILINE | re.DOTALL))
 """What stands in backquotes, outside of the blocks."""
 
 

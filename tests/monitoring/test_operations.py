@@ -1,4 +1,4 @@
-"""docs/operations.md names what exists: values, metrics, alerts, sections; and its numbers are right."""
+"""docs/operations.md and docs/runbook.md name what exists, and their numbers are right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helm.cases import defaults
 from tests.helm.objects import flags
 from tests.monitoring.chart import alerts, dashboard, rendered, rules
 from tests.monitoring.grafana import expressions
-from tests.monitoring.page import INLINE, PAGE, ROOT, adapter_rules, anchors, rows, yaml_blocks
+from tests.monitoring.page import BOTH, INLINE, PAGE, ROOT, RUNBOOK, adapter_rules, anchors, rows, yaml_blocks
 from tests.monitoring.promql import metrics, selectors
 
 NO_VALUES = {"ca.crt"}
@@ -24,7 +24,7 @@ GIB = 1 << 30
 
 
 def test_the_values_exist() -> None:
-    named = re.findall(r"--set ([\w.]+)=", PAGE)
+    named = re.findall(r"--set ([\w.]+)=", BOTH)
     named += [word[1] for word in (re.fullmatch(r"([a-zA-Z]\w*(?:\.\w+)+)(?:=.*)?", word) for word in INLINE) if word]
     named += [word for word in INLINE if word in defaults()]
     assert len(named) > 100
@@ -61,7 +61,7 @@ def test_the_values_files_can_be_used(names: list[str]) -> None:
 
 
 def test_the_metrics_exist() -> None:
-    named = {word for word in re.findall(r"\w+", PAGE) if re.match(r"(triton_chat|gen_ai|nv|kube)_", word)}
+    named = {word for word in re.findall(r"\w+", BOTH) if re.match(r"(triton_chat|gen_ai|nv|kube)_", word)}
     engine = {family.name for family in FAMILIES}
     gateway = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
     gateway |= {f"{family.name}" for family in Metrics().registry.collect()}
@@ -81,7 +81,7 @@ def test_the_adapter_gives_the_metrics_of_the_hpa() -> None:
 
 
 def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
-    sections = re.findall(r"^### (TritonChat\w+)$\n\n(\w+)(?: or (\w+))?\.", PAGE, re.MULTILINE)
+    sections = re.findall(r"^## (TritonChat\w+)$\n\n(\w+)(?: or (\w+))?\.", RUNBOOK, re.MULTILINE)
     severities: dict[str, set[str]] = {}
     for rule in alerts():
         severities.setdefault(rule["alert"], set()).add(rule["labels"]["severity"])
@@ -90,10 +90,11 @@ def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
     assert len(sections) == len(documented)
 
 
-def test_the_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
+@pytest.mark.parametrize("text_of_page", [PAGE, RUNBOOK], ids=["operations", "runbook"])
+def test_the_links_lead_somewhere(text_of_page: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text_of_page):
         page, _, anchor = target.partition("#")
-        text = PAGE if not page else (ROOT / "docs" / page).read_text(encoding="utf-8")
+        text = text_of_page if not page else (ROOT / "docs" / page).read_text(encoding="utf-8")
         assert not anchor or anchor in anchors(text), target
 
 
