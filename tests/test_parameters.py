@@ -161,7 +161,9 @@ def test_the_gateway_knows_how_many_seeds_there_are() -> None:
 def test_the_documentation_lists_the_parameters() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     rows = re.findall(
-        r"^\| `sampling_parameters` \| JSON object: ([^;|]*)", "\n".join(p.read_text() for p in pages), re.MULTILINE
+        r"^\| `sampling_parameters` \| BYTES \| JSON object: ([^;|]*)",
+        "\n".join(p.read_text() for p in pages),
+        re.MULTILINE,
     )
     assert set(rows) == {", ".join(f"`{name}`" for name in EngineParams.model_fields)}
 

@@ -14,7 +14,7 @@ import yaml
 from chat_engine.service.metrics import TIME_PER_OUTPUT_TOKEN, TIME_TO_FIRST_TOKEN
 from tests.helm.engines import refusal
 from tests.monitoring import chart, objectives, promtool
-from tests.monitoring.page import RUNBOOK, ROOT, anchors
+from tests.monitoring.page import ROOT, RUNBOOK, anchors
 from tests.monitoring.promql import metrics
 
 FILES = sorted((Path(__file__).parent / "alerts").glob("*.yaml"))
