@@ -14,7 +14,7 @@ app.command("triton", help="Serve a model repository of your own, Triton alone, 
 def check() -> None:
     """Check this machine, and say how to fix what is missing."""
     console.checked(serve.stack_of)
-    console.out.print("All is there.")
+    console.out.print("All checks passed.")
 
 
 if __name__ == "__main__":

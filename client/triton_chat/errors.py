@@ -71,7 +71,7 @@ class OverloadedError(TritonChatError):
 
 
 class ServerUnavailableError(TritonChatError):
-    """Nobody answers at the address, or the server is starting or stopping."""
+    """The address does not answer, or the server is starting or stopping."""
 
     code = "unavailable"
 

@@ -45,7 +45,7 @@ class TokenizeOptions(TypedDict, total=False):
     add_generation_prompt: bool | None
     """Whether the template begins the assistant's turn; yes by default."""
     continue_final_message: bool | None
-    """Whether the last message is left open, to be gone on with; no by default."""
+    """Whether the last message stays open, to be continued; no by default."""
     add_special_tokens: bool | None
     """Such as the one that begins a text: by default yes with a text, no with messages, whose template has them."""
     return_token_strs: bool | None

@@ -109,7 +109,7 @@ class CallOptions(SamplingOptions, total=False):
     add_generation_prompt: bool | None
     """False: the chat template does not begin the assistant's turn. For messages only."""
     continue_final_message: bool | None
-    """True: the last message is left open, and the answer goes on with it. For messages only."""
+    """True: the answer continues the last message. For messages only."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""

@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(_USAGE_ERROR)
     logging.config.dictConfig(logging_config(settings))
     if not settings.api_keys and settings.api_keys_file is None and settings.host not in _LOOPBACK:
-        _log.warning("no keys are set: whoever reaches this port is served")
+        _log.warning("no keys are set: the gateway serves everyone who reaches this port")
     server.run()
 
 

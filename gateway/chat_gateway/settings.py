@@ -37,7 +37,7 @@ class GatewaySettings(BaseSettings):
     aliases: dict[str, str] = Field({}, description='Other names of models, as {"gpt-4o-mini": "chat"}.')
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Bearer keys; with none, and no file, nobody is asked."
+        (), description="Bearer keys; with none, and no file, no key is required."
     )
     api_keys_file: Path | None = Field(None, description="One key a line; read again when it changes.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(

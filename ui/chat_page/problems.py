@@ -17,7 +17,7 @@ EXPECTED = (openai.OpenAIError, BrokenOffError, NoModelError, NotAGatewayError)
 
 _UNREACHABLE = "The gateway cannot be reached. It may be starting; if not, `make serve` starts it."
 _SILENT = "The gateway took too long to answer. Try again, or ask for a shorter answer."
-_BAD_KEY = f"The gateway does not accept this page's API key. Whoever runs the page sets it as `{KEY_VARIABLE}`."
+_BAD_KEY = f"The gateway does not accept this page's API key. The page's operator sets it as `{KEY_VARIABLE}`."
 _BROKEN_OFF = "The answer broke off."
 _TOO_LONG = "This conversation is too long for the model. Start a new chat, or shorten the message."
 _TOO_LARGE = "The message is too large for the gateway. Shorten it."

@@ -64,7 +64,7 @@ STATUS = """Show health, queue, running requests, cache use and speed.
 
 EPILOG = """\b
 Exit codes:
-  0    the answer is complete (or whoever read it has closed the pipe)
+  0    the answer is complete (or the reader of the pipe has closed it)
   1    the server failed, or `status` found it not ready
   2    wrong usage, or a request that the server refuses
   3    the server cannot be reached

@@ -84,9 +84,7 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
     add_generation_prompt: bool | None = Field(
         None, description="False: the prompt ends with the last message, without the beginning of an answer."
     )
-    continue_final_message: bool | None = Field(
-        None, description="True: the last message is left open, and the answer goes on with it."
-    )
+    continue_final_message: bool | None = Field(None, description="True: the answer continues the last message.")
 
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(None, description=_CACHED)
     prompt_cache_options: dict[str, Any] | None = Field(None, description=_CACHED)

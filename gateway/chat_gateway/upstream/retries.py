@@ -52,7 +52,10 @@ async def retried(ask: Callable[[], Awaitable[T]], request_id: str = "", *, unle
             broken += 1
             if unless() or broken == BROKEN_TRIES:
                 raise
-            _log.info("a server has gone before it answered; asking again", extra={"request_id": request_id})
+            _log.info(
+                "the connection to a server broke before its first event; asking again",
+                extra={"request_id": request_id},
+            )
 
 
 def _wait_s(refused: int) -> float:

@@ -21,7 +21,7 @@ log = logging.getLogger("fetch")
 
 _DESCRIPTION = """\
 Downloads what transformers needs of a checkpoint into a folder: weights in safetensors, configuration, tokenizer. Never
-code. A run that was interrupted goes on where it stopped. Sizes and checksums are checked, and what was fetched is
+code. An interrupted run is resumed by the next one. Sizes and checksums are checked, and what was fetched is
 noted in .triton-chat-fetch.json there: a further run finds it and does nothing, whatever the branch or the bucket
 holds by then. Another source or revision replaces what was fetched before; another endpoint alone does not.
 
@@ -75,7 +75,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's arguments
-    log.info("stopped by %s; a further run goes on from here", signal.Signals(number).name)
+    log.info("stopped by %s; the next run resumes from here", signal.Signals(number).name)
     os._exit(128 + number)  # without waiting for the threads that download
 
 

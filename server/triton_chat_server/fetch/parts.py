@@ -88,7 +88,7 @@ def _append_all(file: RemoteFile, out: Sink, append: Append, stop: Event) -> Non
             continue
         failures = 1 if out.tell() > there else failures + 1
         if failures == _ATTEMPTS:
-            raise CommandError(f"{problem}; the next run goes on from there")
+            raise CommandError(f"{problem}; the next run resumes from there")
         log.warning("%s; trying again", problem)
         if stop.wait(_WAIT_S * 2.0 ** (failures - 1)):
             raise StoppedError
@@ -105,7 +105,7 @@ def _attempt(file: RemoteFile, out: Sink, append: Append) -> str | None:
 
 
 def _part(file: RemoteFile, target: Path) -> Path:
-    """Named by the version too, so that half of an older one is never gone on with."""
+    """Named by the version too, so that half of an older one is never resumed."""
     name = hashlib.sha256(f"{file.etag} {file.path}".encode()).hexdigest()[:32]
     return target / FOLDER / f"{name}.part"
 
