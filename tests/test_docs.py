@@ -16,6 +16,7 @@ from local.options import ROOT
 from triton_chat import errors as client_errors
 
 WIRE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
+GATEWAY = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 REPOSITORY = ROOT / "model_repository"
 
@@ -51,6 +52,13 @@ def test_the_statuses_of_an_error(kind: type[ChatError]) -> None:
     rows = {code: (grpc, int(http)) for code, _, grpc, http in table(section(WIRE, "Errors"), "code")}
     gateway = from_client(client_errors.from_text(to_wire(kind("a sentence"))), retry_after=1)
     assert rows[kind.code] == (grpc_status(kind), gateway.status)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_the_gateways_code_for_an_error_is_told_of(kind: type[ChatError]) -> None:
+    gateway = from_client(client_errors.from_text(to_wire(kind("a sentence"))), retry_after=1)
+    gone = gateway.status == 499  # for the log alone
+    assert gone or gateway.code in re.findall(r"`([a-z_]+)`", section(GATEWAY, "Errors"))
 
 
 def grpc_status(kind: type[ChatError]) -> str:
