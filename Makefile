@@ -88,7 +88,7 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
 
-bench: $(READY) ## Compare the engine with its peers (about six minutes)
+bench: $(READY) ## Compare the engine with its peers (about eight minutes)
 	@$(BIN)/python -m benchmarks.engine
 
 clean: ## Remove the environment, caches and logs

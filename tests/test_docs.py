@@ -8,16 +8,20 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from chat_engine import tokenizer
 from chat_engine.errors import FAMILY, ChatError, to_wire
+from chat_engine.reading.request_parser import TEMPLATE_OPTIONS
 from chat_engine.service.metrics import FAMILIES
 from chat_gateway.errors import from_client
 from chat_gateway.http.metrics import Metrics
+from embedder.parse import PARAMETERS as EMBEDDINGS_PARAMETERS
 from local.options import ROOT
 from triton_chat import errors as client_errors
 
 WIRE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 GATEWAY = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 REPOSITORY = ROOT / "model_repository"
 
 
@@ -41,6 +45,25 @@ def test_the_tensors_are_those_of_the_model(model: str) -> None:
         types = {t.name: model_config_pb2.DataType.Name(t.data_type).removeprefix("TYPE_") for t in tensors}
         listed = {name: kind.replace("BYTES", "STRING") for name, kind, _ in table(text, head)}
         assert listed == types
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("chat and chat_unary", TEMPLATE_OPTIONS),
+        ("tokenizer", tokenizer.OPTIONS),
+        ("embeddings", EMBEDDINGS_PARAMETERS),
+    ],
+)
+def test_the_parameters_are_those_of_the_model(heading: str, names: tuple[str, ...]) -> None:
+    listed = set(re.findall(r"`(\w+)`", section(WIRE, heading)))
+    assert set(names) - listed == set()
+
+
+def test_how_many_requests_vllm_model_forwards() -> None:
+    source = (REPOSITORY / "vllm_model" / "1" / "model.py").read_text(encoding="utf-8")
+    (places,) = re.findall(r"^_REQUESTS_IN_FLIGHT = (\d+)$", source, re.MULTILINE)
+    assert f"{places} requests are forwarded at a time" in " ".join(ARCHITECTURE.split())
 
 
 def test_the_codes_of_errors_are_those_of_the_family() -> None:

@@ -74,6 +74,12 @@ def test_each_language_links_to_the_other() -> None:
     assert LINK.findall(CHINESE)[0] == "README.md"
 
 
+def test_a_paragraph_in_chinese_is_one_line() -> None:
+    """A page shows a line break as a space, and Chinese has none between its words."""
+    lines = re.split(r"\n(?=\n|- |\|)", prose(CHINESE))
+    assert [line for line in lines if "\n" in line.strip()] == []
+
+
 def test_a_paragraph_is_in_chinese() -> None:
     paragraphs = [text for text in prose(CHINESE).split("\n\n") if text.strip() and not text.startswith("![")]
     assert [text for text in paragraphs if not HAN.search(text) and not text.strip().startswith("#")] == []

@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 BOTH = f"{PAGE}\n{RUNBOOK}"
-INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", BOTH, flags=re.MULTILINE | re.DOTALL))
-"""What stands in backquotes, outside of the blocks."""
+PROSE = re.sub(r"^ *```.*?^ *```$", "", BOTH, flags=re.MULTILINE | re.DOTALL)
+INLINE = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", PROSE)]
+"""What stands in backquotes, outside of the blocks; it may be broken over two lines."""
 
 
 def anchors(markdown: str) -> set[str]:
