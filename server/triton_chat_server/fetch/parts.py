@@ -88,7 +88,7 @@ def _append_all(file: RemoteFile, out: Sink, append: Append, stop: Event) -> Non
             continue
         failures = 1 if out.tell() > there else failures + 1
         if failures == _ATTEMPTS:
-            raise CommandError(f"{problem}; the next run goes on from there")
+            raise CommandError(f"{problem}; the next run resumes from there")
         log.warning("%s; trying again", problem)
         if stop.wait(_WAIT_S * 2.0 ** (failures - 1)):
             raise StoppedError
