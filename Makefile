@@ -14,7 +14,7 @@ LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --n
 UI_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["ui"], sep="\n")
 
 PYTHON_FOUND := command -v $(PYTHON) >/dev/null || { \
-	echo "$(PYTHON) is missing: install Python 3.11 or 3.12, or name yours, such as make PYTHON=python3.11 demo" >&2; exit 1; }
+	echo "$(PYTHON) is missing: install Python 3.11 or 3.12, or choose an interpreter, such as make PYTHON=python3.11 demo" >&2; exit 1; }
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -29,13 +29,13 @@ MAKEFLAGS += --no-print-directory
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Start the server, ask it two questions, stop it
+demo: $(READY) ## Start the server, ask two questions, stop it
 	@$(BIN)/python -m local demo
 
-serve: $(READY) ## Serve Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
+serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
-test: needs-test $(READY) $(HELM_TOOLS) ## Run all tests but those in a browser and in containers
+test: needs-test $(READY) $(HELM_TOOLS) ## Run all tests except those in a browser and in containers
 	@$(BIN)/python -m pytest -m "not browser and not image and not fresh"
 
 test-unit: $(READY) ## Run the tests that need no server
@@ -44,39 +44,39 @@ test-unit: $(READY) ## Run the tests that need no server
 test-integration: needs-test $(READY) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
-test-browser: needs-test-browser $(READY) ## Run the tests of the page in a real Chromium
+test-browser: needs-test-browser $(READY) ## Run the tests of the page in Chromium
 	@$(BIN)/python -m pytest -m browser
 
 image: ## Build the container images with docker or podman; IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
 	@$(PYTHON) tools/images/build.py --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)' --triton-base '$(TRITON_BASE)' \
 		--python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
 
-test-image: needs-test-image $(READY) ## Build the images on a Debian base of this machine, without network, and run them
+test-image: needs-test-image $(READY) ## Build the images offline, on a Debian base made on this machine, and test them
 	@$(BIN)/python -m tools.images.development
 	@$(BIN)/python -m pytest -m image tests/image
 
-test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a Debian with make, gcc and Python alone, from Debian's mirrors
+test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a minimal Debian (make, gcc, Python) from Debian's mirrors
 	@$(BIN)/python -m pytest -m fresh tests/fresh
 
 test-helm: needs-test $(READY) $(HELM_TOOLS) ## Run the tests of the Helm chart, without a cluster
 	@$(BIN)/python -m pytest -m helm tests/helm tests/monitoring
 
-test-cluster: $(READY) ## Install the chart on a cluster, upgrade it, run its tests; KUBECONFIG=<file>, VALUES=<your values>
-	@test -n "$(KUBECONFIG)" || { echo "which cluster? make test-cluster KUBECONFIG=<file>" >&2; exit 1; }
+test-cluster: $(READY) ## Install the chart on a cluster, upgrade and test it; KUBECONFIG=<file>, VALUES=<your values>
+	@test -n "$(KUBECONFIG)" || { echo "KUBECONFIG is not set; usage: make test-cluster KUBECONFIG=<file>" >&2; exit 1; }
 	@$(BIN)/python -m pytest -v tests/helm/cluster/test_lifecycle.py tests/helm/cluster/test_running.py \
 		--kubeconfig '$(KUBECONFIG)' $(if $(VALUES),--app-config-file-path '$(VALUES)')
 
-helm-tools: needs-test $(HELM_TOOLS) ## Install what the tests of the chart need: Prometheus, Helm 3, types of custom resources, checkov
+helm-tools: needs-test $(HELM_TOOLS) ## Install the tools for the chart's tests: Prometheus, Helm 3, types of custom resources, checkov
 
-chart-readme: $(READY) ## Write the values into the README of the chart
+chart-readme: $(READY) ## Update the table of values in the chart's README
 	@$(BIN)/python -m tools.chart_readme
 
-check: $(READY) ## Lint, check the format and the types
+check: $(READY) ## Run the linter, the format check and the type check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: $(READY) ## Rewrite the sources in the project's format
+format: $(READY) ## Format the sources
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
@@ -88,7 +88,7 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
 
-bench: $(READY) ## Compare the engine with its peers (about eight minutes)
+bench: $(READY) ## Compare the engine with other engines (about eight minutes)
 	@$(BIN)/python -m benchmarks.engine
 
 clean: ## Remove the environment, caches and logs

@@ -62,15 +62,15 @@ def _total(metric: str, labels: str = _MODEL) -> str:
 _OVERVIEW = Row(
     "Overview",
     (
-        _stat("Pods of Triton", "none", f'sum(up{{{_RELEASE}, container="triton"}})', description="Within reach."),
+        _stat("Triton pods", "none", f'sum(up{{{_RELEASE}, container="triton"}})', description="Reachable by Prometheus."),
         _stat("Requests", "reqps", _total("triton_chat_requests_total")),
-        _stat("Output tokens", "none", _total("triton_chat_generation_tokens_total"), description="A second."),
+        _stat("Output tokens", "none", _total("triton_chat_generation_tokens_total"), description="Per second."),
         _stat("First token, p95", "s", _quantile(0.95, "gen_ai_server_time_to_first_token_seconds", by=""), 2.5, 10),
         _stat(
             "Errors", "percentunit",
             _total("triton_chat_requests_total", f'{_MODEL}, finish_reason="error"')
             + " / " + _total("triton_chat_requests_total"),
-            0.01, 0.05, description="Part of the requests that the engine took and that ended with an error.",
+            0.01, 0.05, description="Share of the requests accepted by the engine that ended with an error.",
         ),
         _stat("KV cache, fullest pod", "percentunit", f"max(triton_chat_kv_cache_usage_ratio{{{_MODEL}}})", 0.8, 0.95),
     ),
@@ -80,18 +80,18 @@ _TRAFFIC = Row(
     "Traffic",
     (
         Panel(
-            "Requests by how they ended", "reqps",
+            "Requests by finish reason", "reqps",
             (Query(_rate("triton_chat_requests_total", by="model, finish_reason"), "{{model}} {{finish_reason}}"),),
-            "Requests that the engine took. Those refused before are under Queue and KV cache.",
+            "Requests accepted by the engine. Refused ones are under Queue and KV cache.",
         ),
         Panel(
-            "Tokens a second", "none",
+            "Tokens per second", "none",
             (
                 Query(_rate("triton_chat_generation_tokens_total"), "{{model}} output"),
                 Query(_rate("triton_chat_prompt_tokens_total"), "{{model}} prompt"),
                 Query(_rate("triton_chat_prefix_cache_hit_tokens_total"), "{{model}} prompt, cached"),
             ),
-            "Prompt tokens are counted when the request ends.",
+            "Prompt tokens are counted when a request ends.",
         ),
         Panel(
             "Sequences", "none",
@@ -108,15 +108,15 @@ _LATENCY = Row(
     (
         Panel("Time to first token", "s", _quantiles("gen_ai_server_time_to_first_token_seconds")),
         Panel("Time per output token", "s", _quantiles("gen_ai_server_time_per_output_token_seconds")),
-        Panel("Duration of requests", "s", _quantiles("gen_ai_server_request_duration_seconds")),
+        Panel("Request duration", "s", _quantiles("gen_ai_server_request_duration_seconds")),
         Panel(
             "Time to first token, all requests", "none",
             (Query(_rate("gen_ai_server_time_to_first_token_seconds_bucket", by="le"), "{{le}}"),),
-            "Requests a second by how long their first token took.", "heatmap", width=16,
+            "Requests per second by time to first token.", "heatmap", width=16,
         ),
         Panel(
             "Time in the engine before the first step", "s", _quantiles("triton_chat_queue_seconds"),
-            "The wait in Triton's own queue comes before it.",
+            "Excludes the wait in Triton's own queue.",
         ),
     ),
 )  # fmt: skip
@@ -127,26 +127,26 @@ _CAPACITY = Row(
         Panel(
             "Triton's queue", "none",
             (Query(f"sum by (model, pod) (nv_inference_pending_request_count{{{_MODEL}}})", "{{model}} {{pod}}"),),
-            "Requests that wait for a place in the engine.", limits=(16, 128),
+            "Requests waiting for a slot in the engine.", limits=(16, 128),
         ),
         Panel(
             "Requests refused", "reqps",
             (
                 Query(
-                    _rate("nv_inference_request_failure", f'{_MODEL}, reason="REJECTED"'), "{{model}} waited too long"
+                    _rate("nv_inference_request_failure", f'{_MODEL}, reason="REJECTED"'), "{{model}} queue timeout"
                 ),
                 Query(_total("triton_chat_gateway_requests_total", f'{_RELEASE}, status="429"'), "429 at the gateway"),
             ),
-            "The gateway answers 429 when the wait was too long and when the queue is full; Triton may not count the "
-            "latter.",
+            "The gateway answers 429 when a request times out in the queue and when the queue is full; Triton may not "
+            "count the latter.",
         ),
         Panel(
             "KV cache in use", "percentunit",
             (Query(f"max by (model, pod) (triton_chat_kv_cache_usage_ratio{{{_MODEL}}})", "{{model}} {{pod}}"),),
-            "By running sequences. Blocks kept for equal prompt beginnings count as free.", limits=(0.8, 0.95),
+            "Used by running sequences. Blocks kept for prefix caching count as free.", limits=(0.8, 0.95),
         ),
         Panel(
-            "Prompt tokens found in the prefix cache", "percentunit",
+            "Prefix cache hit rate", "percentunit",
             (
                 Query(
                     _rate("triton_chat_prefix_cache_hit_tokens_total")
@@ -156,16 +156,16 @@ _CAPACITY = Row(
             ),
         ),
         Panel(
-            "Preemptions a second", "none", (Query(_rate("triton_chat_preemptions_total"), "{{model}}"),),
-            "Sequences put back because KV blocks ran out, to be computed again.",
+            "Preemptions per second", "none", (Query(_rate("triton_chat_preemptions_total"), "{{model}}"),),
+            "Sequences sent back to the queue because KV blocks ran out; they are computed again.",
         ),
         Panel(
-            "Since the last sign of life", "s",
+            "Time since the last step and heartbeat", "s",
             (
                 Query(
                     f"time() - triton_chat_engine_last_step_timestamp_seconds{{{_MODEL}}}"
                     f" and triton_chat_requests_running{{{_MODEL}}} > 0",
-                    "{{model}} {{pod}} step, while sequences run",
+                    "{{model}} {{pod}} step (while sequences run)",
                 ),
                 Query(
                     f"time() - triton_chat_engine_heartbeat_timestamp_seconds{{{_MODEL}}}",
@@ -174,7 +174,7 @@ _CAPACITY = Row(
             ),
             limits=(30, 60),
         ),
-        Panel("Forward passes a second", "none", (Query(_rate("triton_chat_engine_steps_total"), "{{model}}"),)),
+        Panel("Forward passes per second", "none", (Query(_rate("triton_chat_engine_steps_total"), "{{model}}"),)),
     ),
 )  # fmt: skip
 
@@ -184,7 +184,7 @@ _GATEWAY = Row(
         Panel(
             "Requests by status", "reqps",
             (Query(_rate("triton_chat_gateway_requests_total", _API, "status"), "{{status}}"),),
-            "429: Triton's queue was full. 499: the caller left before the answer was complete.",
+            "429: Triton's queue was full. 499: the caller disconnected before the answer was complete.",
         ),
         Panel(
             "Duration, p95", "s",
@@ -195,14 +195,14 @@ _GATEWAY = Row(
             (Query(_quantile(0.95, "triton_chat_gateway_time_to_first_chunk_seconds", _API, "route"), "{{route}}"),),
         ),
         Panel(
-            "Open", "none",
+            "Open requests and streams", "none",
             (
                 Query(f"sum(triton_chat_gateway_open_requests{{{_RELEASE}}})", "requests"),
                 Query(f"sum by (route) (triton_chat_gateway_open_streams{{{_API}}})", "streams of {{route}}"),
             ),
         ),
         Panel(
-            "Bytes a second", "Bps",
+            "Bytes per second", "Bps",
             (
                 Query(_total("triton_chat_gateway_request_bytes_total", _API), "in"),
                 Query(_total("triton_chat_gateway_response_bytes_total", _API), "out"),
@@ -218,10 +218,10 @@ _GATEWAY = Row(
 _EMBEDDINGS = Row(
     "Embeddings",
     (
-        Panel("Texts a second", "none", (Query(_rate("triton_chat_embeddings_texts_total", _RELEASE), "{{model}}"),)),
-        Panel("Tokens a second", "none", (Query(_rate("triton_chat_embeddings_tokens_total", _RELEASE), "{{model}}"),)),
+        Panel("Texts per second", "none", (Query(_rate("triton_chat_embeddings_texts_total", _RELEASE), "{{model}}"),)),
+        Panel("Tokens per second", "none", (Query(_rate("triton_chat_embeddings_tokens_total", _RELEASE), "{{model}}"),)),
         Panel(
-            "Duration of batches, p95", "s",
+            "Batch duration, p95", "s",
             (Query(_quantile(0.95, "triton_chat_embeddings_batch_duration_seconds", _RELEASE), "{{model}}"),),
         ),
     ),
@@ -232,7 +232,7 @@ _GPU = Row(
     (
         Panel(
             "Utilisation", "percentunit", (Query(f"nv_gpu_utilization{{{_RELEASE}}}", "{{pod}} {{gpu_uuid}}"),),
-            "Part of the time in which anything ran on it.",
+            "Share of time in which a kernel was running on the GPU.",
         ),
         Panel(
             "Memory in use", "percentunit",

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 _COMMANDS = {
-    "serve": "become tritonserver, with the chat models, on GPU or CPU",
-    "fetch": "download a checkpoint once into a folder: resumable, verified, pinned",
-    "probe": "tell by the exit code whether the server is live or ready",
+    "serve": "run tritonserver with the chat models, on GPU or CPU",
+    "fetch": "download a checkpoint into a folder: resumable, verified, pinned",
+    "probe": "check whether the server is live or ready; the exit code tells the result",
 }
 _EPILOG = """\
 examples:
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     """Only for help and mistakes: each subcommand has a parser of its own, which the others need not import."""
     parser = argparse.ArgumentParser(
         prog="triton-chat-server",
-        description="Serves chat models with tritonserver. `COMMAND --help` says more.",
+        description="Serves chat models with tritonserver. `COMMAND --help` describes a command.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -28,11 +28,11 @@ def chat_model_names(environment: Mapping[str, str]) -> tuple[str, ...]:
     if path.is_file():
         return (CHAT,)
     if not path.is_dir():
-        raise CommandError(f"{CONFIG_VARIABLE}: there is no file or folder {named!r}")
+        raise CommandError(f"{CONFIG_VARIABLE}: no file or folder {named!r} exists")
     # A mounted ConfigMap has hidden files of its own.
     names = sorted(file.stem for file in path.glob("*.json") if not file.name.startswith("."))
     if not names:
-        raise CommandError(f"{CONFIG_VARIABLE}: the folder {named!r} holds no <model name>.json")
+        raise CommandError(f"{CONFIG_VARIABLE}: the folder {named!r} contains no <model name>.json")
     for name in names:
         check_name(name)
     return tuple(names)
@@ -41,9 +41,9 @@ def chat_model_names(environment: Mapping[str, str]) -> tuple[str, ...]:
 def check_name(name: str) -> None:
     """Raises CommandError unless a chat model may have the name."""
     if name in RESERVED:
-        raise CommandError(f"no chat model can be called {name!r}: the repository has another model of this name")
+        raise CommandError(f"the name {name!r} is not allowed for a chat model: another model of the repository has it")
     if not _NAME.fullmatch(name):
         raise CommandError(
-            f"no chat model can be called {name!r}: letters, digits, '-', '_' and '.' are allowed, "
-            "and the first is a letter or a digit"
+            f"the name {name!r} is not allowed for a chat model: use letters, digits, '-', '_' and '.', "
+            "and begin with a letter or a digit"
         )

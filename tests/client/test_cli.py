@@ -313,7 +313,7 @@ def test_help_teaches(command: str) -> None:
     done = run("", *command.split(), "--help")
     assert done.returncode == 0
     assert "triton-chat " in done.stdout.decode()
-    assert "124  a time limit passed" in done.stdout.decode()
+    assert "124  a time limit was exceeded" in done.stdout.decode()
 
 
 def test_help_does_not_load_grpc() -> None:

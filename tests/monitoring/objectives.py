@@ -44,8 +44,8 @@ ALL = (
     Objective(
         "TritonChatOutputTokensSlow",
         "triton_chat:output_tokens_slow",
-        "Answers of chat come slowly.",
-        "of the answers took longer than 0.1 s a token (track stable); the objective is 5% at most.",
+        "Answers of chat are slow.",
+        "of the answers took longer than 0.1 s per output token (track stable); the objective is 5% at most.",
         0.05,
         good=f'gen_ai_server_time_per_output_token_seconds_bucket{{{_CHAT}, le="0.1"}}',
         total=f"gen_ai_server_time_per_output_token_seconds_count{{{_CHAT}}}",
@@ -57,7 +57,7 @@ ALL = (
         "TritonChatEngineErrors",
         "triton_chat:engine_errors",
         "Requests to chat end with errors.",
-        "of the requests that the engine took ended with an error (track stable); the objective is 1% at most.",
+        "of the requests that the engine accepted ended with an error (track stable); the objective is 1% at most.",
         0.01,
         good=f'triton_chat_requests_total{{{_CHAT}, finish_reason="stop"}}',
         bad=f'triton_chat_requests_total{{{_CHAT}, finish_reason="error"}}',
@@ -65,7 +65,7 @@ ALL = (
     Objective(
         "TritonChatGatewayErrors",
         "triton_chat:gateway_errors",
-        "The gateway of demo answers with errors.",
+        "The gateway of demo returns server errors.",
         "of the requests got a status of 500 or above (track stable); the objective is 1% at most.",
         0.01,
         good=f'triton_chat_gateway_requests_total{{{_GATEWAY}, route="/v1/completions", method="POST", status="200"}}',

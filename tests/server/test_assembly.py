@@ -42,13 +42,13 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["tokenizer", "embeddings", "chat_unary", "vllm_model", "a b", "-a", "é", "a;b"])
     def test_a_name_that_no_model_can_have(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(CommandError, match=f"no chat model can be called '{name}'"):
+        with pytest.raises(CommandError, match=f"the name '{name}' is not allowed for a chat model"):
             chat_model_names(settings(tmp_path, name))
 
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(CommandError, match="there is no file or folder '/none'"):
+        with pytest.raises(CommandError, match="no file or folder '/none' exists"):
             chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": "/none"})
-        with pytest.raises(CommandError, match=r"holds no <model name>\.json"):
+        with pytest.raises(CommandError, match=r"contains no <model name>\.json"):
             chat_model_names({"TRITON_CHAT_ENGINE_CONFIG": str(tmp_path)})
 
 
@@ -99,7 +99,7 @@ class TestAssembled:
 
     def test_a_folder_of_somebody_else_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "precious").touch()
-        with pytest.raises(CommandError, match="is not empty, and not one that was assembled"):
+        with pytest.raises(CommandError, match="holds other files; choose an empty one"):
             assemble(SOURCE, ("more",), left_out=[], environment={"TRITON_CHAT_ASSEMBLY": str(tmp_path)})
         assert (tmp_path / "precious").exists()
 

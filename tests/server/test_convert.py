@@ -179,7 +179,7 @@ class TestTensors:
                 return Path.touch, (folder / "ran",)
 
         (folder / BIN[0]).write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
-        with pytest.raises(CommandError, match="it is damaged, or holds code"):
+        with pytest.raises(CommandError, match="it is damaged or contains code"):
             to_safetensors(folder, BIN, ["model.safetensors"])
         assert not (folder / "ran").exists()
 

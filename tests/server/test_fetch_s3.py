@@ -193,7 +193,7 @@ def test_a_corrupted_file_is_refused_and_fetched_anew(
 
     monkeypatch.setattr(S3Source, "append", flips_a_bit)
     kind = "sha256" if with_sha256 else "md5"
-    with pytest.raises(CommandError, match=rf"model.safetensors is corrupted: its {kind} sum is not the source's"):
+    with pytest.raises(CommandError, match=rf"model.safetensors is corrupted: its {kind} checksum differs"):
         get()
     monkeypatch.setattr(S3Source, "append", append)
     assert files_in(get()) == SINGLE
@@ -210,12 +210,12 @@ def test_a_file_of_several_parts_has_no_sum_to_check(
     client.complete_multipart_upload(**key, UploadId=upload, MultipartUpload=done)
     caplog.set_level("WARNING")
     assert files_in(get()) == SINGLE
-    assert "model.safetensors: the store has no checksum of the whole file" in caplog.text
+    assert "model.safetensors: the store has no checksum for the whole file" in caplog.text
 
 
 class TestRefusals:
     def test_an_uri_that_is_none(self) -> None:
-        with pytest.raises(CommandError, match="'https://x/y' is no s3://bucket/prefix"):
+        with pytest.raises(CommandError, match="'https://x/y' is not s3://bucket/prefix"):
             S3Source("https://x/y")
 
     def test_an_endpoint_that_is_none(self) -> None:
@@ -228,7 +228,7 @@ class TestRefusals:
             S3Source("s3://models")
 
     def test_nothing_there(self, get: Callable[..., Path]) -> None:
-        with pytest.raises(CommandError, match="there are no objects at s3://models/none"):
+        with pytest.raises(CommandError, match="s3://models/none has no objects"):
             get("s3://models/none")
 
     def test_no_bucket(self, get: Callable[..., Path]) -> None:
@@ -253,7 +253,7 @@ class TestRefusals:
         with Stubber(source._client) as stub:
             stub.add_client_error("list_objects_v2", "AccessDenied", http_status_code=403)
             with pytest.raises(
-                CommandError, match=r"do not allow to list and read s3://models/x \(AccessDenied\)"
+                CommandError, match=r"do not allow listing and reading s3://models/x \(AccessDenied\)"
             ) as e:
                 fetch(source, tmp_path)
         assert "secret_of_mine" not in str(e.value)

@@ -76,7 +76,7 @@ def test_what_repeats_may_repeat() -> None:
     ],
 )
 def test_abbreviations_of_what_is_looked_at_are_refused(given: list[str]) -> None:
-    with pytest.raises(CommandError, match="is an abbreviation; write the whole flag, such as --"):
+    with pytest.raises(CommandError, match="is an abbreviation; write the full flag, such as --"):
         flags.check_whole(given)
 
 

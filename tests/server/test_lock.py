@@ -69,7 +69,7 @@ def test_a_second_one_waits_for_the_first(
         other.wait()
     finally:
         lock.log.removeHandler(handler)
-    assert "another fetch into this folder is at work; waiting for it" in caplog.text
+    assert "waiting for another fetch into this folder" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class TestLive:
 
     def test_a_silent_process(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
         server.models["chat"] = (125.0, 0, 1000.0)
-        assert probe(server, capsys, "live") == (1, "the process of the model 'chat' has not reported for 125 s")
+        assert probe(server, capsys, "live") == (1, "the process of the model 'chat' has sent no heartbeat for 125 s")
 
     @pytest.mark.parametrize(
         ("age", "options", "code"),
@@ -100,7 +100,7 @@ class TestLive:
 
     def test_a_stall(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
         server.models["chat"] = (0.2, 1, 130.0)
-        reason = "the model 'chat' has sequences running, but made no step for 130 s"
+        reason = "the model 'chat' has running sequences, but has made no step for 130 s"
         assert probe(server, capsys, "live") == (1, reason)
         assert probe(server, capsys, "live", "--stall-seconds=200") == (0, "")
 
@@ -112,7 +112,7 @@ class TestLive:
         monkeypatch.setenv("TRITON_CHAT_ENGINE_CONFIG", str(tmp_path))
         assert probe(server, capsys, "live") == (1, "the model 'more' has no metrics")
         server.models["more"] = (500.0, 0, 500.0)
-        assert "the model 'more' has not reported" in probe(server, capsys, "live")[1]
+        assert "the model 'more' has sent no heartbeat" in probe(server, capsys, "live")[1]
         assert probe(server, capsys, "live", "--model", "chat") == (0, "")
 
     def test_tritonserver_says_no(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,14 +46,14 @@ def test_templates_beside_the_main_one() -> None:
 def test_names_that_lead_out_are_never_chosen() -> None:
     odd = {"..\\a.json", ".triton-chat-fetch.json", ".hidden.txt", "config.json", "model.safetensors"}
     assert names(chosen(odd)) == {"config.json", "model.safetensors"}
-    with pytest.raises(CommandError, match="which is not there"):
+    with pytest.raises(CommandError, match="which does not exist"):
         chosen(
             {"config.json", "model.safetensors.index.json", "/x.safetensors"}, {"weight_map": {"a": "/x.safetensors"}}
         )
-    with pytest.raises(CommandError, match="which is not there"):
+    with pytest.raises(CommandError, match="which does not exist"):
         chosen({"config.json", "model.safetensors.index.json", "x.py"}, {"weight_map": {"a": "x.py"}})
     part = ".triton-chat-fetch/x.safetensors"
-    with pytest.raises(CommandError, match="which is not there"):
+    with pytest.raises(CommandError, match="which does not exist"):
         chosen({"config.json", "model.safetensors.index.json", part}, {"weight_map": {"a": part}})
 
 

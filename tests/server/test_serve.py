@@ -115,11 +115,11 @@ def test_a_repository_given_to_tritonserver_is_served_as_it_is(path: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "env", "sentence"),
     [
-        (["--repository=/none"], {}, "/none is not the model repository of triton-chat; name it with --repository"),
-        (["--model-repository=/mine", "--no-embeddings"], {}, "cannot go with --no-embeddings"),
+        (["--repository=/none"], {}, "/none is not the model repository of triton-chat; set it with --repository"),
+        (["--model-repository=/mine", "--no-embeddings"], {}, "cannot be combined with --no-embeddings"),
         (["--model-repository=/mine", "--no-vllm-model"], {}, "--no-vllm-model or chat models of other names"),
         (["--model-repo=/mine"], {}, "--model-repo is an abbreviation"),
-        ([], {"TRITON_CHAT_ENGINE_CONFIG": "/none"}, "there is no file or folder '/none'"),
+        ([], {"TRITON_CHAT_ENGINE_CONFIG": "/none"}, "no file or folder '/none' exists"),
         ([], {"PATH": "/nonexistent"}, "tritonserver is neither on PATH nor at /opt/tritonserver/bin/tritonserver"),
     ],
 )

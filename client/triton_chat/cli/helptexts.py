@@ -1,4 +1,4 @@
-r"""What `--help` teaches. `\\b` keeps the line breaks of the paragraph that follows."""
+r"""The texts of `--help`. `\\b` keeps the line breaks of the paragraph that follows."""
 
 MAIN = """Talk to a chat model on a tritonserver, over gRPC.
 
@@ -11,7 +11,7 @@ Start a server with `make serve`, then:
   triton-chat embed "a cat" "a kitten" "a tax return"
   triton-chat status --watch
 
-The server's address comes from --url or TRITON_CHAT_URL; it is localhost:8001 without them.
+The server's address comes from --url or TRITON_CHAT_URL; the default is localhost:8001.
 """
 
 ASK = """Ask one question; the answer streams to standard output.
@@ -23,7 +23,7 @@ ASK = """Ask one question; the answer streams to standard output.
   triton-chat ask "Yes or no?" --max-tokens 1 --logprobs 5 --json
 """
 
-CHAT = """Hold a conversation. /help lists the commands in it.
+CHAT = """Start an interactive conversation; /help lists its commands.
 
 \b
   triton-chat chat
@@ -40,21 +40,21 @@ COMPLETE = """Continue a raw prompt; no chat template is applied.
 EMBED = """Turn texts into vectors, and show how similar they are.
 
 \b
-Several texts are compared by cosine similarity; of one the vector is printed.
+Several texts are compared by cosine similarity; for a single text its vector is printed.
 \b
   triton-chat embed "a cat" "a kitten" "a tax return"
   triton-chat embed "which animal?" < animals.txt
   triton-chat embed --json --dimensions 64 < lines.txt | jq '.data[].embedding'
 """
 
-MODELS = """List the models of the server.
+MODELS = """List the models on the server.
 
 \b
   triton-chat models
   triton-chat models --json | jq -r '.[] | select(.ready) | .name'
 """
 
-STATUS = """Show health, queue, running requests, cache use and speed.
+STATUS = """Show health, queue, running requests, KV cache usage and speed.
 
 \b
   triton-chat status
@@ -64,10 +64,10 @@ STATUS = """Show health, queue, running requests, cache use and speed.
 
 EPILOG = """\b
 Exit codes:
-  0    the answer is complete (or the reader of the pipe has closed it)
+  0    success (also if the reader of the output closed the pipe)
   1    the server failed, or `status` found it not ready
-  2    wrong usage, or a request that the server refuses
+  2    wrong usage, or the server rejected the request
   3    the server cannot be reached
   4    the server is overloaded
-  124  a time limit passed
-  130  Ctrl-C"""
+  124  a time limit was exceeded
+  130  interrupted by Ctrl-C"""

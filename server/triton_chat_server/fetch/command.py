@@ -20,18 +20,17 @@ from triton_chat_server.urls import is_server
 log = logging.getLogger("fetch")
 
 _DESCRIPTION = """\
-Downloads what transformers needs of a checkpoint into a folder: weights in safetensors, configuration, tokenizer. Never
-code. An interrupted run is resumed by the next one. Sizes and checksums are checked, and what was fetched is
-noted in .triton-chat-fetch.json there: a further run finds it and does nothing, whatever the branch or the bucket
-holds by then. Another source or revision replaces what was fetched before; another endpoint alone does not.
+Downloads the files of a checkpoint that transformers needs into a folder: safetensors weights, configuration and
+tokenizer, never code. An interrupted run is resumed. Sizes and checksums are verified, and the result is recorded in
+.triton-chat-fetch.json in that folder: later runs then do nothing, even if the branch or bucket has changed. Another
+source or revision replaces the earlier checkpoint; another endpoint alone does not.
 
-An S3 object that was uploaded in parts, without a SHA-256 of the whole, is checked by its size alone; a warning says
-so.
+An S3 object uploaded in parts, without a SHA-256 of the whole object, is verified by size only; a warning is logged.
 """
 _EPILOG = """\
 environment:
-  HF_TOKEN                                   token of a gated or private repository
-  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   and whatever else boto3 looks at
+  HF_TOKEN                                   token for a gated or private repository
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   and the other variables that boto3 reads
 
 examples:
   triton-chat-server fetch hub --id Qwen/Qwen2.5-0.5B-Instruct --target /models/chat
@@ -82,7 +81,9 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a 
 def _endpoint(text: str) -> str:
     """It appears in the log and in the marker, so it must hold no password. Empty: the default."""
     if text and not is_server(text):
-        raise argparse.ArgumentTypeError("must be http://host or https://host, with a port or not, and no password")
+        raise argparse.ArgumentTypeError(
+            "must be http://host or https://host, optionally with a port, without user or password"
+        )
     return text
 
 
@@ -95,16 +96,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     kinds = parser.add_subparsers(dest="kind", metavar="{hub,s3}", required=True)
-    hub = kinds.add_parser("hub", help="from the hub, or a mirror of it", allow_abbrev=False)
+    hub = kinds.add_parser("hub", help="from the hub or a mirror", allow_abbrev=False)
     hub.add_argument("--id", required=True, metavar="ORG/NAME", help="repository")
     hub.add_argument("--revision", default="main", metavar="REV", help="commit, tag or branch (main)")
-    hub.add_argument("--endpoint", metavar="URL", type=_endpoint, help="of the hub (HF_ENDPOINT, or the public one)")
-    hub.add_argument("--convert", action="store_true", help="convert weights that are pickled only (.bin)")
-    s3 = kinds.add_parser("s3", help="from S3, or a store that speaks its language", allow_abbrev=False)
-    s3.add_argument("--uri", required=True, metavar="s3://BUCKET/PREFIX", help="where the checkpoint's files are")
-    s3.add_argument("--endpoint", metavar="URL", type=_endpoint, help="of the store (AWS)")
-    s3.add_argument("--region", metavar="NAME", help="of the bucket")
+    hub.add_argument("--endpoint", metavar="URL", type=_endpoint, help="address (HF_ENDPOINT, else the public hub)")
+    hub.add_argument("--convert", action="store_true", help="convert weights that are published as .bin only")
+    s3 = kinds.add_parser("s3", help="from S3 or an S3-compatible store", allow_abbrev=False)
+    s3.add_argument("--uri", required=True, metavar="s3://BUCKET/PREFIX", help="location of the checkpoint")
+    s3.add_argument("--endpoint", metavar="URL", type=_endpoint, help="address of the store (AWS)")
+    s3.add_argument("--region", metavar="NAME", help="region of the bucket")
     for kind in (hub, s3):
         kind.add_argument("--target", required=True, type=Path, metavar="FOLDER", help="where to put the checkpoint")
-        kind.add_argument("--verify", action="store_true", help="compare what is there with its checksums once more")
+        kind.add_argument("--verify", action="store_true", help="verify the checksums of files that are already there")
     return parser

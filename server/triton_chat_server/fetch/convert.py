@@ -59,7 +59,7 @@ def _load(source: Path) -> dict[str, Tensor]:
         # The restricted unpickler builds tensors and plain containers, and runs no code of the file.
         state = torch.load(source, map_location="cpu", weights_only=True, mmap=_is_zip(source))
     except _NOT_WEIGHTS as error:
-        raise CommandError(f"{source.name} cannot be read as weights alone: it is damaged, or holds code") from error
+        raise CommandError(f"{source.name} cannot be read as plain weights: it is damaged or contains code") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise CommandError(f"{source.name} is not a plain dictionary of tensors")
     return {str(name): tensor.detach() for name, tensor in state.items()}

@@ -88,7 +88,7 @@ class Sink:
             raise StoppedError
         if self.tell() + len(chunk) > self._file.size:
             self.restart()
-            raise CommandError(f"{self._file.path} is longer than the {self._file.size} bytes that the source told")
+            raise CommandError(f"{self._file.path} is longer than the {self._file.size} bytes that the source reported")
         self._out.write(chunk)
 
     def writelines(self, chunks: Iterable[bytes]) -> None:
@@ -114,7 +114,7 @@ def sha256_checked(file: RemoteFile, target: Path) -> str:
     if size != file.size:
         path.unlink(missing_ok=True)
         raise CommandError(
-            f"{file.path} has {max(size, 0)} bytes instead of {file.size}; run the command again to fetch it anew"
+            f"{file.path} has {max(size, 0)} bytes instead of {file.size}; run the command again to replace it"
         )
     sha256, other = hashlib.sha256(), _other_hash(file)
     for chunk in _chunks(path):
@@ -124,8 +124,8 @@ def sha256_checked(file: RemoteFile, target: Path) -> str:
     if file.digest is not None and file.digest.value != (sha256 if other is None else other).hexdigest():
         path.unlink()
         raise CommandError(
-            f"{file.path} is corrupted: its {file.digest.kind} sum is not the source's; run the command again to "
-            "fetch it anew"
+            f"{file.path} is corrupted: its {file.digest.kind} checksum differs from the source's; run the command "
+            "again to replace it"
         )
     return sha256.hexdigest()
 

@@ -43,7 +43,9 @@ class HubSource:
         self._revision = revision
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         if not is_server(self._endpoint):
-            raise CommandError("the hub's endpoint (HF_ENDPOINT) must be http://host or https://host, and no password")
+            raise CommandError(
+                "HF_ENDPOINT or --endpoint must be http://host or https://host, without user or password"
+            )
         # False: not the token that somebody has stored on this machine.
         self._token: str | bool = os.environ.get(TOKEN_VARIABLE) or False
 
@@ -63,9 +65,9 @@ class HubSource:
             except errors.HFValidationError:
                 raise
             except (ValueError, LookupError, TypeError, AttributeError) as error:  # the library's, for another JSON too
-                raise CommandError(f"{self._endpoint} answers, but not as a hub does; is there a proxy?") from error
+                raise CommandError(f"{self._endpoint} answers, but not like a hub: is there a proxy?") from error
         if info.sha is None or not _COMMIT.fullmatch(info.sha):
-            raise CommandError(f"{self._endpoint} names no commit of {self._id}")
+            raise CommandError(f"{self._endpoint} reports no commit for {self._id}")
         return Snapshot(info.sha, {file.rfilename: _remote(file) for file in info.siblings or ()})
 
     def detailed(self, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -109,7 +111,7 @@ class HubSource:
         except errors.RevisionNotFoundError as error:
             raise CommandError(f"{self._id} has no revision {self._revision!r}") from error
         except errors.HFValidationError as error:
-            raise CommandError(f"{self._id!r} is no id of a repository, such as org/name") from error
+            raise CommandError(f"{self._id!r} is not a repository id, such as org/name") from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code
             hint = f": {self._about_token()}" if status in (401, 403) else ""
@@ -119,7 +121,7 @@ class HubSource:
 
     def _about_token(self) -> str:
         if self._token:
-            return f"the token in {TOKEN_VARIABLE} is not good for it"
+            return f"the token in {TOKEN_VARIABLE} does not give access"
         return f"it needs a token in {TOKEN_VARIABLE}"
 
 
@@ -127,7 +129,7 @@ def _remote(file: RepoSibling) -> RemoteFile:
     if file.lfs is not None:
         return RemoteFile(file.rfilename, file.lfs.size, Digest("sha256", file.lfs.sha256), file.lfs.sha256)
     if file.size is None:
-        raise CommandError(f"the hub does not tell the size of {file.rfilename}")
+        raise CommandError(f"the hub reports no size for {file.rfilename}")
     blob = Digest("git", file.blob_id) if file.blob_id else None
     return RemoteFile(file.rfilename, file.size, blob, file.blob_id or "")
 

@@ -36,7 +36,7 @@ def locked(target: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
                 raise CommandError(f"{target} cannot be locked: {error.strerror}") from error
-            log.warning("the file system has no locks: two fetches at once would both download")
+            log.warning("the file system has no locks: two fetches at the same time would both download")
         yield
     finally:
         os.close(descriptor)
@@ -59,5 +59,5 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.info("another fetch into this folder is at work; waiting for it")
+        log.info("waiting for another fetch into this folder")
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -44,7 +44,7 @@ def _is_there(source: Source, target: Path, *, verify: bool) -> bool:
     if found is None or not found.is_of(source.identity) or not found.holds(target):
         return False
     if verify and (changed := _changed(found, target)):
-        log.warning("%s changed since it was fetched; it is fetched anew", ", ".join(changed))
+        log.warning("changed since the last fetch, fetching again: %s", ", ".join(changed))
         _remove(changed, target)
         return False
     log.info("already there%s: %s", f", commit {found.commit}" if found.commit else "", target)
@@ -86,7 +86,7 @@ def _announce(source: Source, snapshot: Snapshot, selection: Selection, target: 
     strays = {path.name for path in target.glob("*.safetensors")} - planned.keys()
     if strays:
         raise CommandError(
-            f"{target} holds {min(strays)}, which belongs to no fetch of this command; empty the folder or name another"
+            f"{target} holds {min(strays)}, which this command did not fetch; empty the folder or choose another"
         )
     marker.write(Marker(source.identity, snapshot.commit, planned, complete=False), target)
     at = f" at commit {snapshot.commit}" if snapshot.commit else ""
@@ -96,7 +96,7 @@ def _announce(source: Source, snapshot: Snapshot, selection: Selection, target: 
 def _drop_outdated(earlier: Marker | None, source: Source, selection: Selection, target: Path) -> None:
     """Removes what an earlier run has put there and this one does not want, half a conversion included."""
     if earlier is not None and not earlier.is_of(source.identity):
-        log.info("the folder holds another checkpoint, which is removed")
+        log.info("removing another checkpoint from the folder")
         _remove(earlier.files, target)
         parts.clean(target)
     elif earlier is not None:  # of the same source at another time
@@ -112,7 +112,7 @@ def _check_space(selection: Selection, target: Path) -> None:
     if needed > free:
         raise CommandError(
             f"{target} has {progress.size(free)} free, but {progress.size(needed)} are needed"
-            + (", the conversion included" if selection.bins else "")
+            + (", including the conversion" if selection.bins else "")
         )
 
 

@@ -40,7 +40,7 @@ class S3Source:
     def __init__(self, uri: str, endpoint: str | None = None, region: str | None = None) -> None:
         match = _URI.fullmatch(uri)
         if match is None:
-            raise CommandError(f"{uri!r} is no s3://bucket/prefix")
+            raise CommandError(f"{uri!r} is not s3://bucket/prefix")
         self._uri = uri.rstrip("/")
         self._bucket = match["bucket"]
         prefix = (match["prefix"] or "").strip("/")
@@ -68,7 +68,7 @@ class S3Source:
                 path = item["Key"].removeprefix(self._prefix)
                 files[path] = RemoteFile(path, item["Size"], etag=item["ETag"].strip('"'))
         if not files:
-            raise CommandError(f"there are no objects at {self._uri}")
+            raise CommandError(f"{self._uri} has no objects")
         return Snapshot(None, files)
 
     def detailed(self, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -94,7 +94,7 @@ class S3Source:
         own_keys = about.get("SSECustomerAlgorithm") or "kms" in about.get("ServerSideEncryption", "")
         if file.etag and _MD5.fullmatch(file.etag) and not own_keys:
             return replace(file, digest=Digest("md5", file.etag))
-        log.warning("%s: the store has no checksum of the whole file; only its size is checked", file.path)
+        log.warning("%s: the store has no checksum for the whole file; only its size is verified", file.path)
         return file
 
     def _object(self, file: RemoteFile) -> dict[str, str]:
@@ -114,7 +114,7 @@ class S3Source:
             raise CommandError(self._refusal(error)) from error
         except BotoCoreError as error:
             raise CommandError(
-                f"{self._endpoint or 'S3'} cannot be reached, or broke off: {type(error).__name__}"
+                f"{self._endpoint or 'S3'} cannot be reached, or the connection broke: {type(error).__name__}"
             ) from error
 
     def _refusal(self, error: ClientError) -> str:
@@ -125,5 +125,5 @@ class S3Source:
         if status == HTTPStatus.PRECONDITION_FAILED:
             return f"{self._uri} changed while it was fetched; run the command again"
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return f"the credentials do not allow to list and read {self._uri} ({code})"
+            return f"the credentials do not allow listing and reading {self._uri} ({code})"
         return f"{self._endpoint or 'S3'} answers with {code} (HTTP status {status}) for {self._uri}"

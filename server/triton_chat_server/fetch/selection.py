@@ -65,16 +65,16 @@ def select(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], *, con
     Raises CommandError where there are no weights of a kind that is allowed, or no config.json.
     """
     if "config.json" not in files:
-        raise CommandError("there is no config.json: this is no checkpoint of transformers")
+        raise CommandError("config.json is missing: this is not a transformers checkpoint")
     describing = [path for path in files if _DESCRIBING.fullmatch(path) and not _INDEX.fullmatch(path) and safe(path)]
     weights = _weights(files, read, SAFETENSORS, SAFETENSORS_INDEX)
     bins = [] if weights else _weights(files, read, BIN, BIN_INDEX)
     if not weights and not bins:
-        raise CommandError(f"there are no weights: neither {SAFETENSORS} nor an index of several")
+        raise CommandError(f"no weights found: neither {SAFETENSORS} nor an index of shards")
     if bins and not convert:
         raise CommandError(
-            f"there are no safetensors, only pickled weights ({bins[0]}), which the engine does not load; --convert "
-            "downloads and converts them"
+            f"only pickled weights ({bins[0]}) were found, which the engine does not load; use --convert to "
+            "download and convert them"
         )
     names = dict.fromkeys([*sorted(describing), *weights, *bins])
     return Selection(tuple(files[name] for name in names), tuple(name for name in bins if name != BIN_INDEX))
@@ -88,9 +88,9 @@ def _weights(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], sing
     try:
         shards = sorted({str(name) for name in json.loads(read(index))["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CommandError(f"{index} is not an index of weights") from error
+        raise CommandError(f"{index} is not a valid index of weights") from error
     suffix = single.rpartition(".")[2]
     for shard in shards:
         if shard not in files or not safe(shard) or not shard.endswith(f".{suffix}"):
-            raise CommandError(f"{index} names the file {shard!r}, which is not there")
+            raise CommandError(f"{index} names the file {shard!r}, which does not exist")
     return [index, *shards]

@@ -38,10 +38,10 @@ def live(http_url: str, metrics_url: str, models: Sequence[str], stall_s: float,
             raise UnhealthyError(f"the model {model!r} has no metrics")
         silent = now - heartbeats[model]
         if silent > silent_s:
-            raise UnhealthyError(f"the process of the model {model!r} has not reported for {silent:.0f} s")
+            raise UnhealthyError(f"the process of the model {model!r} has sent no heartbeat for {silent:.0f} s")
         still = now - steps.get(model, now)
         if running.get(model, 0) > 0 and still > stall_s:
-            raise UnhealthyError(f"the model {model!r} has sequences running, but made no step for {still:.0f} s")
+            raise UnhealthyError(f"the model {model!r} has running sequences, but has made no step for {still:.0f} s")
 
 
 def ready(http_url: str, models: Sequence[str]) -> None:

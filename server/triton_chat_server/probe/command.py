@@ -14,11 +14,11 @@ from triton_chat_server.serve.families import loopback
 from triton_chat_server.urls import is_server
 
 _DESCRIPTION = """\
-live   tritonserver answers, the process of each chat model has reported within --silent-seconds, and none has
-       sequences running without having made a step for --stall-seconds
-ready  tritonserver and each chat model say that they are ready
+live   tritonserver answers, each chat model sent a heartbeat within --silent-seconds, and none with running
+       sequences has gone without an engine step for --stall-seconds
+ready  tritonserver and each chat model report that they are ready
 
-Exits with 0, or with 1 and a line that says why.
+Exits with 0, or with 1 after printing the reason.
 """
 
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _url(text: str) -> str:
     if not is_server(text, ("http",)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no http://host:port")
+        raise argparse.ArgumentTypeError(f"{text!r} is not http://host:port")
     return text
 
 
@@ -77,5 +77,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return seconds

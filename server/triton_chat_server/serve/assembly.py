@@ -62,7 +62,7 @@ def _empty_folder(named: str | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / _MARK
     if any(folder.iterdir()) and not mark.exists():
-        raise CommandError(f"{FOLDER_VARIABLE}: the folder {named!r} is not empty, and not one that was assembled")
+        raise CommandError(f"{FOLDER_VARIABLE}: the folder {named!r} holds other files; choose an empty one")
     mark.touch()
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():

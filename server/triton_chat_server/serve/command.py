@@ -26,25 +26,25 @@ _OPTIONAL = {
     "vllm_model": "`vllm_model`, which is `chat` for clients of Triton's vLLM backend",
 }
 _DESCRIPTION = f"""\
-Becomes tritonserver (the same process, so signals reach it) with these flags unless you give them yourself:
+Replaces itself with tritonserver (same process, so signals reach it). Sets these flags unless you pass them yourself:
 
   --model-repository                      the repository, or one assembled from it
   --model-control-mode=none --disable-auto-complete-config --metrics-interval-ms=1000
   --exit-timeout-secs={flags.EXIT_TIMEOUT_S}                  longer than the engine's drain_seconds
-  --model-config-name=cpu --allow-gpu-metrics=false      on a CPU
+  --model-config-name=cpu --allow-gpu-metrics=false      on the CPU
   --http-address, --grpc-address, --metrics-address      0.0.0.0, or IPv6's wildcard; see TRITON_CHAT_POD_IP
   --http-restricted-api, --grpc-restricted-protocol      close the shared memory, trace and logging APIs
 
-Whatever is not listed below goes to tritonserver as it is.
+Options not listed below are passed to tritonserver unchanged.
 """
 _EPILOG = """\
 environment:
-  TRITON_CHAT_ENGINE_CONFIG  settings of the engine: a file, or a folder of <model name>.json, each a chat model
+  TRITON_CHAT_ENGINE_CONFIG  engine settings: a file, or a folder with a <model name>.json for each chat model
   TRITON_CHAT_MODEL          checkpoint of the model `chat`
-  TRITON_CHAT_REPOSITORY     as --repository
-  TRITON_CHAT_POD_IP         the pod's own address: where it is an IPv6 one, HTTP and metrics listen on IPv6, of which
-                             tritonserver can do only one; gRPC listens on both. Without it, where there is IPv6 alone
-  TRITON_CHAT_ASSEMBLY       where a repository for other models than `chat` is assembled (a temporary folder)
+  TRITON_CHAT_REPOSITORY     same as --repository
+  TRITON_CHAT_POD_IP         the pod's address: if it is IPv6, HTTP and metrics listen on IPv6 (tritonserver supports
+                             one family at a time there) and gRPC on both; if unset, only a pod without IPv4 does so
+  TRITON_CHAT_ASSEMBLY       folder in which a repository with other models than `chat` is assembled (a temporary one)
 
 examples:
   triton-chat-server serve
@@ -85,13 +85,13 @@ def _repository(options: argparse.Namespace, given: Sequence[str], environment: 
     if "model-repository" in flags.names(given):
         if needed:
             raise CommandError(
-                "--model-repository serves a repository as it is, so it cannot go with --no-embeddings, "
-                "--no-vllm-model or chat models of other names; give --repository, from which one is assembled"
+                "--model-repository serves a repository unchanged, so it cannot be combined with --no-embeddings, "
+                "--no-vllm-model or chat models of other names; use --repository, from which one is assembled"
             )
         return source
     if not (source / "chat" / "config.pbtxt").is_file():
         raise CommandError(
-            f"{source} is not the model repository of triton-chat; name it with --repository or {REPOSITORY_VARIABLE}"
+            f"{source} is not the model repository of triton-chat; set it with --repository or {REPOSITORY_VARIABLE}"
         )
     if not needed:
         return source
@@ -107,7 +107,7 @@ def _on_gpu(device: str, environment: Mapping[str, str]) -> bool:
         log.info("%s", "on the GPU" if visible else "no NVIDIA GPU is visible: on the CPU")
         return visible
     if not visible:
-        log.warning("--device gpu: no NVIDIA GPU is visible here")
+        log.warning("--device gpu: no NVIDIA GPU is visible")
     return True
 
 
@@ -132,11 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         choices=("auto", "gpu", "cpu"),
         default="auto",
-        help="auto: the GPU where one is visible",
+        help="auto: the GPU if one is visible",
     )
     parser.set_defaults(left_out=[])
     for name, what in _OPTIONAL.items():
         flag = f"--no-{name.replace('_', '-')}"
-        parser.add_argument(flag, dest="left_out", action="append_const", const=name, help=f"leave out {what}")
-    parser.add_argument("--repository", metavar="FOLDER", help=f"triton-chat's own ({_REPOSITORY})")
+        parser.add_argument(flag, dest="left_out", action="append_const", const=name, help=f"do not serve {what}")
+    parser.add_argument("--repository", metavar="FOLDER", help=f"triton-chat's model repository ({_REPOSITORY})")
     return parser

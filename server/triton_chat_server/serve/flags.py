@@ -73,7 +73,7 @@ def check_whole(given: Sequence[str]) -> None:
     for name in names(given) - {""}:
         for whole in _LOOKED_AT:
             if whole.startswith(name) and name not in _LOOKED_AT:
-                raise CommandError(f"--{name} is an abbreviation; write the whole flag, such as --{whole}")
+                raise CommandError(f"--{name} is an abbreviation; write the full flag, such as --{whole}")
 
 
 def closed_apis(given: Sequence[str]) -> tuple[str, ...]:

@@ -28,6 +28,6 @@ def gpu_visible(environment: Mapping[str, str], devices: Path = _DEVICES, timeou
             [nvidia_smi, "-L"], capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("nvidia-smi does not answer (%s); that counts as no GPU", type(error).__name__)
+        log.warning("nvidia-smi failed (%s); assuming that there is no GPU", type(error).__name__)
         return False
     return listing.returncode == 0 and "GPU 0" in listing.stdout

@@ -1,4 +1,4 @@
-{{/* What the schema cannot say: values that contradict each other. All that is wrong is said at once. */}}
+{{/* What the schema cannot express: values that contradict each other. All problems are reported at once. */}}
 {{- define "triton-chat.validate" -}}
 {{- $problems := list -}}
 {{- range $check := list "sources" "storage" "ignored" "names" "engine" "drain" "replicas" "doors" "gatewaySettings" "monitoring" -}}
@@ -7,7 +7,7 @@
 {{- if $problems -}}
 {{- $message := printf "\n\nThese values cannot be used:\n- %s\n" (join "\n- " $problems) -}}
 {{- fail $message -}}
-{{- /* For `helm lint`, which only logs what fails: a template of that name is not there, and that it reports. */ -}}
+{{- /* `helm lint` only logs `fail`; including a template that does not exist is what it reports. */ -}}
 {{- include $message . -}}
 {{- end -}}
 {{- end -}}
@@ -31,7 +31,7 @@
 {{- if not $source }}
 - {{ printf "%s.source is missing: one of hub, s3, pvc, hostPath, image, embedded" .path | quote }}
 {{- else if and $field (not (dig $source $field "" .model)) }}
-- {{ printf "%s.%s.%s is empty, and %s.source is %q: it says where the checkpoint is" .path $source $field .path $source | quote }}
+- {{ printf "%s.%s.%s is empty, but %s.source is %q, which needs it" .path $source $field .path $source | quote }}
 {{- end }}
 {{- range $other, $field := $needed -}}
 {{- if and $source (ne $other $source) (ne $other "hub") (dig $other $field "" $checked.model) }}
@@ -39,7 +39,7 @@
 {{- end }}
 {{- end }}
 {{- if and (eq $source "image") (semverCompare "<1.31.0-0" $.Capabilities.KubeVersion.Version) }}
-- {{ printf "%s.source is \"image\", which needs Kubernetes 1.31 or later; this is %s" .path $.Capabilities.KubeVersion.Version | quote }}
+- {{ printf "%s.source is \"image\", which needs Kubernetes 1.31 or later; the cluster runs %s" .path $.Capabilities.KubeVersion.Version | quote }}
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -47,7 +47,7 @@
 {{- define "triton-chat.validate.storage" -}}
 {{- with .Values.storage -}}
 {{- if and (eq .type "pvc") (not .existingClaim) (ne .accessMode "ReadWriteMany") (include "triton-chat.sharesStorage" $) (include "triton-chat.downloadsAny" $) }}
-- {{ printf "storage.accessMode is %q, but several pods would use the claim (triton.replicas, triton.strategy.maxSurge, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
+- {{ printf "storage.accessMode is %q, but several pods would share the claim (triton.replicas, triton.strategy.maxSurge, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -66,7 +66,7 @@
 {{- range $index, $extra := .Values.extraModels -}}
 {{- $name := include "triton-chat.objectName" $extra.name -}}
 {{- if has $name $taken }}
-- {{ printf "extraModels[%d].name is %q, which is taken: every model needs a name of its own, also in lower case and with - for . and _" $index $extra.name | quote }}
+- {{ printf "extraModels[%d].name is %q, which is taken: model names must differ even in lower case and with . and _ read as -" $index $extra.name | quote }}
 {{- end -}}
 {{- $taken = append $taken $name -}}
 {{- end -}}
@@ -81,13 +81,13 @@
 {{- range $path, $engine := $engines -}}
 {{- range $key, $home := $homes -}}
 {{- if hasKey $engine $key }}
-- {{ printf "%s.%s has its home elsewhere: set %s" $path $key $home | quote }}
+- {{ printf "%s.%s is set by the chart: set %s instead" $path $key $home | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range $key := list "model" "device" -}}
 {{- if hasKey $.Values.embeddings.config $key }}
-- {{ printf "embeddings.config.%s has its home elsewhere: set %s" $key (get (dict "model" "embeddings.model" "device" "triton.gpu.count") $key) | quote }}
+- {{ printf "embeddings.config.%s is set by the chart: set %s instead" $key (get (dict "model" "embeddings.model" "device" "triton.gpu.count") $key) | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -96,7 +96,7 @@
 {{- $shortest := include "triton-chat.shortestGraceSeconds" . | int -}}
 {{- $given := .Values.terminationGracePeriodSeconds | int -}}
 {{- if and $given (lt $given $shortest) }}
-- {{ printf "terminationGracePeriodSeconds is %d, but drainSeconds=%v needs at least %d: make it longer, or 0 to have it follow" $given .Values.drainSeconds $shortest | quote }}
+- {{ printf "terminationGracePeriodSeconds is %d, but drainSeconds=%v needs at least %d: increase it, or set 0 to derive it from drainSeconds" $given .Values.drainSeconds $shortest | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -106,7 +106,7 @@
 - {{ printf "triton.autoscaling.type is %q without a metric: set triton.autoscaling.waitingRequests or triton.autoscaling.kvCachePercent" .type | quote }}
 {{- end }}
 {{- if and (eq .type "keda") (not .prometheusAddress) }}
-- "triton.autoscaling.prometheusAddress is empty, and triton.autoscaling.type is \"keda\", which asks Prometheus"
+- "triton.autoscaling.prometheusAddress is empty, but triton.autoscaling.type is \"keda\", which queries Prometheus"
 {{- end }}
 {{- if and (ne .type "none") (gt (int .minReplicas) (int .maxReplicas)) }}
 - {{ printf "triton.autoscaling.minReplicas is %v, more than triton.autoscaling.maxReplicas, %v" .minReplicas .maxReplicas | quote }}
@@ -119,7 +119,7 @@
 {{- end -}}
 {{- $strategy := .Values.triton.strategy -}}
 {{- if and (eq (toString $strategy.maxSurge | trimSuffix "%") "0") (eq (toString $strategy.maxUnavailable | trimSuffix "%") "0") }}
-- "triton.strategy.maxSurge and triton.strategy.maxUnavailable are both 0: no rollout could take a step"
+- "triton.strategy.maxSurge and triton.strategy.maxUnavailable are both 0: a rollout could not replace any pod"
 {{- end }}
 {{- end -}}
 
@@ -127,28 +127,28 @@
 {{- $values := .Values -}}
 {{- range $door := list "ingress" "httpRoute" "ui" -}}
 {{- if and (get $values $door).enabled (not $values.gateway.enabled) }}
-- {{ printf "%s.enabled is true, but gateway.enabled is false: it has nothing to lead to" $door | quote }}
+- {{ printf "%s.enabled is true, but gateway.enabled is false: it needs the gateway" $door | quote }}
 {{- end -}}
 {{- end -}}
 {{- range $door := list "httpRoute" "grpcRoute" -}}
 {{- with get $values $door -}}
 {{- if and .enabled (not .parentRefs) }}
-- {{ printf "%s.parentRefs is empty: name the Gateway that the route belongs to" $door | quote }}
+- {{ printf "%s.parentRefs is empty: name the Gateway that serves the route" $door | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $reached := $values.networkPolicy.tritonClients | or (not $values.networkPolicy.enabled) -}}
 {{- if and $values.grpcRoute.enabled (not $reached) }}
-- "grpcRoute.enabled is true, but networkPolicy.tritonClients is empty: name the pods of the Gateway there, or nothing passes"
+- "grpcRoute.enabled is true, but networkPolicy.tritonClients is empty, which blocks all its traffic: add the pods of the Gateway"
 {{- end }}
 {{- if and (ne $values.triton.service.type "ClusterIP") (not $reached) }}
-- {{ printf "triton.service.type is %q, but networkPolicy.tritonClients is empty: say there who may come in, or nothing passes" $values.triton.service.type | quote }}
+- {{ printf "triton.service.type is %q, but networkPolicy.tritonClients is empty, which blocks all traffic from outside: add the clients" $values.triton.service.type | quote }}
 {{- end }}
 {{- if and (or $values.ingress.uiHost $values.httpRoute.uiHostnames) (not $values.ui.enabled) }}
-- "ingress.uiHost or httpRoute.uiHostnames is set, but ui.enabled is false: there is no page"
+- "ingress.uiHost or httpRoute.uiHostnames is set, but ui.enabled is false: there is no page to serve"
 {{- end }}
 {{- if and $values.canary.enabled $values.canary.weight (not $values.httpRoute.enabled) (not $values.grpcRoute.enabled) }}
-- {{ printf "canary.weight is %v, but no route can share the traffic: enable httpRoute or grpcRoute, or set canary.weight=0" $values.canary.weight | quote }}
+- {{ printf "canary.weight is %v, but no route can split the traffic: enable httpRoute or grpcRoute, or set canary.weight=0" $values.canary.weight | quote }}
 {{- end }}
 {{- end -}}
 
@@ -157,9 +157,9 @@
 {{- $known := list "ALIASES" "CORS_ORIGINS" "MAX_BODY_BYTES" "MAX_CHOICES" "MAX_EMBEDDING_INPUTS" "REQUEST_TIMEOUT" "FIRST_TOKEN_TIMEOUT" "TOKEN_TIMEOUT" "KEEP_ALIVE" "RETRY_AFTER" "LOG_LEVEL" "OTLP_ENDPOINT" -}}
 {{- range $name, $_ := .Values.gateway.settings -}}
 {{- if hasKey $homes $name }}
-- {{ printf "gateway.settings.%s is decided by the chart%s" $name (ternary (printf ": set %s" (get $homes $name)) "" (ne (get $homes $name) "")) | quote }}
+- {{ printf "gateway.settings.%s is set by the chart%s" $name (ternary (printf ": set %s instead" (get $homes $name)) "" (ne (get $homes $name) "")) | quote }}
 {{- else if not (has $name $known) }}
-- {{ printf "gateway.settings.%s is no setting of the gateway; there are %s" $name (join ", " $known) | quote }}
+- {{ printf "gateway.settings.%s is not a setting of the gateway; its settings are %s" $name (join ", " $known) | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}

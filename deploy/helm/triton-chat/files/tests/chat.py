@@ -1,4 +1,4 @@
-"""A question is answered as a stream."""
+"""Checks that a question gets a streamed answer."""
 
 import os
 

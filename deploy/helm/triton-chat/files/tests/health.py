@@ -1,4 +1,4 @@
-"""Everything that was installed says that it is ready."""
+"""Checks that Triton and, where it is installed, the gateway are ready."""
 
 import os
 import urllib.request

@@ -1,4 +1,4 @@
-"""The models of the values are served, under their names."""
+"""Checks that the models named in the values are served."""
 
 import os
 

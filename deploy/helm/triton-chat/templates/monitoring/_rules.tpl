@@ -1,5 +1,5 @@
-{{/* The files in files/rules are rules of Prometheus, with its own braces in them, and so no templates of Helm. What
-depends on the values stands there as words in capitals; runbook_url, namespace and release are added to each alert. */}}
+{{/* The files in files/rules are Prometheus rules, which use braces themselves, so they are not Helm templates. Words in
+capitals stand for what depends on the values; runbook_url, namespace and release are added to each alert. */}}
 
 {{/* A rule file with the words filled in. Context: dict "root" $ "text" <file> */}}
 {{- define "triton-chat.monitoring.filled" -}}
@@ -27,13 +27,13 @@ depends on the values stands there as words in capitals; runbook_url, namespace 
 {{- $text -}}
 {{- end -}}
 
-{{/* What the label `le` is like for a boundary: Prometheus 3 has 5.0 where Prometheus 2 has 5. */}}
+{{/* The label `le` of a boundary: Prometheus 3 has 5.0 where Prometheus 2 has 5. */}}
 {{- define "triton-chat.monitoring.boundary" -}}
 {{ toString . | replace "." "[.]" }}([.]0)?
 {{- end -}}
 
-{{/* Sentences for triton-chat.validate. Seconds that are no boundary of their histogram, which chat_engine/service/metrics.py
-says, are refused: nothing could be counted by them. */}}
+{{/* Sentences for triton-chat.validate. Seconds must be a bucket boundary of the histogram (chat_engine/service/metrics.py):
+slow requests cannot be counted otherwise. */}}
 {{- define "triton-chat.validate.monitoring" -}}
 {{- $monitoring := .Values.monitoring -}}
 {{- if $monitoring.rules.enabled -}}
@@ -44,17 +44,17 @@ says, are refused: nothing could be counted by them. */}}
 {{- range $name, $allowed := $boundaries -}}
 {{- $objective := get $monitoring.rules $name -}}
 {{- if not (has (float64 $objective.seconds) $allowed) }}
-- {{ printf "monitoring.rules.%s.seconds is %v, which the metric does not count by; allowed are %s" $name $objective.seconds (join ", " $allowed) | quote }}
+- {{ printf "monitoring.rules.%s.seconds is %v, which is not a bucket boundary of the metric; allowed are %s" $name $objective.seconds (join ", " $allowed) | quote }}
 {{- end -}}
 {{- if lt (float64 $objective.percent) 94.0 }}
-- {{ printf "monitoring.rules.%s.percent is %v: 14.4 times as many slow requests as that allows, which is when an alert fires, would be more than there are; at least 94" $name $objective.percent | quote }}
+- {{ printf "monitoring.rules.%s.percent is %v: the alert fires at 14.4 times the slow requests that it allows, nearly all requests or more; at least 94" $name $objective.percent | quote }}
 {{- end -}}
 {{- end -}}
 {{- if gt (float64 $monitoring.rules.errorPercent) 6.0 }}
-- {{ printf "monitoring.rules.errorPercent is %v: 14.4 times as many errors, which is when an alert fires, would be more than there are requests; at most 6" $monitoring.rules.errorPercent | quote }}
+- {{ printf "monitoring.rules.errorPercent is %v: the alert fires at 14.4 times as many errors, nearly all requests or more; at most 6" $monitoring.rules.errorPercent | quote }}
 {{- end -}}
 {{- if eq $monitoring.scrape "none" }}
-- "monitoring.rules.enabled is true, but monitoring.scrape is \"none\": serviceMonitor and podMonitor put the labels on the metrics that the rules select by"
+- "monitoring.rules.enabled is true, but monitoring.scrape is \"none\": the rules select by labels that serviceMonitor and podMonitor add; choose one of them"
 {{- end -}}
 {{- end -}}
 {{- end -}}
