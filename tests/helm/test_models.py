@@ -232,9 +232,9 @@ def test_the_chart_takes_each_setting_of_the_gateway_or_decides_it(helm4: Helm4)
     settings = {name.upper() for name in GatewaySettings.model_fields}
     values = {"gateway": {"settings": dict.fromkeys([*settings, "BOGUS"], "1")}}
     message = refusal(lambda: helm4.render(values))
-    decided = set(re.findall(r"gateway\.settings\.(\w+) is decided by the chart", message))
+    decided = set(re.findall(r"gateway\.settings\.(\w+) is set by the chart", message))
     ((unknown, listed),) = re.findall(
-        r"gateway\.settings\.(\w+) is no setting of the gateway; there are ([\w, ]+)", message
+        r"gateway\.settings\.(\w+) is not a setting of the gateway; its settings are ([\w, ]+)", message
     )
     assert unknown == "BOGUS"
     assert decided | set(listed.split(", ")) == settings
