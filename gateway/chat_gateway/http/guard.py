@@ -46,7 +46,7 @@ class Errors:
             case ClientDisconnect():
                 return ApiError(CLIENT_CLOSED_REQUEST, "the client left", "server_error", code="cancelled")
             case _:
-                sentence = "the gateway failed while it worked on this request"
+                sentence = "the gateway failed while processing this request"
                 return ApiError(500, sentence, "server_error", code="internal_error")
 
 
@@ -67,9 +67,7 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - every caller gets an answer, and no log a caller's text
             answer = self._errors.translate(error, scope)
             if answer.status == 500 or exchange.status is not None:
-                _log.error(
-                    "a request failed in a way not foreseen", exc_info=error, extra={"request_id": exchange.request_id}
-                )
+                _log.error("a request failed unexpectedly", exc_info=error, extra={"request_id": exchange.request_id})
             if exchange.status is None:
                 await answer.response()(scope, receive, send)
             # Else the server closes the connection, which tells the caller that the answer is not complete.

@@ -19,7 +19,7 @@ SEEDS: Final = 2**64
 _ANY_SEED: Final = -1
 """vLLM's word for none."""
 
-NO_FORMAT: Final = "answers are free text here, JSON and schemas are not enforced; leave it out or send type text"
+NO_FORMAT: Final = "structured output is not supported; leave it out or send type text"
 
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _StopStrings = Annotated[list[_StopString], Field(max_length=16)]
@@ -36,10 +36,10 @@ class TextFormat(Strict):
 
 class StreamOptions(Strict):
     include_usage: bool | None = Field(
-        None, description="Send the usage in a last chunk of its own; all other chunks then have `usage: null`."
+        None, description="Send the usage in a separate last chunk; all other chunks then have `usage: null`."
     )
     continuous_usage_stats: bool | None = Field(
-        None, description="With include_usage: every chunk has the usage so far, of all choices together."
+        None, description="With include_usage: every chunk has the usage so far, over all choices."
     )
     include_obfuscation: bool | None = Field(None, description="Not used: no padding is added to chunks.")
 
@@ -52,32 +52,36 @@ class GenerationRequest(InertInGeneration):
     """The fields that `/v1/chat/completions` and `/v1/completions` share."""
 
     model: ModelName
-    n: int | None = Field(None, ge=1, le=MAX_COUNT, description="Answers to each prompt; they share its prefix cache.")
+    n: int | None = Field(
+        None, ge=1, le=MAX_COUNT, description="Number of answers per prompt; they share its prefix cache."
+    )
     max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1, description="0 takes the most probable token alone.")
+    top_p: float | None = Field(None, ge=0, le=1, description="0: only the most probable token.")
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
-    logit_bias: LogitBias | None = Field(None, description="Token ids, as text, to what is added to their logits.")
-    stop: Stop | None = Field(None, description="The answer ends before any of these.")
+    logit_bias: LogitBias | None = Field(
+        None, description="Maps token ids, as strings, to a value added to their logits."
+    )
+    stop: Stop | None = Field(None, description="The answer ends before any of these strings.")
     seed: int | None = Field(
         None,
         ge=-SEEDS // 2,
         le=SEEDS - 1,
-        description="64 bits, signed or not; -1 is none. Choice `i` is drawn with `seed + i`, modulo 2**64.",
+        description="64 bits, signed or unsigned; -1: none. Choice `i` is sampled with `seed + i`, modulo 2**64.",
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: User | None = None
 
-    top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description="0 and -1 mean all.")
+    top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description="0 and -1: all tokens.")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     min_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = Field(None, max_length=1024)
     prompt_logprobs: int | None = Field(
-        None, ge=0, le=MAX_COUNT, description="Alternatives to report per token of the prompt; not for streams."
+        None, ge=0, le=MAX_COUNT, description="Alternatives to report per prompt token; not for streams."
     )
     return_token_ids: bool | None = Field(None, description="Report the ids of the prompt and of the answer.")
     skip_special_tokens: bool | None = Field(None, description="False: special tokens are part of the text.")
@@ -88,14 +92,14 @@ class GenerationRequest(InertInGeneration):
     @classmethod
     def _not_for_streams(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("stream"):
-            raise PydanticCustomError("unsupported", "not for streams; leave it out, or send stream: false with it")
+            raise PydanticCustomError("unsupported", "not supported for streams; leave it out, or send stream: false")
         return value
 
     @field_validator("stream_options")
     @classmethod
     def _only_for_streams(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if value is not None and not info.data.get("stream"):
-            raise PydanticCustomError("unsupported", "only for streams; send stream: true with it, or leave it out")
+            raise PydanticCustomError("unsupported", "only for streams; send stream: true, or leave it out")
         return value
 
     @property

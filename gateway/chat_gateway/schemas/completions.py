@@ -26,15 +26,15 @@ class CompletionRequest(InertInCompletions, GenerationRequest):
         None,
         ge=0,
         le=MAX_COUNT,
-        description=f"{DEFAULT_MAX_TOKENS} by default. 0, for the prompt alone, with echo or prompt_logprobs.",
+        description=f"{DEFAULT_MAX_TOKENS} by default. 0 (the prompt only) is allowed with echo or prompt_logprobs.",
     )
     logprobs: int | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report per token; 0 reports the chosen one alone."
+        None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report per token; 0: only the chosen token."
     )
-    echo: bool | None = Field(None, description="The text begins with the prompt, and so do the logprobs.")
-    best_of: int | None = Field(None, ge=1, le=MAX_COUNT, description="Only at the value of n.")
+    echo: bool | None = Field(None, description="True: the text and the logprobs begin with the prompt.")
+    best_of: int | None = Field(None, ge=1, le=MAX_COUNT, description="Must equal n.")
     response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
-    suffix: Annotated[Literal[""] | None, only("nothing is inserted before a suffix here; leave it out")] = None
+    suffix: Annotated[Literal[""] | None, only("insertion before a suffix is not supported; leave it out")] = None
 
     _whole_of_completions = field_validator("logprobs", "best_of", mode="before")(whole)
 
