@@ -33,20 +33,20 @@ def _system() -> str:
 def _sampling() -> Sampling:
     left, right = st.columns(2)
     with left:
-        temperature = _real("Temperature", "temperature", 0.0, 2.0, "0: always the likeliest token")
-        max_tokens = _whole("Max tokens", "max-tokens", 1, "The longest the answer may be")
+        temperature = _real("Temperature", "temperature", 0.0, 2.0, "0: always the most probable token")
+        max_tokens = _whole("Max tokens", "max-tokens", 1, "Maximum length of the answer in tokens")
     with right:
-        top_p = _real("Top p", "top-p", 0.05, 1.0, "Only the likeliest tokens that add up to this probability")
-        seed = _whole("Seed", "seed", 0, "The same number gives the same answer again")
+        top_p = _real("Top p", "top-p", 0.05, 1.0, "Sample from the most probable tokens with this total probability")
+        seed = _whole("Seed", "seed", 0, "The same seed gives the same answer")
     with st.expander("More sampling", key="more-sampling"):
         left, right = st.columns(2)
         with left:
-            top_k = _whole("Top k", "top-k", 1, "Only this many of the likeliest tokens")
-            presence = _real("Presence", "presence", -2.0, 2.0, "Against tokens that have occurred")
-            repetition = _real("Repetition", "repetition", 0.1, 2.0, "Above 1: against tokens seen before")
+            top_k = _whole("Top k", "top-k", 1, "Sample from this many most probable tokens")
+            presence = _real("Presence", "presence", -2.0, 2.0, "Penalty for tokens that have occurred")
+            repetition = _real("Repetition", "repetition", 0.1, 2.0, "Above 1: penalty for tokens of prompt and answer")
         with right:
-            min_p = _real("Min p", "min-p", 0.0, 1.0, "No tokens below this share of the likeliest one's probability")
-            frequency = _real("Frequency", "frequency", -2.0, 2.0, "Against tokens, the more often they occurred")
+            min_p = _real("Min p", "min-p", 0.0, 1.0, "Drop tokens below this fraction of the highest probability")
+            frequency = _real("Frequency", "frequency", -2.0, 2.0, "Penalty for tokens by how often they occurred")
     return Sampling(
         temperature=temperature,
         top_p=top_p,
