@@ -62,7 +62,10 @@ def _total(metric: str, labels: str = _MODEL) -> str:
 _OVERVIEW = Row(
     "Overview",
     (
-        _stat("Triton pods", "none", f'sum(up{{{_RELEASE}, container="triton"}})', description="Reachable by Prometheus."),
+        _stat(
+            "Triton pods", "none", f'sum(up{{{_RELEASE}, container="triton"}})',
+            description="Pods that Prometheus can reach.",
+        ),
         _stat("Requests", "reqps", _total("triton_chat_requests_total")),
         _stat("Output tokens", "none", _total("triton_chat_generation_tokens_total"), description="Per second."),
         _stat("First token, p95", "s", _quantile(0.95, "gen_ai_server_time_to_first_token_seconds", by=""), 2.5, 10),
@@ -219,7 +222,10 @@ _EMBEDDINGS = Row(
     "Embeddings",
     (
         Panel("Texts per second", "none", (Query(_rate("triton_chat_embeddings_texts_total", _RELEASE), "{{model}}"),)),
-        Panel("Tokens per second", "none", (Query(_rate("triton_chat_embeddings_tokens_total", _RELEASE), "{{model}}"),)),
+        Panel(
+            "Tokens per second", "none",
+            (Query(_rate("triton_chat_embeddings_tokens_total", _RELEASE), "{{model}}"),),
+        ),
         Panel(
             "Batch duration, p95", "s",
             (Query(_quantile(0.95, "triton_chat_embeddings_batch_duration_seconds", _RELEASE), "{{model}}"),),

@@ -33,7 +33,7 @@ from triton_chat import errors
         ("unexpected inference input 'zzz' for model 'chat'", errors.InvalidRequestError),
         ("the server is shutting down; try again elsewhere", errors.ServerStoppingError),
         ("the request was cancelled while it waited", errors.RequestCancelledError),
-        ("the engine failed while this request was running; it restarts", errors.EngineError),
+        ("the engine failed while this request was running; it is restarting", errors.EngineError),
         ("Stub process 'chat_0_0' is not healthy.", errors.EngineError),
         ("something nobody has thought of", errors.EngineError),
     ],

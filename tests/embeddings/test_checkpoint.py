@@ -136,7 +136,7 @@ def test_texts_are_split_as_tokenizer_json_has_it_whatever_class_is_named(tmp_pa
 def test_tokenizer_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     moved = {"350": {"content": "<|moved|>", "special": True}}
     folder = byte_level(tmp_path, FAMILIES["llama3"](), tokenizer_class="GPT2Tokenizer", added_tokens_decoder=moved)
-    with pytest.raises(UnsupportedModelError, match="take tokenizer files that belong together"):
+    with pytest.raises(UnsupportedModelError, match="use tokenizer files that belong together"):
         load(folder)
 
 
