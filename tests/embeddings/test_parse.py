@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "truncation to the special tokens": (
         {"text": [b"cat cat"], "parameters": {"truncate_prompt_tokens": 2}},
-        "truncate_prompt_tokens: 2 given; at least 3 are needed, because every text has 2 special tokens",
+        "truncate_prompt_tokens: 2 given; at least 3 are required: every text has 2 special tokens",
     ),
     "side": (
         {"text": [b"a"], "parameters": {"truncation_side": "middle"}},

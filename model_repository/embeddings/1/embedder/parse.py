@@ -110,7 +110,7 @@ class RequestParser:
         special = tokenizer.num_special_tokens_to_add(False)
         if cut.limit <= special:
             raise InvalidArgumentError(
-                f"{cut.limit} given; at least {special + 1} are needed, because every text has {special} special tokens",
+                f"{cut.limit} given; at least {special + 1} are required: every text has {special} special tokens",
                 field="truncate_prompt_tokens",
             )
         encoding = tokenizer.encode(text, add_special_tokens=False)
