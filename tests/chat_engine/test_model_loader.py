@@ -60,9 +60,7 @@ def some_llama(folder: Path) -> Path:
 
 def test_weights_under_other_names_are_refused_with_both_names(tmp_path: Path) -> None:
     folder = change_weights(some_llama(tmp_path), lambda w: {f"base_model.model.{name}": t for name, t in w.items()})
-    with pytest.raises(
-        UnsupportedModelError, match=r"21 weights .* lm_head.weight, .* and 18 more; found base_mod"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"21 weights .* lm_head.weight, .* and 18 more; found base_mod"):
         load_model(settings(folder))
 
 

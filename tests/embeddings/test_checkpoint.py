@@ -94,7 +94,7 @@ def test_missing_weights_are_refused_and_not_made_up(folder: Path) -> None:
     del weights["encoder.layer.1.output.dense.weight"], weights["pooler.dense.weight"]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(
-        UnsupportedModelError, match=r"1 weights .* are not there: encoder\.layer\.1\.output\.dense\.weight"
+        UnsupportedModelError, match=r"1 weights .* are missing: encoder\.layer\.1\.output\.dense\.weight"
     ):
         load(folder)
 
