@@ -35,7 +35,7 @@ def prepare(cache: Path) -> TritonInstall:
     # Only libpython, not its whole folder: a conda environment keeps an old libstdc++ beside it.
     libpython = find_libpython(version, libpython_folders())
     if libpython is None:
-        raise FileNotFoundError(f"{libpython_name(version)} is missing; python -m local preflight says more")
+        raise FileNotFoundError(f"{libpython_name(version)} is missing; run python -m local preflight for details")
     _link(libpython, folder / "lib" / libpython.name)
     return TritonInstall(wheel / "bin" / "tritonserver", folder / "backends", folder / "lib")
 
@@ -43,7 +43,7 @@ def prepare(cache: Path) -> TritonInstall:
 def _wheel_folder() -> Path:
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("nvidia-pytriton is not installed; python -m local preflight says more")
+        raise FileNotFoundError("nvidia-pytriton is not installed; run python -m local preflight for details")
     return Path(spec.origin).parent / "tritonserver"
 
 

@@ -182,4 +182,4 @@ def _refuse_shared_ports(ports: tuple[int, ...]) -> None:
         variables[port].append(variable)
     for port, names in variables.items():
         if port and len(names) > 1:
-            raise ValueError(f"port {port} is given to {' and '.join(names)}; each needs one of its own")
+            raise ValueError(f"port {port} is set for {' and '.join(names)}; each needs its own port")

@@ -1,4 +1,4 @@
-"""What the launcher prints when all is ready: of the whole stack one line to copy for each way in."""
+"""What the launcher prints when all servers are ready: one command to copy for each endpoint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ metrics  {triton.metrics_url}  {gateway.metrics_url}
 logs     {_short(triton.options.log_path.parent)}
   tail -n +1 -F {" ".join(_short(server.options.log_path) for server in stack.servers)}
 
-Ctrl-C stops it.
+Press Ctrl-C to stop.
 """
 
 

@@ -1,4 +1,4 @@
-"""Names what would stop the local server, with its cause and its fix, before a linker or a traceback does.
+"""Reports what would keep the local server from starting, with cause and fix, before a linker or a traceback does.
 
 Standard library only, and no syntax newer than Python 3.8: `make` runs this file before the environment exists.
 """
@@ -52,12 +52,12 @@ def check_platform(system: str, machine: str, glibc: tuple[int, ...] | None) -> 
     """`glibc` is None where the C library is another one (musl)."""
     if system != "Linux" or machine not in ("x86_64", "AMD64"):
         return Problem(
-            f"The local server is a Linux x86-64 program; this is {system} on {machine}.",
+            f"The local server runs on Linux x86-64 only; this is {system} on {machine}.",
             "use a Linux x86-64 machine, WSL2 on Windows, or the container image.",
         )
     if glibc is None:
         return Problem(
-            "The local server needs the GNU C library; this system has another one (Alpine's musl?).",
+            "The local server needs the GNU C library; this system has a different one (Alpine's musl?).",
             "use Debian 12, Ubuntu 22.04 or newer, or the container image.",
         )
     if glibc < GLIBC:
@@ -97,7 +97,7 @@ def check_venv(version: tuple[int, int], found: bool) -> Problem | None:
         return None
     package = f"python{_dotted(version)}-venv"
     return Problem(
-        "ensurepip is missing: this Python cannot make the environment.",
+        "ensurepip is missing: this Python cannot create the environment.",
         f"on Debian or Ubuntu: apt-get install {package}",
         (package,),
     )
@@ -130,7 +130,7 @@ def check_port(variable: str, host: str, port: int) -> Problem | None:
         return None
     if number in _NO_ADDRESS:
         return Problem(
-            f"{host} is no address of this machine, so nothing can listen there.",
+            f"{host} is not an address of this machine, so no server can listen there.",
             "choose another, such as 127.0.0.1, or ::1 where there is IPv6.",
         )
     return Problem(f"port {port} is taken ({variable}).", f"choose another: {variable}={port + 10} make serve")
@@ -142,7 +142,7 @@ def check_numpy(version: str | None) -> Problem | None:
         return None
     found = "is not installed" if version is None else f"{version} is installed"
     return Problem(
-        f"The local server's Python backend reads arrays wrongly unless numpy is below 2; numpy {found}.",
+        f"The local server's Python backend needs numpy below 2, else it reads arrays wrongly; numpy {found}.",
         "pip install -r requirements/dev.txt  (or: make clean demo)",
     )
 
@@ -151,7 +151,7 @@ def check_pytriton(found: bool) -> Problem | None:
     if found:
         return None
     return Problem(
-        "nvidia-pytriton, the wheel that carries tritonserver, is not installed in this environment.",
+        "nvidia-pytriton, the wheel that contains tritonserver, is not installed in this environment.",
         "run through make (make demo), or: pip install -r requirements/dev.txt",
     )
 
@@ -162,7 +162,7 @@ def check_packages(missing: Sequence[str]) -> Problem | None:
     verb = "is" if len(missing) == 1 else "are"
     return Problem(
         f"{', '.join(missing)} {verb} not installed in this environment.",
-        "run through make (make serve), which installs all that is needed.",
+        "run through make (make serve), which installs all requirements.",
     )
 
 
@@ -289,8 +289,8 @@ def _distribution(requirement: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Check this machine before the environment is made.")
-    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where the environment will be made")
+    parser = argparse.ArgumentParser(description="Check this machine before the environment is created.")
+    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where the environment will be created")
     problems = before_install(parser.parse_args().folder)
     for problem in problems:
         print(problem, file=sys.stderr)

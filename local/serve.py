@@ -51,6 +51,6 @@ def _watch(servers: Sequence[LocalService]) -> None:
         time.sleep(POLL_S)
     for server in servers:
         if (code := server.poll()) is not None:
-            console.err.print(f"{server.name} died (exit code {code}); its last words:", markup=False)
+            console.err.print(f"{server.name} died (exit code {code}); the end of its log:", markup=False)
             console.err.print(server.log_tail(), markup=False)
     raise typer.Exit(1)

@@ -63,7 +63,8 @@ _OVERVIEW = Row(
     "Overview",
     (
         _stat(
-            "Triton pods", "none", f'sum(up{{{_RELEASE}, container="triton"}})', description="Reachable by Prometheus."
+            "Triton pods", "none", f'sum(up{{{_RELEASE}, container="triton"}})',
+            description="Pods that Prometheus can reach.",
         ),
         _stat("Requests", "reqps", _total("triton_chat_requests_total")),
         _stat("Output tokens", "none", _total("triton_chat_generation_tokens_total"), description="Per second."),
@@ -222,7 +223,8 @@ _EMBEDDINGS = Row(
     (
         Panel("Texts per second", "none", (Query(_rate("triton_chat_embeddings_texts_total", _RELEASE), "{{model}}"),)),
         Panel(
-            "Tokens per second", "none", (Query(_rate("triton_chat_embeddings_tokens_total", _RELEASE), "{{model}}"),)
+            "Tokens per second", "none",
+            (Query(_rate("triton_chat_embeddings_tokens_total", _RELEASE), "{{model}}"),),
         ),
         Panel(
             "Batch duration, p95", "s",

@@ -211,7 +211,7 @@ def unreachable(target: str, details: str) -> str:
     if "socket closed" in text and "failed to connect" in text:
         return f"{target} answers, but not with gRPC: Triton's gRPC port is 8001 by default, 8000 is HTTP"
     if "ssl" in text or "handshak" in text or "tls" in text:
-        return f"cannot agree on TLS with {target}: grpcs:// is for TLS, grpc:// for none"
+        return f"the TLS handshake with {target} failed: use grpcs:// for TLS, grpc:// without"
     if "failed to connect" in text or "refused" in text:
         return f"cannot reach tritonserver at {target}: is it running? start it with `make serve`"
     return f"the connection to tritonserver at {target} broke: {clean(details)}"

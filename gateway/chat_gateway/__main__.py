@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(_USAGE_ERROR)
     logging.config.dictConfig(logging_config(settings))
     if not settings.api_keys and settings.api_keys_file is None and settings.host not in _LOOPBACK:
-        _log.warning("no keys are set: the gateway serves everyone who reaches this port")
+        _log.warning("no API keys are set: anyone who can reach this port is served")
     server.run()
 
 
@@ -47,7 +47,7 @@ def read_settings() -> GatewaySettings:
     """
     unknown = unknown_variables(os.environ)
     if unknown:
-        raise ValueError("\n".join(f"{name} is no setting; --help lists them" for name in unknown))
+        raise ValueError("\n".join(f"{name} is not a setting; --help lists the settings" for name in unknown))
     try:
         return GatewaySettings()
     except ValidationError as error:
@@ -61,7 +61,7 @@ def _sentence(error: ErrorDetails) -> str:
     name = field if field.isupper() else variable(field)
     sentence = f"{name}: {error['msg']}"
     if os.environ.get(name, "").startswith("tcp://"):
-        sentence += "; Kubernetes has set it for a Service of this name: set enableServiceLinks: false in the pod"
+        sentence += "; Kubernetes sets it for a Service of this name: set enableServiceLinks: false in the pod"
     return sentence
 
 

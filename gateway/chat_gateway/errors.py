@@ -133,7 +133,7 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
             sentence = "the model could not compute this request; try again later, or change the request"
             return unavailable(sentence, retry_after, error.code)
         case _:
-            sentence = "the model server failed while it worked on this request; try again later"
+            sentence = "the model server failed while processing this request; try again later"
             return unavailable(sentence, retry_after, "engine_failed")
 
 

@@ -31,37 +31,39 @@ class GatewaySettings(BaseSettings):
         validate_by_name=True,
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; :: in a container, which takes IPv4 as well.")
-    port: int = Field(9000, ge=0, le=65535, description="0 means any free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on; :: in a container, for IPv6 and IPv4.")
+    port: int = Field(9000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     triton_url: str = Field("localhost:8001", description="Triton's gRPC endpoint; grpcs:// for TLS.")
-    aliases: dict[str, str] = Field({}, description='Other names of models, as {"gpt-4o-mini": "chat"}.')
+    aliases: dict[str, str] = Field({}, description='Additional names of models, such as {"gpt-4o-mini": "chat"}.')
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Bearer keys; with none, and no file, no key is required."
+        (), description="Accepted bearer keys; without keys or a file, no key is required."
     )
-    api_keys_file: Path | None = Field(None, description="One key a line; read again when it changes.")
+    api_keys_file: Path | None = Field(None, description="File with one key per line; reloaded when it changes.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origins a browser may call from; none by default."
+        (), description="Origins from which browsers may call; none by default."
     )
 
-    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest body of a request.")
-    max_choices: int = Field(16, ge=1, description="Largest `n`, and most prompts times `n`, of one request.")
-    max_embedding_inputs: int = Field(2048, ge=1, description="Most texts of one request, as OpenAI has it.")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Maximum size of a request body.")
+    max_choices: int = Field(16, ge=1, description="Maximum of `n`, and of prompts times `n`, in one request.")
+    max_embedding_inputs: int = Field(
+        2048, ge=1, description="Maximum number of texts in one request; OpenAI's limit by default."
+    )
 
-    request_timeout: float = Field(600.0, gt=0, description="For a whole answer.")
-    first_token_timeout: float = Field(120.0, gt=0, description="For the first token, the queue included.")
-    token_timeout: float = Field(30.0, gt=0, description="Between two tokens.")
-    keep_alive: float = Field(15.0, gt=0, description="Silence after which a stream gets a comment.")
-    retry_after: int = Field(2, ge=1, description="What 429 and 503 advise.")
-    drain_timeout: int = Field(30, ge=0, description="How long running answers may take to finish at SIGTERM.")
+    request_timeout: float = Field(600.0, gt=0, description="Time limit for a whole answer.")
+    first_token_timeout: float = Field(120.0, gt=0, description="Time limit for the first token, including the queue.")
+    token_timeout: float = Field(30.0, gt=0, description="Time limit between two tokens.")
+    keep_alive: float = Field(15.0, gt=0, description="Idle time after which a stream sends a comment.")
+    retry_after: int = Field(2, ge=1, description="Value of Retry-After in 429 and 503 responses.")
+    drain_timeout: int = Field(30, ge=0, description="Time for running answers to finish after SIGTERM.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug also shows successful requests of probes and of the metrics."
+        "info", description="debug also logs successful requests of probes and for the metrics."
     )
     otlp_endpoint: HttpUrl | None = Field(
         None,
         validation_alias=AliasChoices(f"{PREFIX}OTLP_ENDPOINT", STANDARD_OTLP_ENDPOINT),
-        description=f"OTLP over HTTP, as http://collector:4318; {STANDARD_OTLP_ENDPOINT} does too. None: no tracing.",
+        description=f"OTLP over HTTP, such as http://collector:4318; or {STANDARD_OTLP_ENDPOINT}. None: no tracing.",
     )
 
     @field_validator("api_keys", "cors_origins", mode="before")

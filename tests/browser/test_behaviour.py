@@ -169,7 +169,7 @@ def test_an_error_keeps_the_question_which_can_be_sent_again_or_changed(
     fake.reply = refuse(429, code="overloaded", retry_after=2)
     visitor = visit(url)
     visitor.ask("a question that took time to write")
-    expect(visitor.problem).to_contain_text("The server is busy")
+    expect(visitor.problem).to_contain_text("The server is overloaded")
     expect(visitor.question(0)).to_contain_text("a question that took time to write")
     fake.reply = refuse(503, code="unavailable")
     visitor.button("again").click()

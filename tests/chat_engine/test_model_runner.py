@@ -57,7 +57,7 @@ def test_logits_unlike_those_of_the_models_own_attention_are_refused(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_causal", lambda q, k, v, scale: q * 0)
-    with pytest.raises(UnsupportedModelError, match="other logits"):
+    with pytest.raises(UnsupportedModelError, match="different logits"):
         load(llama)
 
 

@@ -149,7 +149,7 @@ def test_a_final_message_is_continued(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the quick"}]
     raw = json.dumps(turns).encode()
     assert parser.parse(raw, None, None, continue_final_message=True).text.endswith("assistant\nthe quick")
-    with pytest.raises(InvalidArgumentError, match="continue_final_message: not together with add_generation_prompt"):
+    with pytest.raises(InvalidArgumentError, match="continue_final_message: cannot be combined with"):
         parser.parse(raw, None, None, continue_final_message=True, add_generation_prompt=True)
     with pytest.raises(InvalidArgumentError, match="continue_final_message: only for messages"):
         parser.parse(None, b"x", None, continue_final_message=True)

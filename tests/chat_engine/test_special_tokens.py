@@ -137,7 +137,7 @@ def test_tags_of_the_template_are_guarded_though_not_marked_as_special_and_line_
 
 def test_a_template_that_acts_on_the_text_of_a_special_token_refuses_it() -> None:
     template = "{% for m in messages %}{{ 'x' if '<|im_end|>' in m.content else 'y' }}{{ m.content }}{% endfor %}"
-    with pytest.raises(InvalidArgumentError, match="acts on a special token that is written out"):
+    with pytest.raises(InvalidArgumentError, match="reacts to a special token that is spelled out"):
         encoder(gpt2(), template).render([says("user", INJECTION)])
 
 

@@ -100,11 +100,11 @@ class TestOneTokenizer:
             ),
             (
                 {"text_input": b"a", "parameters": {"return_info": True}},
-                "return_info: only alone; leave out text",
+                "return_info: cannot be combined with other inputs; leave out text",
             ),
             (
                 {"parameters": {"return_info": True, "add_special_tokens": False}},
-                "return_info: only alone; leave out add_special_tokens",
+                "return_info: cannot be combined with other inputs; leave out add_special_tokens",
             ),
             ({"parameters": {"return_info": False}}, "exactly one of messages, text_input, token_ids is required"),
             (

@@ -94,7 +94,7 @@ def test_missing_weights_are_refused_and_not_made_up(folder: Path) -> None:
     del weights["encoder.layer.1.output.dense.weight"], weights["pooler.dense.weight"]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(
-        UnsupportedModelError, match=r"1 weights .* are not there: encoder\.layer\.1\.output\.dense\.weight"
+        UnsupportedModelError, match=r"1 weights .* are missing: encoder\.layer\.1\.output\.dense\.weight"
     ):
         load(folder)
 
@@ -136,7 +136,7 @@ def test_texts_are_split_as_tokenizer_json_has_it_whatever_class_is_named(tmp_pa
 def test_tokenizer_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     moved = {"350": {"content": "<|moved|>", "special": True}}
     folder = byte_level(tmp_path, FAMILIES["llama3"](), tokenizer_class="GPT2Tokenizer", added_tokens_decoder=moved)
-    with pytest.raises(UnsupportedModelError, match="take tokenizer files that belong together"):
+    with pytest.raises(UnsupportedModelError, match="use tokenizer files that belong together"):
         load(folder)
 
 

@@ -65,10 +65,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too many bytes": ({"text": [b"a" * 1001]}, "text: 1001 bytes given; at most 1000 are allowed"),
     "not JSON": ({"token_ids": [b"[5"]}, "token_ids: not JSON"),
     "no list": ({"token_ids": [b'{"a": 1}']}, "token_ids: must be a JSON array of token ids (got {'a': 1})"),
-    "no integers": ({"token_ids": [b"[5, 1.5]"]}, "token_ids: must hold integers alone (got 1.5)"),
-    "truth values": ({"token_ids": [b"[true]"]}, "token_ids: must hold integers alone (got True)"),
-    "lists in the list": ({"token_ids": [b"[[5]]"]}, "token_ids: must hold integers alone (got [5])"),
-    "NaN": ({"token_ids": [b"[NaN]"]}, "token_ids: must hold integers alone (got nan)"),
+    "no integers": ({"token_ids": [b"[5, 1.5]"]}, "token_ids: must contain only integers (got 1.5)"),
+    "truth values": ({"token_ids": [b"[true]"]}, "token_ids: must contain only integers (got True)"),
+    "lists in the list": ({"token_ids": [b"[[5]]"]}, "token_ids: must contain only integers (got [5])"),
+    "NaN": ({"token_ids": [b"[NaN]"]}, "token_ids: must contain only integers (got nan)"),
     "a number of many digits": ({"token_ids": [b"[" + b"9" * 900 + b"]"]}, "token_ids: token id 99999"),
     "no tokens": ({"token_ids": [b"[]"]}, "token_ids: no tokens; at least one is required"),
     "negative": ({"token_ids": [b"[-1]"]}, f"token id -1 is not in the vocabulary; allowed are 0 to {LAST_ID}"),
@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dimensions over the width": ({"text": [b"a"], "dimensions": [33]}, "dimensions: 33 given; allowed are 1 to 32"),
     "dimensions that differ": (
         {"text": [b"a", b"a"], "dimensions": [8, 9]},
-        "dimensions: 8 and 9 given; the rows of a request all have the same",
+        "dimensions: 8 and 9 given; all rows of a request must have the same value",
     ),
     "parameter": (
         {"text": [b"a"], "parameters": {"normalize": False}},
@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "truncation to the special tokens": (
         {"text": [b"cat cat"], "parameters": {"truncate_prompt_tokens": 2}},
-        "truncate_prompt_tokens: 2 given; at least 3 are needed, because every text has 2 special ones",
+        "truncate_prompt_tokens: 2 given; at least 3 are required: every text has 2 special tokens",
     ),
     "side": (
         {"text": [b"a"], "parameters": {"truncation_side": "middle"}},

@@ -171,7 +171,7 @@ def test_every_line_is_json_and_none_has_a_key(start: Any) -> None:
     [
         ({"port": "tcp://10.0.0.1:9000"}, "enableServiceLinks"),
         ({"port": "x"}, "TRITON_CHAT_GATEWAY_PORT: "),
-        ({"prot": "9000"}, "TRITON_CHAT_GATEWAY_PROT is no setting"),
+        ({"prot": "9000"}, "TRITON_CHAT_GATEWAY_PROT is not a setting"),
         ({"aliases": "{"}, "aliases"),
         ({"api_keys_file": "/nope/nope"}, "TRITON_CHAT_GATEWAY_API_KEYS_FILE"),
         ({"otlp_endpoint": "collector"}, "TRITON_CHAT_GATEWAY_OTLP_ENDPOINT: "),

@@ -237,7 +237,7 @@ class TestNothingToChoose:
 
     def test_a_sentence_says_what_to_do(self) -> None:
         assert mistakes(ChatCompletionRequest, {**CHAT, "tools": [{}]}) == {
-            ("tools",): "no tools are called here; leave it out"
+            ("tools",): "tools are not supported; leave it out"
         }
 
     @pytest.mark.parametrize(("n", "best_of", "fine"), [(None, 1, True), (3, 3, True), (1, 2, False), (3, 1, False)])

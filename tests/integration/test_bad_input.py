@@ -159,7 +159,7 @@ def test_a_request_without_any_input_is_refused(stub: GRPCInferenceServiceStub) 
 
 def test_chat_takes_one_row_and_says_who_takes_more(stub: GRPCInferenceServiceStub) -> None:
     two, many = (ask(stub, raw("text_input", "BYTES", [rows, 1], WORD * rows, "chat")) for rows in (2, 100))
-    assert "one conversation a request" in two.error or "batch-size must be <= 1" in two.error
+    assert "a request has one conversation" in two.error or "batch-size must be <= 1" in two.error
     assert "batch-size must be <=" in many.error
 
 

@@ -128,17 +128,17 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "unknown role": asks("messages[0].role", "user or assistant", messages=[{"role": "tool", "content": "a"}]),
     "a name of a wrong type": says("messages[0].name", "a", "string", name=5),
     "an image": says(
-        "messages[0].content[0].type", [{"type": "image_url", "image_url": {"url": DATA_URL}}], "neither fetched"
+        "messages[0].content[0].type", [{"type": "image_url", "image_url": {"url": DATA_URL}}], "not images"
     ),
     "audio": says(
         "messages[0].content[0].type", [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}], "text"
     ),
     "a file": says("messages[0].content[0].type", [{"type": "file", "file": {"file_id": "a"}}], "text"),
     "no parts": says("messages[0].content", [], "at least 1"),
-    "a chat template": asks("chat_template", "never the caller's", chat_template="{{ 7 * 7 }}"),
-    "template arguments": asks("chat_template_kwargs", "never the caller's", chat_template_kwargs={"a": 1}),
-    "tools": asks("tools", "no tools", tools=[{"type": "function", "function": {"name": "f"}}]),
-    "JSON mode": asks("response_format", "free text", response_format={"type": "json_object"}),
+    "a chat template": asks("chat_template", "only the model's own", chat_template="{{ 7 * 7 }}"),
+    "template arguments": asks("chat_template_kwargs", "only the model's own", chat_template_kwargs={"a": 1}),
+    "tools": asks("tools", "not supported", tools=[{"type": "function", "function": {"name": "f"}}]),
+    "JSON mode": asks("response_format", "structured output", response_format={"type": "json_object"}),
     "audio out": asks("modalities", "only text", modalities=["audio"]),
     "text for a number": asks("temperature", "number", temperature="1"),
     "truth for a number": asks("max_tokens", "integer", max_tokens=True),
@@ -147,8 +147,8 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "a negative seed beyond 64 bits": asks("seed", "-9223372036854775808", seed=-(2**63) - 1),
     "no tokens": asks("max_tokens", "at least 1", max_tokens=0),
     "beams": asks("use_beam_search", "beam search", use_beam_search=True),
-    "a prompt to be cut": continues("truncate_prompt_tokens", "never cut", truncate_prompt_tokens=10),
-    "a schema": continues("guided_json", "nothing is enforced", guided_json={}),
+    "a prompt to be cut": continues("truncate_prompt_tokens", "never truncated", truncate_prompt_tokens=10),
+    "a schema": continues("guided_json", "structured output", guided_json={}),
     "two beginnings of an answer": asks(
         "continue_final_message", "add_generation_prompt", continue_final_message=True, add_generation_prompt=True
     ),

@@ -116,7 +116,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
 
 def test_both_doors_answer_and_sigterm_lets_an_answer_finish(serve: Callable[..., Serve]) -> None:
     stack = serve()
-    overview = stack.read_until("Ctrl-C stops it.")
+    overview = stack.read_until("Press Ctrl-C to stop.")
     assert all(re.search(rf"✓ +{name} +\d+\.\d s  ready", overview) for name in ("tritonserver", "gateway", "page"))
     answer = json.load(urllib.request.urlopen(request_of(overview)))
     assert "tiny-chat" in answer["choices"][0]["message"]["content"]
@@ -135,9 +135,9 @@ def test_both_doors_answer_and_sigterm_lets_an_answer_finish(serve: Callable[...
 
 def test_one_that_dies_ends_all_with_a_clear_line_and_1(serve: Callable[..., Serve]) -> None:
     stack = serve()
-    stack.read_until("Ctrl-C stops it.")
+    stack.read_until("Press Ctrl-C to stop.")
     os.kill(stack.pid_of("-m chat_gateway"), signal.SIGKILL)
-    assert "gateway died (exit code 137); its last words:" in stack.read_until("last words")
+    assert "gateway died (exit code 137); the end of its log:" in stack.read_until("end of its log")
     assert "Uvicorn running" in stack.read_until("Uvicorn running")
     assert stack.process.wait(30) == 1
     assert not stack.processes()
@@ -145,7 +145,7 @@ def test_one_that_dies_ends_all_with_a_clear_line_and_1(serve: Callable[..., Ser
 
 def test_a_killed_launcher_leaves_nothing(serve: Callable[..., Serve]) -> None:
     stack = serve()
-    stack.read_until("Ctrl-C stops it.")
+    stack.read_until("Press Ctrl-C to stop.")
     regions = stack.shared_memory()
     stack.process.kill()
     wait_for(lambda: not stack.processes())

@@ -104,7 +104,7 @@ def test_a_bad_value_of_the_doors_is_named(variable: str, text: str) -> None:
 
 
 def test_a_port_given_twice_is_named_with_both_variables() -> None:
-    with pytest.raises(ValueError, match=r"^port 9000 is given to GATEWAY_PORT and UI_PORT; each needs one of its own"):
+    with pytest.raises(ValueError, match=r"^port 9000 is set for GATEWAY_PORT and UI_PORT; each needs its own port"):
         StackOptions.from_environment({"UI_PORT": "9000"})
     anywhere = StackOptions.from_environment(dict.fromkeys(PORT_NAMES, "0"))
     assert anywhere.ports == (0, 0, 0, 0, 0)

@@ -137,7 +137,7 @@ def test_a_taken_port_of_ipv6(taken_on: str, host: str) -> None:
 def test_an_address_of_another_machine_is_no_taken_port(host: str) -> None:
     problem = preflight.check_port("GATEWAY_PORT", host, 9000)
     assert problem is not None
-    assert problem.cause == f"{host} is no address of this machine, so nothing can listen there."
+    assert problem.cause == f"{host} is not an address of this machine, so no server can listen there."
 
 
 @pytest.mark.parametrize("variable", preflight.PORT_NAMES)

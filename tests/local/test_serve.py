@@ -66,7 +66,7 @@ def test_one_that_dies_ends_all_with_a_clear_line_and_1(tmp_path: Path, index: i
         os.kill(pids[index], signal.SIGKILL)
         name = ("triton", "gateway", "page")[index]
         output, _ = launcher.communicate(timeout=10)
-        assert f"{name} died (exit code 137); its last words:\n{name} speaks\n" in output
+        assert f"{name} died (exit code 137); the end of its log:\n{name} speaks\n" in output
         assert launcher.returncode == 1
         assert not any(map(is_alive, pids))
 

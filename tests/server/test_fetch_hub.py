@@ -317,10 +317,7 @@ class TestTheToken:
     [
         ({"README.md": b""}, "config.json is missing"),
         ({"config.json": b"{}"}, "no weights found"),
-        (
-            {"config.json": b"{}", "pytorch_model.bin": b"x"},
-            "only pickled weights .* use --convert to download and convert",
-        ),
+        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "only pickled weights .* use --convert"),
         ({"config.json": b"{}", "model.safetensors.index.json": b"[]"}, "is not a valid index of weights"),
         (
             {"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'},

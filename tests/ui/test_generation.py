@@ -107,9 +107,9 @@ def test_an_answer_that_is_looked_at_goes_on(fake: FakeGateway, settings: PageSe
     ("reply", "text", "words"),
     [
         (refuse(429, code="overloaded", retry_after=2), "", "Try again in 2 seconds"),
-        (break_off("half", error="the engine failed"), "half", "broke off. The engine failed."),
+        (break_off("half", error="the engine failed"), "half", "was interrupted. The engine failed."),
         (break_off("half"), "half", "cannot be reached"),
-        (say("half", finish=""), "half", "broke off"),
+        (say("half", finish=""), "half", "was interrupted"),
     ],
 )
 def test_a_failure_is_a_sentence_and_keeps_what_has_come(

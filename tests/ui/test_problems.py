@@ -27,7 +27,7 @@ def refusal(status: int, code: str | None = None, message: str = "no", retry_aft
         (openai.APITimeoutError(REQUEST), "took too long"),
         (refusal(401), KEY_VARIABLE),
         (refusal(403), KEY_VARIABLE),
-        (refusal(404, "model_not_found"), "not served any more"),
+        (refusal(404, "model_not_found"), "no longer served"),
         (refusal(400, "context_length_exceeded", "the prompt has 3000 tokens, the context holds 2048"), "holds 2048."),
         (refusal(400, None, "temperature: must be at most 2"), "Temperature\\: must be at most 2."),
         (refusal(413), "too large"),
@@ -35,7 +35,7 @@ def refusal(status: int, code: str | None = None, message: str = "no", retry_aft
         (refusal(429, "overloaded", retry_after="1"), "Try again in 1 second."),
         (refusal(503, "unavailable", retry_after="5"), "not available right now. Try again in 5 seconds."),
         (refusal(404, None, ""), "does not speak the OpenAI API"),
-        (openai.APIError("x", REQUEST, body=None), "broke off."),
+        (openai.APIError("x", REQUEST, body=None), "was interrupted."),
         (NoModelError(), "no chat model"),
         (NotAGatewayError(), "does not speak the OpenAI API"),
     ],
@@ -57,6 +57,6 @@ def test_what_the_gateway_says_is_neither_markup_nor_endless() -> None:
 def test_the_log_says_what_happened(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert "cannot be reached" in problems.report(openai.APIConnectionError(request=REQUEST))
-        assert "its log says more" in problems.report(RuntimeError("a bug"))
+        assert "see its log" in problems.report(RuntimeError("a bug"))
     assert "APIConnectionError" in caplog.text
     assert "a bug" in caplog.text

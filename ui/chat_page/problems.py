@@ -17,14 +17,14 @@ EXPECTED = (openai.OpenAIError, BrokenOffError, NoModelError, NotAGatewayError)
 
 _UNREACHABLE = "The gateway cannot be reached. It may be starting; if not, `make serve` starts it."
 _SILENT = "The gateway took too long to answer. Try again, or ask for a shorter answer."
-_BAD_KEY = f"The gateway does not accept this page's API key. The page's operator sets it as `{KEY_VARIABLE}`."
-_BROKEN_OFF = "The answer broke off."
+_BAD_KEY = f"The gateway does not accept this page's API key. The operator of the page sets it as `{KEY_VARIABLE}`."
+_BROKEN_OFF = "The answer was interrupted."
 _TOO_LONG = "This conversation is too long for the model. Start a new chat, or shorten the message."
 _TOO_LARGE = "The message is too large for the gateway. Shorten it."
 _NO_MODEL = "The gateway serves no chat model at the moment. It may still be loading; try again in a moment."
-_GONE_MODEL = "This model is not served any more, or does not chat. Choose another one in the sidebar."
-_NOT_A_GATEWAY = "What answers in the gateway's place does not speak the OpenAI API. Is the address right?"
-_UNEXPECTED = "The page failed while it asked the gateway; its log says more. Try again."
+_GONE_MODEL = "This model is no longer served, or is not a chat model. Choose another one in the sidebar."
+_NOT_A_GATEWAY = "The server at the gateway's address does not speak the OpenAI API. Check the address."
+_UNEXPECTED = "The page failed while calling the gateway; see its log for details. Try again."
 _SHOWN = 400
 """Characters of a message from the gateway."""
 
@@ -32,9 +32,9 @@ _SHOWN = 400
 def report(error: BaseException) -> str:
     """`sentence`, and for whoever runs the page a line in the log, without what was asked."""
     if isinstance(error, EXPECTED):
-        _LOG.warning("the gateway gave no answer: %s (%s)", type(error).__name__, error.__cause__)
+        _LOG.warning("the gateway did not answer: %s (%s)", type(error).__name__, error.__cause__)
         return sentence(error)
-    _LOG.error("the page failed while it asked the gateway", exc_info=error)
+    _LOG.error("the page failed while calling the gateway", exc_info=error)
     return _UNEXPECTED
 
 
@@ -68,7 +68,7 @@ def _of_status(error: openai.APIStatusError) -> str:
         case 413, _:
             return _TOO_LARGE
         case 429, _:
-            return f"The server is busy: more is asked of it than it can answer right now. {_when(error)}"
+            return f"The server is overloaded. {_when(error)}"
         case status, _ if status >= 500:
             return f"The model is not available right now. {_when(error)}"
         case _ if _said(error):

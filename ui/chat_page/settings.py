@@ -34,7 +34,7 @@ class PageSettings:
         if not _is_http_url(url):
             raise ValueError(f"{URL_VARIABLE} must be an address such as {cls.gateway_url}.")
         if not (key.isascii() and key.isprintable()):
-            raise ValueError(f"{KEY_VARIABLE} must be printable ASCII, as HTTP headers are.")
+            raise ValueError(f"{KEY_VARIABLE} must be printable ASCII, because it is sent in an HTTP header.")
         return cls(url, key or None)
 
 

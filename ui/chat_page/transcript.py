@@ -24,10 +24,10 @@ _STILL_S = 0.5
 
 def show_welcome(chat: Chat, problem: str, look_again: Callable[[], None]) -> None:
     st.title("What would you like to know?", anchor=False)
-    st.caption("Ask in English or 中文, or begin with one of these.")
+    st.caption("Ask in English or 中文, or start with one of these.")
     if problem:
         st.error(problem, icon=":material/error:")
-        st.button("Look again", key="look-again", icon=":material/refresh:", on_click=look_again)
+        st.button("Retry", key="look-again", icon=":material/refresh:", on_click=look_again)
     with st.container(key="examples"):
         for number, question in enumerate(examples(st.context.locale)):
             st.button(question, key=f"example-{number}", width="stretch", on_click=chat.want, args=(question,))
@@ -98,7 +98,7 @@ def figures(answer: Answer) -> str:
     rate = answer.tokens_per_s
     parts = [
         "stopped" if answer.state == "stopped" else "",
-        "cut at the token limit" if answer.finish_reason == "length" else "",
+        "truncated at the token limit" if answer.finish_reason == "length" else "",
         "empty answer" if answer.state == "complete" and not answer.text else "",
         f"{rate:.1f} tokens/s" if rate is not None else "",
         f"first token {_duration(answer.first_token_s)}" if answer.first_token_s is not None else "",

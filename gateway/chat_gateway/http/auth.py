@@ -55,10 +55,10 @@ class Keys:
         try:
             if _version(self._file) != self._version:
                 self._read(self._file)
-                _log.info("the keys were read again", extra={"keys": len(self._from_file)})
+                _log.info("the API keys were reloaded", extra={"keys": len(self._from_file)})
         except (OSError, UnicodeDecodeError) as error:
             if self._version is not None:
-                _log.error("the file of keys cannot be read; the keys stay as they were: %s", type(error).__name__)
+                _log.error("the API key file cannot be read; the previous keys remain valid: %s", type(error).__name__)
             self._version = None
 
     def _read(self, file: Path) -> None:
@@ -93,9 +93,11 @@ class Auth:
     def _check(self, header: str) -> None:
         scheme, _, key = header.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise _refused("send your key in the header Authorization, as `Bearer <key>`", "missing_api_key")
+            raise _refused(
+                "the API key is missing: send it in the header Authorization, as `Bearer <key>`", "missing_api_key"
+            )
         if not self._keys.accept(key.strip().encode("latin-1")):
-            raise _refused("the key is not a valid one", "invalid_api_key")
+            raise _refused("the API key is not valid", "invalid_api_key")
 
 
 def _refused(sentence: str, code: str) -> ApiError:

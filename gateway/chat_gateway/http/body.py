@@ -48,7 +48,7 @@ class BodyLimit:
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
-            sentence = f"the body is larger than the {self._max_bytes} bytes that are allowed"
+            sentence = f"the body is too large; at most {self._max_bytes} bytes are allowed"
             raise ApiError(413, sentence, code="request_too_large")
 
 

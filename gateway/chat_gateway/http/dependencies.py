@@ -20,7 +20,7 @@ async def _settings(request: Request) -> GatewaySettings:
 async def _upstream(request: Request) -> Upstream:
     if request.app.state.draining:
         retry_after = request.app.state.settings.retry_after
-        raise unavailable("the gateway is stopping and takes no new work; try again later", retry_after)
+        raise unavailable("the gateway is stopping and accepts no new requests; try again later", retry_after)
     return cast("Upstream", request.app.state.upstream)
 
 

@@ -46,7 +46,7 @@ class Errors:
             case ClientDisconnect():
                 return ApiError(CLIENT_CLOSED_REQUEST, "the client left", "server_error", code="cancelled")
             case _:
-                sentence = "the gateway failed while it worked on this request"
+                sentence = "the gateway failed while processing this request"
                 return ApiError(500, sentence, "server_error", code="internal_error")
 
 

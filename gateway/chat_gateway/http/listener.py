@@ -98,6 +98,6 @@ class Server(uvicorn.Server):
         if self.draining:
             running = len(self.server_state.tasks)
             if running and counter % _TICKS_PER_S == 0:
-                _log.info("requests still run", extra={"requests": running})
+                _log.info("requests are still running", extra={"requests": running})
             self.should_exit |= running == 0 or time.monotonic() >= self._deadline
         return await super().on_tick(counter)

@@ -23,17 +23,17 @@ from chat_gateway.schemas.fields import (
 from chat_gateway.schemas.inert import InertInChat
 from triton_chat.types import SamplingParams
 
-_TEXT_ONLY: Final = "only parts of type text are taken; images, audio and files are neither fetched nor read"
-NO_TOOLS: Final = "no tools are called here; leave it out"
-_NO_AUDIO: Final = "no audio is taken or made here; leave it out"
-_CACHED: Final = "Not used: the cache finds equal beginnings by itself, and keeps them as long as there is room."
-NO_TEMPLATE: Final = "the model's own chat template is used, never the caller's; leave it out"
+_TEXT_ONLY: Final = "only parts of type text are supported, not images, audio or files"
+NO_TOOLS: Final = "tools are not supported; leave it out"
+_NO_AUDIO: Final = "audio is not supported; leave it out"
+_CACHED: Final = "Not used: the prefix cache works automatically and keeps entries as long as there is room."
+NO_TEMPLATE: Final = "only the model's own chat template is supported; leave it out"
 
 
 def goes_on_or_begins(continues: bool | None, info: ValidationInfo) -> bool | None:
     """Of a field after `add_generation_prompt`: the last message goes on, or an answer begins."""
     if continues and info.data.get("add_generation_prompt"):
-        raise PydanticCustomError("conflict", "not with add_generation_prompt: true; send one of them")
+        raise PydanticCustomError("conflict", "cannot be combined with add_generation_prompt: true; send one of them")
     return continues
 
 
@@ -51,17 +51,17 @@ class Message(Strict):
 
     role: Annotated[
         Literal["system", "developer", "user", "assistant"],
-        only("must be system, developer, user or assistant; tools and functions are not called here"),
+        only("must be system, developer, user or assistant; tools and functions are not supported"),
     ]
     content: Annotated[str | _TextParts, text_or_list(str, _TextParts, "a string or a list of text parts")] = Field(
         description="Parts are joined by a line break."
     )
-    name: str | None = Field(None, description="Who speaks; for chat templates that have a place for it.")
-    refusal: Annotated[None, only("refusals are not told apart here; send it as content")] = None
+    name: str | None = Field(None, description="Name of the speaker, for chat templates that use it.")
+    refusal: Annotated[None, only("refusals are not separate here; send the text as content")] = None
     audio: Annotated[None, only(_NO_AUDIO)] = None
     tool_calls: Annotated[Nothing | None, only(NO_TOOLS)] = None
     function_call: Annotated[None, only(NO_TOOLS)] = None
-    annotations: Annotated[Nothing | None, only("annotations are not read here; leave it out")] = None
+    annotations: Annotated[Nothing | None, only("annotations are not supported; leave it out")] = None
 
     def to_model(self) -> dict[str, str]:
         """As the model's chat template knows it. `developer` is OpenAI's newer word for `system`."""
@@ -76,13 +76,13 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: Whole | None = Field(
         None,
-        description="The newer name of max_tokens, which wins over it; without either the engine's default holds.",
+        description="Newer name of max_tokens; takes precedence over it. Without either, the engine's default applies.",
     )
     logprobs: bool | None = Field(None, description="Report the log-probability of each token.")
     top_logprobs: Whole | None = Field(None, description="Alternatives to report per token; with logprobs: true.")
     safety_identifier: User | None = None
     add_generation_prompt: bool | None = Field(
-        None, description="False: the prompt ends with the last message, without the beginning of an answer."
+        None, description="False: the prompt ends with the last message, without the header of an answer."
     )
     continue_final_message: bool | None = Field(None, description="True: the answer continues the last message.")
 
@@ -99,23 +99,21 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
         Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None,
         only('only text is made here; leave it out or send ["text"]'),
     ] = None
-    moderation: Annotated[None, only("there is no moderation here; leave it out")] = None
-    parallel_tool_calls: bool | None = Field(None, description="Without tools it means nothing, true or false.")
-    prediction: Annotated[None, only("predicted outputs are not used here; leave it out")] = None
-    reasoning_effort: Annotated[
-        Literal["none"] | None, only("how much a model reasons cannot be set here; leave it out")
-    ] = None
+    moderation: Annotated[None, only("moderation is not supported; leave it out")] = None
+    parallel_tool_calls: bool | None = Field(None, description="Not used: there are no tools.")
+    prediction: Annotated[None, only("predicted outputs are not supported; leave it out")] = None
+    reasoning_effort: Annotated[Literal["none"] | None, only("reasoning effort is not supported; leave it out")] = None
     response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
     service_tier: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="Not used: all are served alike."
+        None, description="Not used: all requests are served alike."
     )
     store: bool | None = Field(None, description="Not used: nothing is stored.")
     tool_choice: Annotated[Literal["none"] | None, only(NO_TOOLS)] = None
     tools: Annotated[Nothing | None, only(NO_TOOLS)] = None
-    verbosity: Annotated[
-        Literal["medium"] | None, only("how wordy a model is cannot be set here; leave it out or send medium")
-    ] = None
-    web_search_options: Annotated[None, only("nothing is searched here; leave it out")] = None
+    verbosity: Annotated[Literal["medium"] | None, only("verbosity is not supported; leave it out or send medium")] = (
+        None
+    )
+    web_search_options: Annotated[None, only("web search is not supported; leave it out")] = None
 
     @field_validator("max_tokens", "max_completion_tokens")
     @classmethod
@@ -135,7 +133,7 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
     @classmethod
     def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and not info.data.get("logprobs"):
-            raise PydanticCustomError("conflict", "only with logprobs: true; send both or neither")
+            raise PydanticCustomError("conflict", "requires logprobs: true; send both or neither")
         return value
 
     def to_model(self) -> list[dict[str, str]]:

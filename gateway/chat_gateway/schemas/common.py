@@ -33,10 +33,10 @@ class TextFormat(Strict):
 
 class StreamOptions(Strict):
     include_usage: bool | None = Field(
-        None, description="Send the usage in a last chunk of its own; all other chunks then have `usage: null`."
+        None, description="Send the usage in a separate last chunk; all other chunks then have `usage: null`."
     )
     continuous_usage_stats: bool | None = Field(
-        None, description="With include_usage: every chunk has the usage so far, of all choices together."
+        None, description="With include_usage: every chunk has the usage so far, over all choices."
     )
     include_obfuscation: bool | None = Field(None, description="Not used: no padding is added to chunks.")
 
@@ -49,7 +49,7 @@ class StreamableRequest(InertInGeneration):
     """Of which model, how many answers, and in how many pieces."""
 
     model: ModelName
-    n: _Count | None = Field(None, description="Answers to each prompt; they share its prefix cache.")
+    n: _Count | None = Field(None, description="Number of answers per prompt; they share its prefix cache.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: User | None = None
@@ -81,14 +81,14 @@ class GenerationRequest(SampledRequest):
     @classmethod
     def _not_for_streams(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("stream"):
-            raise PydanticCustomError("unsupported", "not for streams; leave it out, or send stream: false with it")
+            raise PydanticCustomError("unsupported", "not supported for streams; leave it out, or send stream: false")
         return value
 
     @field_validator("stream_options")
     @classmethod
     def _only_for_streams(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if value is not None and not info.data.get("stream"):
-            raise PydanticCustomError("unsupported", "only for streams; send stream: true with it, or leave it out")
+            raise PydanticCustomError("unsupported", "only for streams; send stream: true, or leave it out")
         return value
 
     @property

@@ -23,15 +23,13 @@ class CompletionRequest(InertInCompletions, GenerationRequest):
     prompt: Inputs = Field(description="Choice `i` of prompt `p` has the index `p * n + i`.")
     max_tokens: Whole | None = Field(
         None,
-        description=f"{DEFAULT_MAX_TOKENS} by default. 0, for the prompt alone, with echo or prompt_logprobs.",
+        description=f"{DEFAULT_MAX_TOKENS} by default. 0 (the prompt only) is allowed with echo or prompt_logprobs.",
     )
-    logprobs: Whole | None = Field(
-        None, description="Alternatives to report per token; 0 reports the chosen one alone."
-    )
-    echo: bool | None = Field(None, description="The text begins with the prompt, and so do the logprobs.")
-    best_of: Whole | None = Field(None, description="Only at the value of n.")
+    logprobs: Whole | None = Field(None, description="Alternatives to report per token; 0: only the chosen token.")
+    echo: bool | None = Field(None, description="True: the text and the logprobs begin with the prompt.")
+    best_of: Whole | None = Field(None, description="Must equal n.")
     response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
-    suffix: Annotated[Literal[""] | None, only("nothing is inserted before a suffix here; leave it out")] = None
+    suffix: Annotated[Literal[""] | None, only("insertion before a suffix is not supported; leave it out")] = None
 
     @field_validator("best_of")
     @classmethod

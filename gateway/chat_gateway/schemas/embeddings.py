@@ -17,14 +17,14 @@ class EmbeddingRequest(InertInEmbeddings):
 
     model: ModelName
     input: Inputs
-    dimensions: Whole | None = Field(None, description="Keep the first so many components, normalised again.")
+    dimensions: Whole | None = Field(None, description="Keep this many leading components, normalised again.")
     encoding_format: Literal["float", "base64"] | None = Field(None, description="base64: little-endian float32.")
     truncate_prompt_tokens: Whole | None = Field(
         None,
-        description="Cut longer inputs to so many tokens, special ones included; -1: to the most that the model takes.",
+        description="Truncate longer inputs to this many tokens, including special ones; -1: to the model's limit.",
     )
     truncation_side: Literal["left", "right"] | None = Field(
-        None, description="What is cut off: right, the default, keeps the beginning, left the end."
+        None, description="Side that is cut off: right (default) keeps the beginning, left keeps the end."
     )
     user: User | None = None
 

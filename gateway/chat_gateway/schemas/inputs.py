@@ -28,7 +28,7 @@ def _form(value: object) -> TypeAdapter[Any] | None:
 
 Inputs = Annotated[
     str | Texts | TokenIds | TokenLists,
-    by_form(_form, "a string, a list of strings, a list of token ids or a list of such lists, and no list empty"),
+    by_form(_form, "a string, a list of strings, a list of token ids or a list of such lists; lists must not be empty"),
 ]
 
 

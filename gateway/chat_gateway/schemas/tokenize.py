@@ -11,7 +11,7 @@ from chat_gateway.schemas.chat import NO_TEMPLATE, NO_TOOLS, Message, goes_on_or
 from chat_gateway.schemas.fields import ModelName, NoSettings, Nothing, Strict, TokenId, only
 from chat_gateway.schemas.inert import NO_MEDIA
 
-_ONLY_ONE: Final = "May be left out where only one chat model is served."
+_ONLY_ONE: Final = "Optional if only one chat model is served."
 
 
 class TokenizeRequest(Strict):
@@ -21,11 +21,11 @@ class TokenizeRequest(Strict):
     messages: list[Message] | None = Field(None, min_length=1)
     prompt: str | None = Field(None, validate_default=True)
     add_special_tokens: bool | None = Field(
-        None, description="By default true for a prompt, and false for messages, whose template writes them."
+        None, description="Default: true for a prompt, false for messages, whose template adds them."
     )
     add_generation_prompt: bool | None = Field(None, description="Only for messages; true by default.")
-    continue_final_message: bool | None = Field(None, description="Only for messages; the last one is left open.")
-    return_token_strs: bool | None = Field(None, description="True: token_strs has the name of each token.")
+    continue_final_message: bool | None = Field(None, description="Only for messages; true: the last one is left open.")
+    return_token_strs: bool | None = Field(None, description="True: token_strs contains the string of each token.")
 
     chat_template: Annotated[None, only(NO_TEMPLATE)] = None
     chat_template_kwargs: Annotated[NoSettings | None, only(NO_TEMPLATE)] = None
@@ -40,7 +40,7 @@ class TokenizeRequest(Strict):
         if value is None and not has_messages:
             raise PydanticKnownError("missing")
         if value is not None and has_messages:
-            raise PydanticCustomError("conflict", "send either prompt or messages, and not both")
+            raise PydanticCustomError("conflict", "send either prompt or messages, not both")
         return value
 
     @field_validator("continue_final_message")

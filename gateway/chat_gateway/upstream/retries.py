@@ -46,16 +46,13 @@ async def retried(ask: Callable[[], Awaitable[T]], request_id: str = "", *, unle
             refused += 1
             if unless() or refused == REFUSED_TRIES:
                 raise
-            _log.info("a server is stopping; asking again", extra={"request_id": request_id})
+            _log.info("a server is stopping; retrying", extra={"request_id": request_id})
             await asyncio.sleep(_wait_s(refused))
         except ServerUnavailableError:
             broken += 1
             if unless() or broken == BROKEN_TRIES:
                 raise
-            _log.info(
-                "the connection to a server broke before its first event; asking again",
-                extra={"request_id": request_id},
-            )
+            _log.info("the connection broke before the first event; retrying", extra={"request_id": request_id})
 
 
 def _wait_s(refused: int) -> float:

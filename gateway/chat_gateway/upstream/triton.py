@@ -116,7 +116,7 @@ class Upstream:
             return target
         model = (await self._fresh()).get(target)
         if model is None or model.kind not in ({kind} if model.ready else {kind, "other"}):
-            sentence = f"there is no model {name[:SHOWN]!r} for {kind}; GET /v1/models lists what there is"
+            sentence = f"there is no model {name[:SHOWN]!r} for {kind}; GET /v1/models lists the models"
             raise ApiError(404, sentence, param="model", code="model_not_found")
         if not model.ready:
             raise unavailable(f"the model {name[:SHOWN]!r} is not ready; try again later", self._retry_after)

@@ -44,7 +44,8 @@ def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:
         if tensor.size != 1:
             shape = "x".join(map(str, tensor.shape))
             raise errors.InvalidArgumentError(
-                f"shape {shape}; one conversation a request, so shape 1x1 (chat_unary takes several rows)", field=name
+                f"shape {shape}; a request has one conversation, so shape 1x1 (chat_unary takes several rows)",
+                field=name,
             )
     values = {name: tensor.reshape(-1)[0] for name, tensor in tensors.items()}
     values |= {name: bool(values[name]) for name in SWITCHES if name in values}

@@ -20,55 +20,64 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
-    engine: Literal["native"] = Field("native", description="What computes the answers.")
+    engine: Literal["native"] = Field("native", description="Inference engine.")
     model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Type of weights and KV cache; auto: as the checkpoint says, but float32 on a CPU without 16-bit "
+        description="Type of weights and KV cache; auto: the checkpoint's, but float32 on a CPU without 16-bit "
         "matrix products, if memory allows.",
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA where there is one.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA if available.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the forward pass.")
 
-    max_model_len: int | None = Field(None, ge=2, description="Context limit, prompt and answer together, in tokens.")
-    max_sequences: int = Field(64, ge=1, le=4096, description="Sequences that generate side by side.")
-    queue_room: int = Field(0, ge=0, le=4096, description="Sequences that may wait in the engine, beyond those.")
+    max_model_len: int | None = Field(
+        None, ge=2, description="Context limit in tokens, for prompt and answer together."
+    )
+    max_sequences: int = Field(64, ge=1, le=4096, description="Maximum number of sequences that run at the same time.")
+    queue_room: int = Field(0, ge=0, le=4096, description="Additional sequences that may wait in the engine.")
     max_step_tokens: int | None = Field(
-        None, ge=1, le=1 << 20, description="Tokens of one forward pass; long prompts are prefilled in such chunks."
+        None,
+        ge=1,
+        le=1 << 20,
+        description="Maximum tokens in one forward pass; long prompts are prefilled in chunks of it.",
     )
 
-    block_size: int | None = Field(None, ge=1, le=1024, description="Tokens in one block of the KV cache.")
+    block_size: int | None = Field(None, ge=1, le=1024, description="Tokens per KV cache block.")
     kv_cache_tokens: int | None = Field(
-        None, ge=2, description="Capacity of the KV cache; otherwise from the memory that is free."
+        None, ge=2, description="Capacity of the KV cache; by default from the free memory."
     )
-    memory_fraction: float = Field(0.9, gt=0, lt=1, description="Part of the GPU's memory that may be used in all.")
-    prefix_caching: bool = Field(True, description="Keep computed blocks and reuse them for equal prompt beginnings.")
+    memory_fraction: float = Field(
+        0.9, gt=0, lt=1, description="Fraction of the GPU's memory that may be used in total."
+    )
+    prefix_caching: bool = Field(
+        True, description="Keep computed blocks and reuse them for prompts with the same prefix."
+    )
 
     default_max_tokens: int | None = Field(
-        None, ge=1, description="max_tokens of a request that names none: by default the checkpoint's, else 512."
+        None, ge=1, description="max_tokens of requests without one; by default the checkpoint's, else 512."
     )
-    max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives per token that a request may ask for.")
+    max_logprobs: int = Field(20, ge=0, le=100, description="Maximum alternatives per token in a request.")
     max_unstreamed_scores: int = Field(
-        1 << 18, ge=1, description="Most log-probabilities of a prompt, alternatives included, in one response."
+        1 << 18, ge=1, description="Maximum log-probabilities of a prompt, including alternatives, in one response."
     )
     max_stop_strings: int = Field(16, ge=0, le=256)
-    max_stop_length: int = Field(256, ge=1, le=4096, description="Longest stop string, in characters.")
-    max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Most entries of logit_bias.")
+    max_stop_length: int = Field(256, ge=1, le=4096, description="Maximum length of a stop string, in characters.")
+    max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Maximum entries of logit_bias.")
     chat_template: str | None = Field(
-        None, description="Name of one of the checkpoint's chat templates; none: messages are refused."
+        None, description="Name of one of the checkpoint's chat templates; none: messages are rejected."
     )
     split_special_tokens: bool = Field(
-        True, description="A special token that is written out in a message is text; false: it is the token."
+        True, description="Treat a special token spelled out in a message as text; false: as the token."
     )
 
     max_messages: int = Field(2048, ge=1)
-    max_prompt_bytes: int = Field(1 << 20, ge=1, description="Largest value of each text input, in bytes.")
+    max_prompt_bytes: int = Field(1 << 20, ge=1, description="Maximum size of each text input, in bytes.")
 
-    stall_seconds: float = Field(60.0, gt=0, description="Not ready when sequences run but no step ended for so long.")
-    drain_seconds: float = Field(
-        30.0, ge=0, le=86_400, description="Time that running answers get to finish at shutdown."
+    stall_seconds: float = Field(
+        60.0, gt=0, description="Not ready when sequences run but no step has finished for this long."
     )
+    drain_seconds: float = Field(30.0, ge=0, le=86_400, description="Time for running answers to finish at shutdown.")
 
 
 def load_config(

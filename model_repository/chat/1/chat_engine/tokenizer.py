@@ -148,7 +148,9 @@ def _flags(parameters: Mapping[str, object]) -> dict[str, bool]:
 def _check_alone(request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
     inputs = (name for name in ("messages", "text_input", "token_ids") if getattr(request, name) is not None)
     if others := [*inputs, *flags]:
-        raise InvalidArgumentError(f"only alone; leave out {' and '.join(others)}", field=RETURN_INFO)
+        raise InvalidArgumentError(
+            f"cannot be combined with other inputs; leave out {' and '.join(others)}", field=RETURN_INFO
+        )
 
 
 class Tokenizers:

@@ -26,22 +26,29 @@ class EmbedderConfig(BaseModel):
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Type of the weights; auto: as the checkpoint says, and float32 on a CPU. Vectors are float32.",
+        description="Type of the weights; auto: the checkpoint's, and float32 on a CPU. Vectors are float32.",
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA where there is one.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA if available.")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads of the forward pass; otherwise half of the cores."
+        None, ge=1, le=1024, description="CPU threads of the forward pass; by default half of the cores."
     )
     pooling: PoolingName | Literal["auto"] = Field(
-        "auto", description="auto: as the checkpoint's sentence-transformers files say, and mean where it has none."
+        "auto", description="auto: from the checkpoint's sentence-transformers files, else mean."
     )
     max_length: int | None = Field(
-        None, ge=1, description="Longest text in tokens, special ones included; otherwise as the checkpoint says."
+        None,
+        ge=1,
+        description="Maximum length of a text in tokens, including special ones; by default the checkpoint's.",
     )
     max_batch_tokens: int | None = Field(
-        None, ge=1, le=1 << 24, description="Padded tokens of one forward pass; a text longer than that goes alone."
+        None,
+        ge=1,
+        le=1 << 24,
+        description="Maximum tokens in one forward pass, including padding; a longer text is processed alone.",
     )
-    max_text_bytes: int = Field(1 << 18, ge=1, description="Largest text, or list of token ids as JSON, in bytes.")
+    max_text_bytes: int = Field(
+        1 << 18, ge=1, description="Maximum size of a text, or of a list of token ids as JSON, in bytes."
+    )
 
 
 def load_config(

@@ -110,7 +110,7 @@ class RequestParser:
         special = tokenizer.num_special_tokens_to_add(False)
         if cut.limit <= special:
             raise InvalidArgumentError(
-                f"{cut.limit} given; at least {special + 1} are needed, because every text has {special} special ones",
+                f"{cut.limit} given; at least {special + 1} are required: every text has {special} special tokens",
                 field="truncate_prompt_tokens",
             )
         encoding = tokenizer.encode(text, add_special_tokens=False)
@@ -131,7 +131,7 @@ class RequestParser:
             raise InvalidArgumentError(f"must be a JSON array of token ids (got {show(ids)})", field="token_ids")
         for value in ids:
             if type(value) is not int:  # a truth value is an int, too
-                raise InvalidArgumentError(f"must hold integers alone (got {show(value)})", field="token_ids")
+                raise InvalidArgumentError(f"must contain only integers (got {show(value)})", field="token_ids")
         if cut is not None:
             ids = ids[-cut.limit :] if cut.side == "left" else ids[: cut.limit]
         return self._checked("token_ids")(ids)
@@ -159,7 +159,8 @@ class RequestParser:
             return width
         if len(set(given)) > 1:
             raise InvalidArgumentError(
-                f"{min(given)} and {max(given)} given; the rows of a request all have the same", field="dimensions"
+                f"{min(given)} and {max(given)} given; all rows of a request must have the same value",
+                field="dimensions",
             )
         if not 1 <= given[0] <= width:
             raise InvalidArgumentError(f"{given[0]} given; allowed are 1 to {width}", field="dimensions")

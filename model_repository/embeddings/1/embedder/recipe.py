@@ -63,7 +63,7 @@ def _pooling(settings: Mapping[str, Any]) -> PoolingName:
         wanted, known = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on], _FLAGS
     if len(wanted) != 1 or wanted[0] not in known:
         raise UnsupportedModelError(
-            f"pooling: {' and '.join(wanted) or 'none'} is not supported; one of {', '.join(known)} is"
+            f"pooling: {' and '.join(wanted) or 'none'} is not supported; use one of {', '.join(known)}"
         )
     return known[wanted[0]]
 

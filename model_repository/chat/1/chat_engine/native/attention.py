@@ -223,7 +223,7 @@ def paged_attention(
     out = query.new_zeros(query.shape[2], query.shape[1], value.shape[3])
     if isinstance(paged, LayerProbe):
         if not getattr(module, "is_causal", True):
-            raise UnsupportedModelError("the model's attention looks ahead, which is not supported")
+            raise UnsupportedModelError("the model's attention is not causal, which is not supported")
         paged.note(layer, key, value, sliding_window, {**options, "attention_mask": attention_mask})
         return out[None], None
     rows = paged.num_rows

@@ -102,7 +102,7 @@ def loading_weights() -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and str(error).endswith(".safetensors"):
             missing = str(error).rpartition("/")[2]
             raise UnsupportedModelError(
-                f"model.safetensors.index.json names {missing}, which is not there; fetch the checkpoint again"
+                f"model.safetensors.index.json names {missing}, which is missing; fetch the checkpoint again"
             ) from error
         if "model.safetensors" not in str(error):
             raise
@@ -131,17 +131,17 @@ def check_weights(found: dict[str, Any], unused: str = "") -> None:
     missing = sorted(filter(used, found["missing_keys"]))
     if missing:
         raise UnsupportedModelError(
-            f"*.safetensors: {len(missing)} weights that config.json asks for are not there: {_some(missing)}"
-            + (f"; there are {_some(unexpected)} instead, so rename them" if unexpected else "")
-            + "; or take the config.json that belongs to these weights"
+            f"*.safetensors: {len(missing)} weights that config.json requires are missing: {_some(missing)}"
+            + (f"; found {_some(unexpected)} instead: rename them" if unexpected else "")
+            + "; or use the config.json that belongs to these weights"
         )
     mismatched = sorted((name, tuple(has), tuple(wants)) for name, has, wants in found["mismatched_keys"] if used(name))
     if mismatched:
         name, has, wants = mismatched[0]
         raise UnsupportedModelError(
-            f"*.safetensors: {name} has the shape {list(has)}, but config.json makes it {list(wants)}"
+            f"*.safetensors: {name} has the shape {list(has)}, but config.json requires {list(wants)}"
             + (f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else "")
-            + "; take the config.json that belongs to these weights"
+            + "; use the config.json that belongs to these weights"
         )
 
 
@@ -156,5 +156,5 @@ def refuse_quantised(config: PretrainedConfig) -> None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
         raise UnsupportedModelError(
             f"config.json: the weights are quantised ({method}), which is not supported; "
-            "take the checkpoint in bfloat16, float16 or float32"
+            "use a checkpoint in bfloat16, float16 or float32"
         )

@@ -93,7 +93,7 @@ def step_tokens(config: EngineConfig, *, on_gpu: bool) -> int:
     if wanted and wanted < sequences:
         raise ConfigError(
             f"max_step_tokens: {wanted} is less than max_sequences, {sequences}; "
-            "each running sequence needs one token a step"
+            "each running sequence needs one token per step"
         )
     return max(wanted or (_CUDA_STEP_TOKENS if on_gpu else _CPU_STEP_TOKENS), sequences)
 

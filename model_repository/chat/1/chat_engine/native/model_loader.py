@@ -185,7 +185,7 @@ def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], int | None]:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if model._is_stateful or kinds - _LAYER_TYPES:  # noqa: SLF001
         raise UnsupportedModelError(
-            f"{model.config.model_type}: layers that do more than plain or sliding attention are not supported"
+            f"{model.config.model_type}: layers other than plain or sliding-window attention are not supported"
         )
     probe = LayerProbe()
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
@@ -219,7 +219,7 @@ def _widest_window(checkpoint: PretrainedConfig) -> int | None:
 def _go_further(model: PreTrainedModel, max_model_len: int, context: ContextRange) -> None:
     if max_model_len > context.most:
         raise ConfigError(
-            f"max_model_len: {max_model_len} is more than the {context.most} tokens that the model can do"
+            f"max_model_len: {max_model_len} is more than the {context.most} tokens that the model supports"
         )
     log.warning(
         "max_model_len %d is beyond %d, so all sequences, short ones too, get the rotary frequencies of long ones",

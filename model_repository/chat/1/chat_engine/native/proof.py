@@ -48,7 +48,7 @@ def prove(loaded: LoadedModel, limits: RunnerLimits, forward: Forward) -> None:
     if not error < _TOLERANCE.get(loaded.dtype, _TOLERANCE_16_BIT):
         kind = loaded.model.config.model_type
         raise UnsupportedModelError(
-            f"{kind}: paged attention gives other logits than the model's own ({error:.0%} off)"
+            f"{kind}: paged attention gives different logits than the model's own ({error:.0%} off)"
         )
 
 

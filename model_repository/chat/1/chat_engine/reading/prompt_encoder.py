@@ -99,7 +99,7 @@ class PromptEncoder:
             if beyond is not None:
                 raise UnsupportedModelError(
                     f"{what} writes the token {self.token(beyond)!r} (id {beyond}), but the model has "
-                    f"only the tokens 0 to {vocab_size - 1}; take the tokenizer files that belong to these weights"
+                    f"only the tokens 0 to {vocab_size - 1}; use the tokenizer files that belong to these weights"
                 )
         beyond_all = sorted(
             token.content
@@ -150,7 +150,7 @@ class PromptEncoder:
             if guard.unmark(marked) in (text, template.render(turns, **how)):  # twice: it may tell the time
                 return marked
         raise InvalidArgumentError(
-            "the chat template acts on a special token that is written out in them; remove it", field="messages"
+            "the chat template reacts to a special token that is spelled out in them; remove it", field="messages"
         )
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:

@@ -57,7 +57,9 @@ class PromptParser:
             if messages is None and value is not None:
                 raise InvalidArgumentError(f"only for messages (got {value})", field=name)
         if add_generation_prompt and continue_final_message:
-            raise InvalidArgumentError("not together with add_generation_prompt: true", field="continue_final_message")
+            raise InvalidArgumentError(
+                "cannot be combined with add_generation_prompt: true", field="continue_final_message"
+            )
         if token_ids is not None:
             if add_special_tokens is not None:
                 raise InvalidArgumentError(

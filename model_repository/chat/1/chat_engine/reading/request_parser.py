@@ -89,7 +89,7 @@ class RequestParser:
         sampling = self._sampling(given)
         if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
             raise InvalidArgumentError(
-                "0 makes no answer; allowed only with prompt_logprobs, or where the prompt is asked back",
+                "0 generates no answer; allowed only with prompt_logprobs, or if the prompt is to be returned",
                 field="max_tokens",
             )
         prompt = self._prompt(wire, options)

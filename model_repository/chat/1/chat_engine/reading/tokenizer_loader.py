@@ -73,7 +73,7 @@ def _add_tokens(own: Tokenizer, built: Tokenizer) -> None:
         if own.token_to_id(token.content) != token_id:
             raise UnsupportedModelError(
                 f"tokenizer_config.json: the token {token.content!r} has the id {token_id} there and "
-                f"{own.token_to_id(token.content)} by tokenizer.json; take tokenizer files that belong together"
+                f"{own.token_to_id(token.content)} by tokenizer.json; use tokenizer files that belong together"
             )
 
 

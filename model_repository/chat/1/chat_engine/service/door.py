@@ -166,7 +166,7 @@ class Door(Generic[Job]):
         """What those are told who are still inside when the engine stops."""
         with self._changed:
             if self._failed:
-                return EngineFailedError("the engine failed while this request was running; it restarts")
+                return EngineFailedError("the engine failed while this request was running; it is restarting")
             return DrainingError("the server is shutting down")
 
     # With the lock held.
@@ -177,7 +177,7 @@ class Door(Generic[Job]):
 
     def _refusal(self) -> ChatError | None:
         if self._failed:
-            return EngineFailedError("the engine has failed and restarts; try again later")
+            return EngineFailedError("the engine failed and is restarting; try again later")
         if self._draining or self._closed:
             return DrainingError("the server is shutting down; try again elsewhere")
         return None
