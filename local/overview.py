@@ -46,7 +46,7 @@ gRPC     {triton.grpc_address}
 metrics  {triton.metrics_url}
 log      {_short(triton.options.log_path)}
 
-Ctrl-C stops it.
+Press Ctrl-C to stop.
 """
 
 

@@ -237,7 +237,7 @@ def test_attention_that_looks_ahead_is_refused() -> None:
     module = layer()
     module.is_causal = False
     q = torch.zeros(1, 2, 2, 8)
-    with pytest.raises(UnsupportedModelError, match="ahead"):
+    with pytest.raises(UnsupportedModelError, match="not causal"):
         paged_attention(module, q, q, q, None, paged=LayerProbe())
 
 

@@ -107,7 +107,7 @@ def started(reader: Reader) -> Iterator[Reader]:
         text=True,
     )
     try:
-        printed = read_until(server, "Ctrl-C stops it.")
+        printed = read_until(server, "Press Ctrl-C to stop.")
         reader.http, reader.grpc, metrics = re.findall(r"127\.0\.0\.1:\d+", printed)
         for address, port in [(reader.http, 8000), (reader.grpc, 8001), (metrics, 8002)]:
             printed = printed.replace(address, f"127.0.0.1:{port}")

@@ -24,7 +24,7 @@ _ANY_SEED: Final = -1
 _Seed = Annotated[int, Field(ge=-SEEDS // 2, le=SEEDS - 1), WRITTEN_AS_FRACTION]
 _Count = Annotated[int, Field(ge=1), WRITTEN_AS_FRACTION]
 
-NO_FORMAT: Final = "answers are free text here, JSON and schemas are not enforced; leave it out or send type text"
+NO_FORMAT: Final = "structured output is not supported; leave it out or send type text"
 
 
 class TextFormat(Strict):
