@@ -51,14 +51,15 @@ def refused(parser: RequestParser = PARSER, **fields: object) -> str:
     return decent(caught.value)
 
 
-def decent(error: InvalidArgumentError) -> str:
+def decent(error: InvalidArgumentError, given: str = "") -> str:
+    """What the caller has `given` may be shown, whatever it looks like."""
     message = str(error)
     assert message
     assert len(message) < 1000
     assert "\n" not in message
     message.encode("utf-8")  # it goes out on the wire
     for leak in ("Traceback", "/home", '.py"', "site-packages", "pydantic.dev", "://"):
-        assert leak not in message
+        assert leak not in message or leak in given.replace("\\", "")
     return message
 
 
@@ -569,7 +570,7 @@ def survives(**fields: object) -> None:
     try:
         request = parse(**fields)
     except InvalidArgumentError as error:
-        decent(error)
+        decent(error, repr(fields))
     else:
         assert 1 <= request.max_tokens <= CONTEXT - len(request.prompt_ids)
         assert 0 <= request.seed <= MAX_SEED
