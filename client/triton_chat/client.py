@@ -4,8 +4,8 @@
         for event in client.stream("Why is the sky blue?", max_tokens=64):
             print(event.text, end="")
 
-A call is told once, as data (`chat`, `control`, `embeddings`, `tokenizer`, in the terms of `rpc`), and sent by either
-client's sender (`senders`).
+A call is described once, as data (`chat`, `control`, `embeddings`, `tokenizer`, in the terms of `rpc`), and sent by
+either client's sender (`senders`).
 
 Source: KServe predict protocol v2 over gRPC, by the stub that tritonclient carries.
 """

@@ -28,7 +28,7 @@ class TritonChatError(Exception):
     """
 
     code: ClassVar[str] = "error"
-    """A stable word for programs; that of our own models where they have said it."""
+    """A stable word for programs, of the class; a code that this version does not know becomes an `EngineError`."""
 
     def __init__(self, sentence: str = "", *, field: str | None = None, row: int | None = None) -> None:
         super().__init__(sentence)
