@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from triton_chat.pace import Pace
-from triton_chat.types import ChatEvent, ChatResult, PromptLogprob, TokenLogprob
+from triton_chat.types import ChatEvent, ChatResult, PromptLogprob, TokenLogprob, ToolCall, ToolCallDelta
 
 
 class Collector:
@@ -20,6 +20,8 @@ class Collector:
         self._prompt_logprobs: list[PromptLogprob] = []
         self._token_ids: list[int] = []
         self._prompt_token_ids: tuple[int, ...] = ()
+        self._reasoning: list[str] = []
+        self._tool_calls: dict[int, list[ToolCallDelta]] = {}
         self._last = ChatEvent("")
 
     def add(self, event: ChatEvent) -> None:
@@ -32,6 +34,9 @@ class Collector:
         self._prompt_logprobs.extend(event.prompt_logprobs)
         self._token_ids.extend(event.token_ids)
         self._prompt_token_ids += event.prompt_token_ids
+        self._reasoning.append(event.reasoning)
+        for delta in event.tool_calls:
+            self._tool_calls.setdefault(delta.index, []).append(delta)
         self._last = event
 
     def result(self) -> ChatResult:
@@ -47,7 +52,15 @@ class Collector:
             prompt_logprobs=tuple(self._prompt_logprobs),
             token_ids=tuple(self._token_ids),
             prompt_token_ids=self._prompt_token_ids,
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(_whole(deltas) for _, deltas in sorted(self._tool_calls.items())),
+            num_reasoning_tokens=last.num_reasoning_tokens,
             ttft_s=self._ttft_s,
             duration_s=time.perf_counter() - self._started,
             tokens_per_s=self._pace.tokens_per_s,
         )
+
+
+def _whole(deltas: list[ToolCallDelta]) -> ToolCall:
+    first = deltas[0]
+    return ToolCall(first.id, first.name, "".join(delta.arguments for delta in deltas))

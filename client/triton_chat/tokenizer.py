@@ -31,8 +31,8 @@ OUTPUTS = (*TOKENS, TOKEN_STRS, INFO)
 RETURN_NAMES = "return_token_strs"
 RETURN_INFO = "return_info"
 PARAMETERS = (
-    wire.ADD_GENERATION_PROMPT,
-    wire.CONTINUE_FINAL_MESSAGE,
+    "add_generation_prompt",
+    "continue_final_message",
     "add_special_tokens",
     RETURN_NAMES,
     RETURN_INFO,

@@ -15,10 +15,18 @@ Messages = str | Sequence[Message]
 """A conversation; a plain string is one message of the user."""
 
 
+Tool = Mapping[str, object]
+"""A function of the OpenAI API: `{"type": "function", "function": {"name": ..., "parameters": <JSON schema>}}`."""
+ToolChoice = str | Mapping[str, object]
+"""`none`, `auto`, `required`, or `{"type": "function", "function": {"name": ...}}`."""
+
 Stop = str | Sequence[str]
 TokenIds = Sequence[int]
 LogitBias = Mapping[int, float] | Mapping[str, float]
 """Token ids, also as text, to what is added to their logits."""
+
+StructuredOutputs = Mapping[str, object]
+"""Exactly one of `json`, `regex`, `choice` and `grammar`, to what it is."""
 
 HELP = "help"
 METAVAR = "metavar"
@@ -62,6 +70,10 @@ class SamplingParams:
     prompt_logprobs: int | None = parameter("The same for the tokens of the prompt.", "N")
     return_token_ids: bool | None = parameter("Report the ids of the prompt and of the answer.")
     skip_special_tokens: bool | None = parameter("Leave special tokens out of the text, which is the default.")
+    structured_outputs: StructuredOutputs | None = parameter(
+        "What the answer must be: JSON with exactly one of json (a schema, or true), regex, choice and grammar.",
+        "JSON",
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is set, ready for JSON."""
@@ -97,6 +109,7 @@ class SamplingOptions(TypedDict, total=False):
     prompt_logprobs: int | None
     return_token_ids: bool | None
     skip_special_tokens: bool | None
+    structured_outputs: StructuredOutputs | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -110,6 +123,16 @@ class CallOptions(SamplingOptions, total=False):
     """False: the chat template does not begin the assistant's turn. For messages only."""
     continue_final_message: bool | None
     """True: the answer continues the last message. For messages only."""
+    tools: Sequence[Tool] | None
+    """Functions that the model may call. For messages only."""
+    tool_choice: ToolChoice | None
+    """`none`, `auto`, `required`, or a function by its name. For messages only."""
+    parallel_tool_calls: bool | None
+    """False: at most one call in an answer."""
+    chat_template_kwargs: Mapping[str, object] | None
+    """What the chat template is given beside the conversation, such as `enable_thinking`."""
+    parse: bool | None
+    """False: reasoning and calls stay in the text, as the model writes them."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
@@ -126,6 +149,18 @@ class CallOptions(SamplingOptions, total=False):
     """gRPC metadata of this call, such as `traceparent`; wins over the client's own of the same name."""
 
 
+CHAT_PARAMETERS = (
+    "add_generation_prompt",
+    "continue_final_message",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "chat_template_kwargs",
+    "parse",
+)
+"""Of a `ChatRequest`, what is about its messages; the names of the wire."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One conversation, or one raw prompt as text or token ids, and how to answer it."""
@@ -135,6 +170,11 @@ class ChatRequest:
     prompt_token_ids: Sequence[int] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: Sequence[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Mapping[str, object] | None = None
+    parse: bool | None = None
     sampling: SamplingParams = SamplingParams()
     stream: bool = True
     exclude_input_in_output: bool = True
@@ -142,7 +182,7 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
             raise InvalidRequestError("give exactly one of messages, prompt and prompt_token_ids")
-        for name in ("add_generation_prompt", "continue_final_message"):
+        for name in CHAT_PARAMETERS:
             if getattr(self, name) is not None and self.messages is None:
                 raise InvalidRequestError("only for messages; a raw prompt is taken as it is", field=name)
 
@@ -174,8 +214,7 @@ class Call:
             messages=messages,
             prompt=rest.pop("prompt", None),
             prompt_token_ids=rest.pop("prompt_token_ids", None),
-            add_generation_prompt=rest.pop("add_generation_prompt", None),
-            continue_final_message=rest.pop("continue_final_message", None),
+            **{name: rest.pop(name, None) for name in CHAT_PARAMETERS},
             sampling=replace(base, **overrides),
             exclude_input_in_output=rest.pop("exclude_input_in_output", True),
         )
@@ -221,12 +260,31 @@ class PromptLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A part of a call: the first of each `index` has id and name, the next characters of its arguments follow."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model wants. `arguments` is the text of a JSON object, cut where the answer was cut."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatEvent:
     """One response of a stream. The token counts are cumulative."""
 
     text: str
     finish_reason: str = ""
-    """Empty until the last event, then `stop` or `length`."""
+    """Empty until the last event, then `stop`, `length` or `tool_calls`."""
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
@@ -238,6 +296,11 @@ class ChatEvent:
     """The answer's next tokens, its end token too; with `return_token_ids`."""
     prompt_token_ids: tuple[int, ...] = ()
     """In the first event; with `return_token_ids`."""
+    reasoning: str = ""
+    """What the model thinks before it answers."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    num_reasoning_tokens: int = 0
+    """Of `num_output_tokens`; cumulative."""
 
     def joined(self, later: ChatEvent) -> ChatEvent:
         """As one event with the next of the same answer."""
@@ -248,7 +311,14 @@ class ChatEvent:
             prompt_logprobs=self.prompt_logprobs + later.prompt_logprobs,
             token_ids=self.token_ids + later.token_ids,
             prompt_token_ids=self.prompt_token_ids + later.prompt_token_ids,
+            reasoning=self.reasoning + later.reasoning,
+            tool_calls=self.tool_calls + later.tool_calls,
         )
+
+
+_RARE = (
+    "logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids", "reasoning", "tool_calls", "num_reasoning_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +334,9 @@ class ChatResult:
     prompt_logprobs: tuple[PromptLogprob, ...] = ()
     token_ids: tuple[int, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    num_reasoning_tokens: int = 0
     ttft_s: float | None = None
     """Seconds from sending to the first text; None where the answer was not streamed or had no text."""
     duration_s: float = 0.0
@@ -271,9 +344,9 @@ class ChatResult:
     """Output tokens per second after those that came first; None where all came at once."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; without log-probabilities and token ids where there are none."""
+        """Ready for JSON; without what few answers have where there is none of it."""
         document = asdict(self)
-        for name in ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"):
+        for name in _RARE:
             if not document[name]:
                 del document[name]
         return document

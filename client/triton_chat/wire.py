@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ from tritonclient.grpc import InferInput, InferResult, service_pb2
 
 from triton_chat.errors import EngineError, InvalidRequestError, from_text
 from triton_chat.types import (
+    CHAT_PARAMETERS,
     Call,
     ChatEvent,
     ChatRequest,
@@ -30,6 +31,7 @@ from triton_chat.types import (
     PromptLogprob,
     SamplingParams,
     TokenLogprob,
+    ToolCallDelta,
     TopLogprob,
 )
 
@@ -52,10 +54,13 @@ MESSAGES = TensorSpec("messages", "BYTES", optional=True)
 TEXT_INPUT = TensorSpec("text_input", "BYTES", optional=True)
 PROMPT_TOKEN_IDS = TensorSpec("prompt_token_ids", "BYTES", optional=True)
 SAMPLING = TensorSpec("sampling_parameters", "BYTES", optional=True)
+CHAT = TensorSpec("chat_parameters", "BYTES", optional=True)
 STREAM = TensorSpec("stream", "BOOL", optional=True)
 EXCLUDE_INPUT = TensorSpec("exclude_input_in_output", "BOOL", optional=True)
 
 TEXT_OUTPUT = TensorSpec("text_output", "BYTES")
+REASONING_OUTPUT = TensorSpec("reasoning_output", "BYTES")
+TOOL_CALLS = TensorSpec("tool_calls", "BYTES")
 FINISH_REASON = TensorSpec("finish_reason", "BYTES")
 NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "INT32")
 NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "INT32")
@@ -64,12 +69,17 @@ LOGPROBS = TensorSpec("logprobs", "BYTES")
 PROMPT_LOGPROBS = TensorSpec("prompt_logprobs", "BYTES")
 TOKEN_IDS = TensorSpec("token_ids", "BYTES")
 PROMPT_TOKEN_IDS_OUTPUT = TensorSpec("prompt_token_ids", "BYTES")
-SPARSE = {PROMPT_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS_OUTPUT}
-"""Outputs that `chat` leaves out of a response where they are empty."""
+NUM_REASONING_TOKENS = TensorSpec("num_reasoning_tokens", "INT32")
+NEWER = {REASONING_OUTPUT, TOOL_CALLS}
+"""Outputs that an older server lacks."""
+SPARSE = {PROMPT_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS_OUTPUT, NUM_REASONING_TOKENS, *NEWER}
+"""Outputs that a response may lack: `chat` leaves most of them out where they are empty."""
 
-INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, PROMPT_TOKEN_IDS, SAMPLING, STREAM, EXCLUDE_INPUT)
+INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, PROMPT_TOKEN_IDS, SAMPLING, CHAT, STREAM, EXCLUDE_INPUT)
 OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT_OUTPUT,
+    REASONING_OUTPUT,
+    TOOL_CALLS,
     FINISH_REASON,
     NUM_INPUT_TOKENS,
     NUM_OUTPUT_TOKENS,
@@ -78,11 +88,9 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     PROMPT_LOGPROBS,
     TOKEN_IDS,
     PROMPT_TOKEN_IDS_OUTPUT,
+    NUM_REASONING_TOKENS,
 )
 SAMPLING_PARAMETERS: tuple[str, ...] = tuple(field.name for field in fields(SamplingParams))
-ADD_GENERATION_PROMPT = "add_generation_prompt"
-CONTINUE_FINAL_MESSAGE = "continue_final_message"
-"""These two travel with the sampling parameters, but are about the prompt."""
 
 FINAL_RESPONSE = "triton_final_response"
 STATUS_METADATA = (("triton_grpc_error", "true"),)
@@ -152,8 +160,8 @@ def decode_rows(result: InferResult | service_pb2.ModelInferResponse) -> list[Ch
         there = {tensor.name for tensor in response.outputs}
         found = [spec for spec in OUTPUTS if spec not in SPARSE or spec.name in there]
         columns = dict(zip(found, read_columns(response, found), strict=True))
-        empty = [""] * len(columns[TEXT_OUTPUT])
-        return [_event(*row) for row in zip(*(columns.get(spec, empty) for spec in OUTPUTS), strict=True)]
+        rows = len(columns[TEXT_OUTPUT])
+        return [_event({spec: column[row] for spec, column in columns.items()}) for row in range(rows)]
 
 
 def read_columns(response: service_pb2.ModelInferResponse, outputs: Sequence[TensorSpec]) -> list[Any]:
@@ -207,9 +215,10 @@ def _columns(requests: Sequence[ChatRequest]) -> list[tuple[TensorSpec, list[Val
     if not requests:
         raise InvalidRequestError("a batch needs at least one conversation")
     columns: list[tuple[TensorSpec, list[Value]]] = [_prompts(requests)]
-    parameters = [_parameters(request) for request in requests]
-    if any(parameters):
-        columns.append((SAMPLING, [dump_json(row, "sampling_parameters") for row in parameters]))
+    for spec, given in ((SAMPLING, _sampling_parameters), (CHAT, _chat_parameters)):
+        rows = [given(request) for request in requests]
+        if any(rows):
+            columns.append((spec, [dump_json(row, spec.name) for row in rows]))
     if not all(request.stream for request in requests):
         columns.append((STREAM, [request.stream for request in requests]))
     if not all(request.exclude_input_in_output for request in requests):
@@ -234,13 +243,13 @@ def _prompt(request: ChatRequest) -> tuple[TensorSpec, Value]:
     return PROMPT_TOKEN_IDS, dump_json(list(request.prompt_token_ids), "prompt_token_ids")
 
 
-def _parameters(request: ChatRequest) -> dict[str, Any]:
-    about_the_prompt = {
-        ADD_GENERATION_PROMPT: request.add_generation_prompt,
-        CONTINUE_FINAL_MESSAGE: request.continue_final_message,
-    }
-    given = {name: value for name, value in about_the_prompt.items() if value is not None}
-    return request.sampling.to_dict() | given
+def _sampling_parameters(request: ChatRequest) -> dict[str, Any]:
+    return request.sampling.to_dict()
+
+
+def _chat_parameters(request: ChatRequest) -> dict[str, Any]:
+    given = {name: getattr(request, name) for name in CHAT_PARAMETERS}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def dump_messages(messages: Messages) -> bytes:
@@ -287,19 +296,32 @@ def _read_fp32(raw: bytes) -> npt.NDArray[np.float32]:
 _READERS: dict[Datatype, Callable[[bytes], Any]] = {"BYTES": _read_bytes, "INT32": _read_int32, "FP32": _read_fp32}
 
 
-def _event(text: str, finish_reason: str, inputs: int, outputs: int, cached: int, *lists: str) -> ChatEvent:
-    """`lists` are the outputs in JSON, each empty where it has nothing."""
-    logprobs, prompt_logprobs, token_ids, prompt_token_ids = (json.loads(text) if text else () for text in lists)
+def _event(row: Mapping[TensorSpec, Any]) -> ChatEvent:
+    """The outputs of one row; those in JSON are empty where there is nothing."""
+
+    def entries(spec: TensorSpec) -> Any:
+        return json.loads(text) if (text := row.get(spec)) else ()
+
     return ChatEvent(
-        text,
-        finish_reason,
-        inputs,
-        outputs,
-        cached,
-        tuple(map(_token_logprob, logprobs)),
-        tuple(map(_prompt_logprob, prompt_logprobs)),
-        tuple(token_ids),
-        tuple(prompt_token_ids),
+        row[TEXT_OUTPUT],
+        row[FINISH_REASON],
+        row[NUM_INPUT_TOKENS],
+        row[NUM_OUTPUT_TOKENS],
+        row[NUM_CACHED_TOKENS],
+        tuple(map(_token_logprob, entries(LOGPROBS))),
+        tuple(map(_prompt_logprob, entries(PROMPT_LOGPROBS))),
+        tuple(entries(TOKEN_IDS)),
+        tuple(entries(PROMPT_TOKEN_IDS_OUTPUT)),
+        row.get(REASONING_OUTPUT, ""),
+        tuple(map(_tool_call, entries(TOOL_CALLS))),
+        row.get(NUM_REASONING_TOKENS, 0),
+    )
+
+
+def _tool_call(entry: dict[str, Any]) -> ToolCallDelta:
+    function = entry["function"]
+    return ToolCallDelta(
+        int(entry["index"]), entry.get("id", ""), function.get("name", ""), function.get("arguments", "")
     )
 
 

@@ -64,7 +64,7 @@ async def test_options_of_one_call(fake: FakeTriton, aclient: AsyncChatClient) -
     await aclient.generate("hi", headers={"Traceparent": "00-1"}, add_generation_prompt=False)
     received = fake.next_request()
     assert received.metadata["traceparent"] == "00-1"
-    assert received.tensor("sampling_parameters") == ['{"add_generation_prompt":false}']
+    assert received.tensor("chat_parameters") == ['{"add_generation_prompt":false}']
 
 
 @pytest.mark.parametrize("after", [0, 1])

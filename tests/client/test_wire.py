@@ -89,8 +89,9 @@ def test_token_ids_and_the_template_option() -> None:
     assert inputs_of(by_ids) == {"prompt_token_ids": [b"[1,22,3]"]}
     for value in (True, False):
         request = ChatRequest(messages="hi", add_generation_prompt=value, sampling=SamplingParams(seed=1))
-        raw = inputs_of(wire.infer_request(Call(request=request)))["sampling_parameters"]
-        assert [json.loads(text) for text in raw] == [{"seed": 1, "add_generation_prompt": value}]
+        inputs = inputs_of(wire.infer_request(Call(request=request)))
+        assert [json.loads(text) for text in inputs["chat_parameters"]] == [{"add_generation_prompt": value}]
+        assert [json.loads(text) for text in inputs["sampling_parameters"]] == [{"seed": 1}]
 
 
 def test_any_sequence_of_token_ids_is_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
@@ -10,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import HELP, METAVAR, LogitBias, SamplingParams, Stop, TokenIds
+from triton_chat.types import HELP, METAVAR, LogitBias, SamplingParams, Stop, StructuredOutputs, TokenIds
 
 _PANEL = "Sampling (unset: the server's default)"
 
@@ -34,6 +35,18 @@ def _biases(entries: list[str] | None) -> dict[int, float] | None:
     return biases or None
 
 
+def _structured(text: str | None) -> StructuredOutputs | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"--structured-outputs takes JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"--structured-outputs takes a JSON object, not {text!r}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """How a command line gives a value of some type: as what typer reads, and what is made of that."""
@@ -50,6 +63,7 @@ _KINDS: dict[object, _Kind] = {
     Stop | None: _Kind(list[str] | None, _listed, repeats=True),
     TokenIds | None: _Kind(list[int] | None, _listed, repeats=True),
     LogitBias | None: _Kind(list[str] | None, _biases, repeats=True),
+    StructuredOutputs | None: _Kind(str | None, _structured),
 }
 """By the types in `SamplingParams`."""
 

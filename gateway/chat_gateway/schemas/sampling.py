@@ -30,6 +30,7 @@ _JSON_TYPES: Final[Mapping[object, Any]] = {
     types.Stop | None: Stop | None,
     types.TokenIds | None: list[TokenId] | None,
     types.LogitBias | None: LogitBias | None,
+    types.StructuredOutputs | None: dict[str, Any] | None,
 }
 """What JSON has for the types in `SamplingParams`."""
 

@@ -12,7 +12,7 @@ from triton_io.caller import Caller
 
 from chat_engine import errors
 from chat_engine.reading.request_parser import SWITCHES, WireRequest
-from chat_engine.request import Alternative, PromptToken, TokenEvent, TokenLogprobs
+from chat_engine.request import Alternative, PromptToken, TokenEvent, TokenLogprobs, ToolCallDelta
 
 
 class TritonChannel:
@@ -57,6 +57,8 @@ def _tensors(event: TokenEvent) -> list[pb_utils.Tensor]:
     reason = event.finish_reason.value if event.finish_reason else ""
     return [
         _text("text_output", event.text),
+        _text("reasoning_output", event.reasoning),
+        _list("tool_calls", [_tool_call(delta) for delta in event.tool_calls]),
         _text("finish_reason", reason),
         _count("num_input_tokens", event.num_input_tokens),
         _count("num_output_tokens", event.num_output_tokens),
@@ -65,6 +67,7 @@ def _tensors(event: TokenEvent) -> list[pb_utils.Tensor]:
         *_where_any("prompt_logprobs", [_prompt_logprobs(token) for token in event.prompt_tokens]),
         *_where_any("token_ids", event.token_ids),
         *_where_any("prompt_token_ids", event.prompt_token_ids),
+        *([_count("num_reasoning_tokens", event.num_reasoning_tokens)] if event.num_reasoning_tokens else []),
     ]
 
 
@@ -83,6 +86,13 @@ def _list(name: str, values: Sequence[object]) -> pb_utils.Tensor:
 
 def _count(name: str, count: int) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, np.array([[count]], dtype=np.int32))
+
+
+def _tool_call(delta: ToolCallDelta) -> dict[str, object]:
+    """OpenAI's streaming shape: id, type and name come once."""
+    head = {"id": delta.id, "type": "function"} if delta.id else {}
+    name = {"name": delta.name} if delta.name else {}
+    return {"index": delta.index, **head, "function": {**name, "arguments": delta.arguments}}
 
 
 def _logprobs(entry: TokenLogprobs) -> dict[str, object]:

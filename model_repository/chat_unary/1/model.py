@@ -24,6 +24,8 @@ log = process.log_of("chat_unary")
 _ROWS_IN_FLIGHT = 64
 _OUTPUTS = (
     "text_output",
+    "reasoning_output",
+    "tool_calls",
     "finish_reason",
     "num_input_tokens",
     "num_output_tokens",
@@ -32,7 +34,11 @@ _OUTPUTS = (
     "prompt_logprobs",
     "token_ids",
     "prompt_token_ids",
+    "num_reasoning_tokens",
 )
+
+
+_COUNT = _OUTPUTS[-1]
 
 
 class TritonPythonModel:
@@ -147,4 +153,6 @@ class _Rows:
 
 def _nothing(name: str) -> pb_utils.Tensor:
     """In place of an output that `chat` leaves out where it is empty: the other rows may have it."""
+    if name == _COUNT:
+        return pb_utils.Tensor(name, np.array([[0]], dtype=np.int32))
     return pb_utils.Tensor(name, np.array([[b""]], dtype=np.object_))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from chat_engine.errors import ChatError
 
@@ -16,6 +17,36 @@ MAX_COUNT = 2**31 - 1  # what a tensor can hold
 
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 _Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class StructuredOutputs(BaseModel):
+    """What an answer must be; exactly one. The names are vLLM's.
+
+    `json` is a JSON schema (2020-12), or true for any object; `grammar` is in llguidance's form of Lark.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    json_: dict[str, Any] | Literal[True] | None = Field(None, alias="json")
+    regex: str | None = Field(None, min_length=1)
+    choice: tuple[str, ...] | None = Field(None, min_length=1)
+    grammar: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> StructuredOutputs:
+        if len(self.given) != 1:
+            found = " and ".join(self.given) or "none"
+            raise PydanticCustomError(
+                "one_of", "exactly one of json, regex, choice and grammar is required, {found} given", {"found": found}
+            )
+        return self
+
+    @property
+    def given(self) -> list[str]:
+        """The names of those that are given, as the caller writes them."""
+        return [
+            field.alias or name for name, field in type(self).model_fields.items() if getattr(self, name) is not None
+        ]
 
 
 class SamplingParams(BaseModel):
@@ -48,6 +79,7 @@ class SamplingParams(BaseModel):
     prompt_logprobs: int | None = Field(None, ge=0)
     return_token_ids: bool = False
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputs | None = None
 
     @field_validator("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs", mode="before")
     @classmethod
@@ -62,6 +94,19 @@ class SamplingParams(BaseModel):
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What an answer must follow from its first token on.
+
+    Attributes:
+        grammar: in llguidance's form: Lark, or a JSON list of grammars.
+        field: of the request, to be named where the grammar cannot be used.
+    """
+
+    grammar: str
+    field: str
+
+
+@dataclass(frozen=True)
 class ChatRequest:
     """A validated request; every limit has been checked.
 
@@ -69,6 +114,7 @@ class ChatRequest:
         prompt_ids: the prompt as token ids, at least one.
         max_tokens: resolved; prompt and answer fit into the context. 0: only the prompt is wanted.
         seed: resolved; drawn at random where the caller gave none.
+        constraint: what the answer must follow, if anything.
         echo: text that precedes the answer in the output (the prompt, when the caller wants it back).
         arrival: monotonic seconds.
     """
@@ -78,6 +124,7 @@ class ChatRequest:
     sampling: SamplingParams
     max_tokens: int
     seed: int
+    constraint: Constraint | None = None
     echo: str = ""
     stream: bool = True
     arrival: float = field(default_factory=time.monotonic)
@@ -88,6 +135,7 @@ class FinishReason(str, enum.Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
     ERROR = "error"
 
@@ -126,8 +174,24 @@ class PromptToken:
 
 
 @dataclass(frozen=True)
+class ToolCallDelta:
+    """A part of a call, OpenAI's streaming shape: the first one of each `index` has id and name, arguments follow.
+
+    `arguments` are the next characters of a JSON object.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class TokenEvent:
     """What a request gets: the text that became final, and the counts so far. The last one says why it ended.
+
+    `text` is the content; where the answer is parsed, `reasoning` and `tool_calls` were taken out of it, and `logprobs`
+    belong to the tokens of the content.
 
     `error` goes with the finish reasons CANCELLED and ERROR. `prompt_tokens` are those that have been scored since the
     last event, `token_ids` those made since then; `prompt_token_ids` comes with the first. Each where it was asked for.
@@ -143,3 +207,6 @@ class TokenEvent:
     prompt_tokens: tuple[PromptToken, ...] = ()
     token_ids: tuple[int, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    num_reasoning_tokens: int = 0

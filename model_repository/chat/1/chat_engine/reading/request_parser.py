@@ -40,6 +40,7 @@ class WireRequest:
     text_input: bytes | None = None
     prompt_token_ids: bytes | None = None
     sampling_parameters: bytes | None = None
+    chat_parameters: bytes | None = None
     stream: bool | None = None
     exclude_input_in_output: bool | None = None
     parameters: Mapping[str, object] | None = None
@@ -86,6 +87,7 @@ class RequestParser:
         switches = {name: _switch(name, getattr(wire, name), scalars) for name in SWITCHES}
         given = self._parameters(wire.sampling_parameters, scalars)
         options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
+        options |= self._chat_parameters(wire.chat_parameters)
         sampling = self._sampling(given)
         if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
             raise InvalidArgumentError(
@@ -110,6 +112,14 @@ class RequestParser:
         at_most("sampling_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
         given = _json_object("sampling_parameters", raw) if raw is not None else {}
         return {**scalars, **given}
+
+    def _chat_parameters(self, raw: bytes | None) -> dict[str, bool | None]:
+        at_most("chat_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
+        given = _json_object("chat_parameters", raw) if raw is not None else {}
+        for name, value in given.items():
+            if name not in TEMPLATE_OPTIONS:
+                raise unknown(name, value, TEMPLATE_OPTIONS)
+        return {name: check_flag(name, value) for name, value in given.items()}
 
     def _sampling(self, given: Mapping[str, object]) -> SamplingParams:
         named = {k: v for k, v in given.items() if v is not None or k not in SamplingParams.model_fields}

@@ -71,7 +71,7 @@ class Mailbox:
         """Takes an event from the engine (it is the request's sink)."""
         with self._lock:
             self._pending.append(event)
-            self._worth_sending |= self.streams and bool(event.text or event.logprobs or event.prompt_tokens)
+            self._worth_sending |= self.streams and _is_worth_sending(event)
             self._ended |= event.finish_reason is not None
         self.offer()
 
@@ -217,7 +217,14 @@ def merge(events: Iterable[TokenEvent]) -> TokenEvent:
         prompt_tokens=tuple(token for event in events for token in event.prompt_tokens),
         token_ids=tuple(token_id for event in events for token_id in event.token_ids),
         prompt_token_ids=events[0].prompt_token_ids,
+        reasoning="".join(event.reasoning for event in events),
+        tool_calls=tuple(delta for event in events for delta in event.tool_calls),
+        num_reasoning_tokens=last.num_reasoning_tokens,
     )
+
+
+def _is_worth_sending(event: TokenEvent) -> bool:
+    return bool(event.text or event.reasoning or event.tool_calls or event.logprobs or event.prompt_tokens)
 
 
 def _portion(events: list[TokenEvent]) -> int:
