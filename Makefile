@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 # What a target of tests needs beyond that, looked for each time and before anything is run: programs come and go.
 NEEDS := needs-test needs-test-browser needs-test-image needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
+AGENTS := .cache/agents-venv/.ready
 
 # Nothing of this machine or its package index goes into the files.
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
@@ -35,7 +36,7 @@ demo: $(READY) ## Start the server, ask two questions, stop it
 serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
-test: needs-test $(READY) $(HELM_TOOLS) ## Run all tests except those in a browser and in containers
+test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) ## Run all tests except those in a browser and in containers
 	@$(BIN)/python -m pytest -m "not browser and not image and not fresh"
 
 test-unit: $(READY) ## Run the tests that need no server
@@ -86,6 +87,7 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --extra gateway --constraint requirements/dev.txt --output-file requirements/gateway.txt pyproject.toml
 	@$(BIN)/python -c '$(UI_EXTRA)' | $(LOCK) --constraint requirements/dev.txt --output-file requirements/ui.txt -
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
+	@$(LOCK) --output-file requirements/agents.txt requirements/agents.in
 	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
 
 bench: $(READY) ## Compare the engine with other engines (about eight minutes)
@@ -120,6 +122,13 @@ $(READY): pyproject.toml requirements/dev.txt
 # It pins much, so it has an environment of its own.
 .cache/checkov-venv/.ready: requirements/checkov.txt | $(READY)
 	@echo "checkov for the tests of the chart (300 MB, a minute or two)"
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+# What others write agents with, unmodified; they want another version of openai than the gateway.
+.cache/agents-venv/.ready: requirements/agents.txt | $(READY)
+	@echo "LangChain, Pydantic AI and Instructor for the tests of the gateway (180 MB)"
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
 	@touch $@
