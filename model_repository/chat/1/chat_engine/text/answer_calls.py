@@ -185,7 +185,8 @@ class _Xml(_Head):
         key, end, value = begun.partition(self._tags.after_key.strip("\n"))
         if not tag or not end or self._tags.after_value.strip() in value:
             return arguments
-        written = json.dumps(value.removeprefix("\n"), ensure_ascii=False).removesuffix('"')
+        value = _without_beginning(value.removeprefix("\n"), self._tags.after_value)
+        written = json.dumps(value, ensure_ascii=False).removesuffix('"')
         return f"{arguments}{', ' if arguments != '{' else ''}{json.dumps(key, ensure_ascii=False)}: {written}"
 
 
@@ -379,6 +380,12 @@ def _parsed(answer_format: AnswerFormat, text: str, tools: Tools) -> list[tuple[
         return [(str(function["name"]), function.get("arguments")) for function in functions]
     except (ValueError, KeyError, TypeError, AttributeError):  # what it raises at nonsense
         return []
+
+
+def _without_beginning(text: str, marker: str) -> str:
+    """A text that is cut where a marker may have begun."""
+    lengths = range(min(len(text), len(marker)), 0, -1)
+    return next((text[:-length] for length in lengths if marker.startswith(text[-length:])), text)
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +141,26 @@ def _probe_texts(tokenizer: PreTrainedTokenizerBase, template: str) -> Iterator[
         calling = _render(tokenizer, template, {"role": "assistant", "content": content, "tool_calls": [call]})
         saying = _render(tokenizer, template, {"role": "assistant", "content": "probe answer 7303"})
         if calling is not None and saying is not None and _NAME in calling:
-            yield calling[len(commonprefix([calling, saying])) :]
+            yield calling[_count_alike(calling, saying) :]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, template: str, turn: Mapping[str, Any]) -> str | None:
+def _render(tokenizer: PreTrainedTokenizerBase, template: str, turn: dict[str, Any]) -> str | None:
     """A question and this turn; with the result of a call, where the template wants one behind it."""
     result = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": "probe result 7310"}
-    for more in ([], [result]) if "tool_calls" in turn else ([],):
-        try:
-            text = tokenizer.apply_chat_template(
-                [_QUESTION, turn, *more], tools=[_PROBE_TOOL], chat_template=template, tokenize=False
-            )
-        except Exception:  # noqa: BLE001 - a template is a program, and may raise anything
-            continue
-        return str(text)
-    return None
+    text = _try(tokenizer, template, [_QUESTION, turn])
+    return text or ("tool_calls" in turn and _try(tokenizer, template, [_QUESTION, turn, result])) or None
+
+
+def _try(tokenizer: PreTrainedTokenizerBase, template: str, turns: list[dict[str, Any]]) -> str | None:
+    try:
+        return str(tokenizer.apply_chat_template(turns, tools=[_PROBE_TOOL], chat_template=template, tokenize=False))
+    except Exception:  # noqa: BLE001 - a template is a program, and may raise anything
+        return None
+
+
+def _count_alike(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
 
 
 def _reads(one: AnswerFormat, written: str) -> bool:
@@ -172,7 +176,7 @@ def _reads(one: AnswerFormat, written: str) -> bool:
     except ValueError:
         return False
     names = [delta.name for delta in deltas if delta.name]
-    return names == [_NAME] and arguments == _ARGUMENTS and _NAME not in text and "probe" not in text
+    return names == [_NAME] and arguments == _ARGUMENTS and _NAME not in text and "probe_key" not in text
 
 
 def _writes(one: AnswerFormat, written: str) -> bool:
