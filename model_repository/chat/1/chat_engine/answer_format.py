@@ -75,15 +75,18 @@ class AnswerFormat:
     """How a model writes its answers.
 
     Attributes:
-        name: of ours, or "tokenizer" for one that the checkpoint ships.
+        name: for people.
         template: a `response_template` as transformers has it.
-        tags: what opens and closes reasoning. None where the template alone knows.
+        shipped: whether it is the checkpoint's. Then its template finds the beginning of the answer in the prompt by
+            itself; one of ours does not.
+        tags: what opens and closes reasoning. None: there is none, or the template alone knows.
         reasoning_first: whether an answer begins with reasoning even where nothing has opened it.
         call: how calls are written. None: there are none, or the template alone knows how to read them.
     """
 
     name: str
     template: Mapping[str, Any]
+    shipped: bool = False
     tags: tuple[str, str] | None = None
     reasoning_first: bool = False
     call: CallSyntax | None = None

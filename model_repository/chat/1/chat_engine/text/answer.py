@@ -176,15 +176,15 @@ class AnswerText:
         decided: list[TokenLogprobs] = []
         while self._tokens and self._tokens[0].begin < part.end:
             token = self._tokens[0]
-            token.kind |= part.kind
+            token.kind = part.kind if token.kind is Kind.NOTHING else token.kind | part.kind
             if token.end > part.end:
                 break
             decided += self._concluded(self._tokens.popleft())
         return decided
 
     def _concluded(self, token: _Token) -> list[TokenLogprobs]:
-        kind = token.kind or self._kind
-        if Kind.CONTENT in kind:
+        kind = self._kind if token.kind is Kind.NOTHING else token.kind
+        if kind is Kind.CONTENT or Kind.CONTENT in kind:
             return [token.logprobs] if token.logprobs else []
         self.num_reasoning += Kind.REASONING in kind
         return []

@@ -23,7 +23,6 @@ from chat_engine.text.answer_regions import REASONING, region_template
 log = logging.getLogger(__name__)
 
 NO_FORMAT = "none"
-SHIPPED = "tokenizer"
 _FOLDER = Path(__file__).parent / "formats"
 _THINKS = "think"
 
@@ -94,9 +93,9 @@ def _read(path: Path) -> AnswerFormat:
     return AnswerFormat(
         path.stem,
         data["response_template"],
-        tuple(data["tags"]),
-        data.get("reasoning_first", False),
-        CallSyntax.model_validate(call) if call else None,
+        tags=tuple(data["tags"]),
+        reasoning_first=data.get("reasoning_first", False),
+        call=CallSyntax.model_validate(call) if call else None,
     )
 
 
@@ -109,7 +108,7 @@ def _shipped(shipped: Mapping[str, Any], found: AnswerFormat | None, written: li
     transformers reads a call when it is complete. With the syntax known, its arguments are streamed, and the model can
     be made to call.
     """
-    own = AnswerFormat(SHIPPED, shipped)
+    own = AnswerFormat("tokenizer", shipped, shipped=True)
     try:
         region_template(own, True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

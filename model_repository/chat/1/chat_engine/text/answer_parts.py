@@ -127,7 +127,7 @@ class AnswerParts:
     @property
     def _drops_marks(self) -> bool:
         """Whether what the parser has left out of the content is gone: marks around calls, but not without a call."""
-        return self._strips or self._reply.format.call is None
+        return self._strips or self._reply.format.shipped
 
     # Text.
 
@@ -203,8 +203,10 @@ def _kind(field: str) -> Kind:
 def _prefix(reply: Reply) -> str:
     """What the prompt has written of the answer, as the parser is to see it: of ours, only whether it reasons."""
     tags = reply.format.tags
-    if tags is None:
+    if reply.format.shipped:
         return reply.prefix
+    if tags is None:
+        return ""
     opened, closed = (reply.prefix.rfind(tag) for tag in tags)
     reasons = opened > closed or (reply.format.reasoning_first and closed < 0)
     return tags[0] if reasons else ""

@@ -38,7 +38,8 @@ class Regions:
 
     transformers' parser tells what it found, but not where: the places are found again with its own expressions. It
     also parses a field when that ends, and raises where the model wrote nonsense; so here every field is plain text,
-    and those who take the calls parse them.
+    and those who take the calls parse them. Text in which no marker can begin is not given to it before more comes: it
+    costs much more than making text of a token.
 
     Args:
         answer_format: the model's.
@@ -51,18 +52,26 @@ class Regions:
         self._parser = ResponseParser(self._template, prefix=prefix)
         self._text = self._template.truncate_past_last_anchor(prefix) if prefix else ""
         self._offset = len(self._text)
-        self._place = 0
+        self._place = 0  # up to where the parser has told
+        self._ahead = ""  # what it has not got yet, though it is told: in the same field, and no marker
         self._field = self._template.implicit
+        self._in_text = False  # whether the newest thing is text of the field
+        self._begins = _begins(answer_format, calls)
         self.initial = self._located(self._parser.initial_events)
 
     def feed(self, text: str) -> list[Found]:
         """What is certain now that this text has come."""
+        holds = self._place + len(self._ahead) < len(self._text)
         self._text += text
-        return self._located(self._parser.feed(text))
+        if not holds and self._field and self._is_plain(text):
+            self._ahead += text
+            end = len(self._text) - self._offset
+            return [Found("text", _role(self._field), end - len(text), end)]
+        return self._fed(text)
 
     def finish(self) -> list[Found]:
         """What was held back."""
-        return self._located(self._parser.finalize()[1])
+        return self._fed("") + self._located(self._parser.finalize()[1])
 
     @property
     def end(self) -> int:
@@ -72,6 +81,15 @@ class Regions:
     def raw(self, begin: int, end: int) -> str:
         """The answer between two places."""
         return self._text[begin + self._offset : end + self._offset]
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether no marker begins in it: for sure only behind text of the same field."""
+        begins = self._begins.get(self._field) if self._place else None
+        return begins is not None and self._in_text and begins.isdisjoint(text)
+
+    def _fed(self, text: str) -> list[Found]:
+        text, self._ahead = self._ahead + text, ""
+        return self._located(self._parser.feed(text))
 
     def _located(self, events: list[dict[str, Any]]) -> list[Found]:
         return [found for event in events for found in self._one(event)]
@@ -104,11 +122,30 @@ class Regions:
 
     def _found(self, kind: Literal["open", "text", "close"], field: str, begin: int, end: int) -> Found:
         self._place = end
+        self._in_text = kind == "text"
         return Found(kind, _role(field), begin - self._offset, end - self._offset)
 
 
 def _role(field: str) -> str:
     return REASONING if field in _REASONING_NAMES else field
+
+
+@lru_cache(64)
+def _begins(answer_format: AnswerFormat, calls: bool) -> dict[str | None, frozenset[str]]:
+    """With what characters markers begin behind text of a field, where that is known.
+
+    In formats of ours, what has no literals can only stand at the beginning of an answer.
+    """
+    template = region_template(answer_format, calls)
+    ours = not answer_format.shipped
+    known: dict[str | None, frozenset[str]] = {}
+    for name, field in template.fields.items():
+        ends = [(field.close_re, field.close_literals)]
+        if name == template.implicit:
+            ends += [(other.open_re, other.open_literals) for other in template.fields.values()]
+        if name != CALLS and all(expression is None or ours or literals for expression, literals in ends):
+            known[name] = frozenset(literal[0] for _, literals in ends for literal in literals or ())
+    return known
 
 
 @lru_cache(64)
