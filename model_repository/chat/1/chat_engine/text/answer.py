@@ -148,9 +148,8 @@ class AnswerText:
         text = said.text
         if self._stops and not self.stopped:
             text += self._stops.end(hidden if self._kind is Kind.CONTENT else "")
-        rest = [entry for token in self._tokens for entry in self._concluded(token)]
         self.opening = None
-        return Said(text, said.reasoning, said.calls, (*said.logprobs, *rest))
+        return Said(text, said.reasoning, said.calls, (*said.logprobs, *self._rest()))
 
     def _said(self, parts: list[Part]) -> Said:
         text, reasoning = "", ""
@@ -164,10 +163,11 @@ class AnswerText:
             calls += part.calls
             logprobs += self._decide(part)
             if self.stopped:
-                logprobs += [entry for token in self._tokens for entry in self._concluded(token)]
                 break
         if self._stops and not self.stopped and self._kind is Kind.CONTENT:
             text += self._stops.push("", self._at)
+        if self.stopped:
+            logprobs += self._rest()
         return Said(text, reasoning, tuple(calls), tuple(logprobs))
 
     def _decide(self, part: Part) -> list[TokenLogprobs]:
@@ -182,11 +182,17 @@ class AnswerText:
             decided += self._concluded(self._tokens.popleft())
         return decided
 
+    def _rest(self) -> list[TokenLogprobs]:
+        """Those of the content among the tokens that are left at the end."""
+        tokens, self._tokens = self._tokens, deque()
+        return [entry for token in tokens for entry in self._concluded(token)]
+
     def _concluded(self, token: _Token) -> list[TokenLogprobs]:
         kind = self._kind if token.kind is Kind.NOTHING else token.kind
-        if kind is Kind.CONTENT or Kind.CONTENT in kind:
+        if kind & Kind.CONTENT:
             return [token.logprobs] if token.logprobs else []
-        self.num_reasoning += Kind.REASONING in kind
+        if kind & Kind.REASONING:
+            self.num_reasoning += 1
         return []
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from chat_engine.answer_format import AnswerFormat, CallSyntax
 from chat_engine.errors import ConfigError
@@ -134,10 +135,11 @@ def _that_reads(written: list[str]) -> AnswerFormat | None:
 
 def _probe_texts(tokenizer: PreTrainedTokenizerBase, template: str) -> Iterator[str]:
     """A call as the template writes it, from where the answer begins on; in each form in which it takes one."""
-    for arguments, content in product((_ARGUMENTS, json.dumps(_ARGUMENTS)), (None, "")):
+    contents: tuple[dict[str, Any], ...] = ({}, {"content": None}, {"content": ""})
+    for arguments, content in product((_ARGUMENTS, json.dumps(_ARGUMENTS)), contents):
         function = {"name": _NAME, "arguments": arguments}
         call = {"id": _ID, "type": "function", "function": function}
-        calling = _render(tokenizer, template, {"role": "assistant", "content": content, "tool_calls": [call]})
+        calling = _render(tokenizer, template, {"role": "assistant", **content, "tool_calls": [call]})
         saying = _render(tokenizer, template, {"role": "assistant", "content": "probe answer 7303"})
         if calling is not None and saying is not None and _NAME in calling:
             yield calling[_count_alike(calling, saying) :]
@@ -151,8 +153,12 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str, turn: dict[str, A
 
 
 def _try(tokenizer: PreTrainedTokenizerBase, template: str, turns: list[dict[str, Any]]) -> str | None:
+    """As `apply_chat_template` does, but that leaves out a content that is None, which some templates look for."""
+    special: dict[str, Any] = dict(tokenizer.special_tokens_map)
+    more: dict[str, Any] = special | {"tools": [_PROBE_TOOL], "chat_template": template}
     try:
-        return str(tokenizer.apply_chat_template(turns, tools=[_PROBE_TOOL], chat_template=template, tokenize=False))
+        rendered: Any = render_jinja_template([turns], **more)  # texts, and what was generated of them
+        return str(rendered[0][0])
     except Exception:  # noqa: BLE001 - a template is a program, and may raise anything
         return None
 
