@@ -109,7 +109,7 @@ def test_every_metric_has_its_labels() -> None:
     reporter(board).close()
     assert {key[0] for key in board.metrics} == set(NAMES)
     assert {reason for name, reason in board.metrics if name == "triton_chat_requests_total"} == {
-        "stop", "length", "cancelled", "error"
+        "stop", "length", "tool_calls", "cancelled", "error"
     }  # fmt: skip
     for (_, reason), metric in board.metrics.items():
         assert metric.labels == {"model": "m", **({"finish_reason": reason} if reason else {})}
@@ -136,7 +136,7 @@ def test_ends_are_counted_by_reason() -> None:
     reports.report()
     reports.close()
     ends = {reason.value: board.value("triton_chat_requests_total", reason.value) for reason in FinishReason}
-    assert ends == {"stop": 5, "length": 0, "cancelled": 4, "error": 1}
+    assert ends == {"stop": 5, "length": 0, "tool_calls": 0, "cancelled": 4, "error": 1}
 
 
 def test_gauges_follow_up_and_down() -> None:

@@ -12,6 +12,7 @@ from chat_engine.errors import ContextLengthError, InvalidArgumentError, Unsuppo
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import PROMPTS, RequestParser, WireRequest
 from chat_engine.request import MAX_COUNT, MAX_SEED, ChatRequest, SamplingParams
+from chat_engine.text.answer_formats import known_formats
 from tests.chat_engine.builders import byte_level_tokenizer, examples, make_config
 
 CONTEXT = 60
@@ -618,3 +619,17 @@ def test_any_messages_are_parsed_or_refused(turns: list[dict[str, object]]) -> N
 )
 def test_any_scalar_parameters_are_parsed_or_refused(parameters: dict[str, object]) -> None:
     survives(parameters=parameters)
+
+
+def test_answers_to_messages_are_read_by_the_format() -> None:
+    """With what the template has written behind the last message; other prompts have text for an answer."""
+    prompts = PromptEncoder(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), chat_template=TEMPLATE))
+    think = known_formats()["think"]
+    parser = RequestParser(prompts, make_config(), CONTEXT, VOCAB, {}, answers=think)
+    said = b'[{"role": "user", "content": " <think> hey "}]'
+    reply = parse(parser, messages=said).reply
+    assert reply is not None
+    assert reply.format is think
+    assert reply.prefix == " </s>[assistant]"
+    assert parse(parser, text_input=b"<think>").reply is None
+    assert parse(messages=said).reply is None

@@ -41,7 +41,7 @@ def test_every_family_is_there_with_its_type_and_the_label_model(triton: LocalTr
     samples = [sample for sample in metrics.samples if is_of_chat(sample.name)]
     assert {sample.labels["model"] for sample in samples} == {"chat"}
     reasons = {s.labels.get("finish_reason") for s in samples if s.name == "triton_chat_requests_total"}
-    assert reasons == {"stop", "length", "cancelled", "error"}
+    assert reasons == {"stop", "length", "tool_calls", "cancelled", "error"}
 
 
 def is_of_chat(name: str) -> bool:

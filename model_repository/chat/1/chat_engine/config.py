@@ -67,6 +67,11 @@ class EngineConfig(BaseModel):
     chat_template: str | None = Field(
         None, description="Name of one of the checkpoint's chat templates; none: messages are rejected."
     )
+    answer_format: str | None = Field(
+        None,
+        description="How the model writes reasoning and tool calls: a format by its name, or none; by default what the "
+        "tokenizer ships or the chat template shows.",
+    )
     split_special_tokens: bool = Field(
         True, description="Treat a special token spelled out in a message as text; false: as the token."
     )

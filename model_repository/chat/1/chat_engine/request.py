@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from chat_engine.answer_format import AnswerFormat
 from chat_engine.errors import ChatError
 
 MAX_SEED = 2**64 - 1
@@ -107,6 +109,24 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """How an answer is to be read: reasoning and calls are taken out of its text.
+
+    Attributes:
+        format: the model's.
+        tools: what was offered, in OpenAI's shape; arguments are cast by their schemas. Without any, what looks like a
+            call is content.
+        prefix: what the template has written of the answer, from the beginning of the assistant's turn.
+        named: whether the caller chose the tool, so that a call is no reason of its own to end.
+    """
+
+    format: AnswerFormat
+    tools: tuple[Mapping[str, Any], ...] = ()
+    prefix: str = ""
+    named: bool = False
+
+
+@dataclass(frozen=True)
 class ChatRequest:
     """A validated request; every limit has been checked.
 
@@ -115,6 +135,7 @@ class ChatRequest:
         max_tokens: resolved; prompt and answer fit into the context. 0: only the prompt is wanted.
         seed: resolved; drawn at random where the caller gave none.
         constraint: what the answer must follow, if anything.
+        reply: how the answer is read; None: it is text.
         echo: text that precedes the answer in the output (the prompt, when the caller wants it back).
         arrival: monotonic seconds.
     """
@@ -125,6 +146,7 @@ class ChatRequest:
     max_tokens: int
     seed: int
     constraint: Constraint | None = None
+    reply: Reply | None = None
     echo: str = ""
     stream: bool = True
     arrival: float = field(default_factory=time.monotonic)

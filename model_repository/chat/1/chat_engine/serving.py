@@ -13,6 +13,7 @@ from chat_engine.protocol import Engine
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import RequestParser
 from chat_engine.service.model_thread import ModelThread
+from chat_engine.text.answer_formats import answer_format
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ def _native(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
         prompts = PromptEncoder.load(config)
         limits, defaults = runner.limits, runner.defaults
         prompts.check_vocabulary(limits.vocab_size)
+        answers = answer_format(prompts.tokenizer, prompts.backend, prompts.template, config.answer_format)
     except Exception:
         thread.close()
         raise
     parser = RequestParser(
-        prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens
+        prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens, answers
     )
     end_ids = in_vocabulary("an end token of the tokenizer or the chat template", prompts.end_ids, limits.vocab_size)
     engine = NativeEngine(config, runner, prompts.backend, on_failure, thread, end_ids)

@@ -11,8 +11,17 @@ from chat_engine.native.sampler import Logprobs, Sampled, SamplingState
 from chat_engine.native.sequence import Sequence
 from chat_engine.native.token_rules import TokenRules
 from chat_engine.protocol import Sink
-from chat_engine.request import Alternative, ChatRequest, FinishReason, PromptToken, TokenEvent, TokenLogprobs
+from chat_engine.request import (
+    Alternative,
+    ChatRequest,
+    FinishReason,
+    PromptToken,
+    TokenEvent,
+    TokenLogprobs,
+    ToolCallDelta,
+)
 from chat_engine.service.door import Progress
+from chat_engine.text.answer import AnswerText, Said
 from chat_engine.text.detokenizer import TextStream, TokenNames
 
 
@@ -44,15 +53,19 @@ class Running:
         self._sink = sink
         self._stop_ids = stop_ids
         self._names = names
-        self._stream = TextStream(
-            tokenizer,
-            prompt_ids,
-            params.stop,
-            skip_special_tokens=params.skip_special_tokens,
-            echo=bool(request.echo),
-        )
+        skips, echoes = params.skip_special_tokens, bool(request.echo)
+        self._stream: TextStream | None = None
+        self._answer: AnswerText | None = None
+        if request.reply is None:
+            self._stream = TextStream(tokenizer, prompt_ids, params.stop, skip_special_tokens=skips, echo=echoes)
+        else:
+            self._answer = AnswerText(
+                tokenizer, request.reply, prompt_ids, params.stop, skip_special_tokens=skips, echo=echoes
+            )
         # What the caller has not heard yet; from the start that is what only the first event has.
         self._text = request.echo
+        self._reasoning = ""
+        self._calls: list[ToolCallDelta] = []
         self._logprobs: list[TokenLogprobs] = []
         self._token_ids: list[int] = []
         self._prompt_token_ids = prompt_ids if params.return_token_ids else ()
@@ -86,8 +99,11 @@ class Running:
         self.sampling.append(token_id)
         if self.request.sampling.return_token_ids:
             self._token_ids.append(token_id)
-        if choice.logprobs:
-            self._logprobs.append(self._named(token_id, choice.logprobs))
+        logprobs = self._named(token_id, choice.logprobs) if choice.logprobs else None
+        if self._answer:
+            return self._say_parts(self._answer, token_id, logprobs)
+        if logprobs:
+            self._logprobs.append(logprobs)
         return self._say(token_id)
 
     def tell(self, reason: FinishReason | None = None, error: ChatError | None = None) -> None:
@@ -103,7 +119,11 @@ class Running:
             prompt_tokens=tuple(self._prompt_tokens),
             token_ids=tuple(self._token_ids),
             prompt_token_ids=self._prompt_token_ids,
+            reasoning=self._reasoning,
+            tool_calls=tuple(self._calls),
+            num_reasoning_tokens=self._answer.num_reasoning if self._answer else 0,
         )
+        self._reasoning, self._calls = "", []
         self._text, self._logprobs, self._token_ids = "", [], []
         self._prompt_tokens, self._prompt_token_ids = [], ()
         self._sink(event)
@@ -111,6 +131,7 @@ class Running:
     def _say(self, token_id: int) -> FinishReason | None:
         """Adds the text of the newest token. Gives the reason where the answer ends with it."""
         stream, num_output = self._stream, self.sequence.num_output
+        assert stream
         if token_id in self._stop_ids:
             self._text += stream.close(token_id)
             return FinishReason.STOP
@@ -121,6 +142,32 @@ class Running:
         if stream.stopped:
             return FinishReason.STOP
         return FinishReason.LENGTH if is_full else None
+
+    def _say_parts(self, answer: AnswerText, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
+        """The same where the answer is taken apart."""
+        num_output = self.sequence.num_output
+        if token_id in self._stop_ids:
+            self._take(answer.close(token_id, logprobs))
+            return self._ended(answer)
+        self._take(answer.push(token_id, num_output >= self.request.sampling.min_tokens, logprobs))
+        is_full = num_output >= self.request.max_tokens
+        if is_full and not answer.stopped:
+            self._take(answer.flush())
+        if answer.stopped:
+            return self._ended(answer)
+        return FinishReason.LENGTH if is_full else None
+
+    def _take(self, said: Said) -> None:
+        self._text += said.text
+        self._reasoning += said.reasoning
+        self._calls += said.calls
+        self._logprobs += said.logprobs
+
+    def _ended(self, answer: AnswerText) -> FinishReason:
+        """The reason of an answer that ended by itself."""
+        reply = self.request.reply
+        calls = answer.num_calls and reply and not reply.named
+        return FinishReason.TOOL_CALLS if calls else FinishReason.STOP
 
     def _named(self, token_id: int, logprobs: Logprobs) -> TokenLogprobs:
         def named(token: int, logprob: float) -> Alternative:

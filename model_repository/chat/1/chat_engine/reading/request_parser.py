@@ -13,17 +13,19 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
+from chat_engine.answer_format import AnswerFormat
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError, field_name
 from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explained, read_json, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import Prompt, PromptParser
-from chat_engine.request import ChatRequest, SamplingParams
+from chat_engine.request import ChatRequest, Reply, SamplingParams
 
 TEMPLATE_OPTIONS = ("add_generation_prompt", "continue_final_message")
 SWITCHES = ("stream", "exclude_input_in_output")
 PROMPTS = ("messages", "text_input", "prompt_token_ids")
 _DEFAULT_MAX_TOKENS = 512
+_END_OF_PROMPT = 64  # characters within which a template writes the beginning of an answer
 _TRITON_ID = "id"  # of a request to `generate`; some servers pass it on as a parameter
 
 
@@ -56,6 +58,7 @@ class RequestParser:
         vocab_size: number of token ids.
         defaults: sampling parameters of a request that names none, from the model's `generation_config.json`.
         max_tokens: of a request that names none, where the settings name none either.
+        answers: how the model writes its answers to messages; None: they are text.
 
     Raises:
         ConfigError: the defaults themselves are out of range.
@@ -69,7 +72,9 @@ class RequestParser:
         vocab_size: int,
         defaults: Mapping[str, object],
         max_tokens: int | None = None,
+        answers: AnswerFormat | None = None,
     ) -> None:
+        self._answers = answers
         self._prompts = PromptParser(prompts, config, vocab_size, "prompt_token_ids")
         self._config = config
         self._max_model_len = max_model_len
@@ -103,6 +108,7 @@ class RequestParser:
             sampling=sampling,
             max_tokens=self._max_tokens(len(prompt.ids), sampling),
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
+            reply=self._reply(wire, prompt),
             echo="" if switches["exclude_input_in_output"] else self._prompts.echo(prompt),
             stream=switches["stream"],
         )
@@ -162,6 +168,12 @@ class RequestParser:
             raise InvalidArgumentError("the prompt has no tokens; send at least one", field=name)
         return prompt
 
+    def _reply(self, wire: WireRequest, prompt: Prompt) -> Reply | None:
+        """How the answer to messages is read."""
+        if self._answers is None or wire.messages is None:
+            return None
+        return Reply(self._answers, prefix=answer_beginning(prompt.text or "", _last_content(wire.messages)))
+
     def _max_tokens(self, num_prompt: int, sampling: SamplingParams) -> int:
         limit = self._max_model_len
         room = limit - num_prompt
@@ -183,6 +195,20 @@ class RequestParser:
                 f"{sampling.min_tokens} is more than max_tokens, {max_tokens}", field="min_tokens"
             )
         return max_tokens
+
+
+def answer_beginning(prompt: str, content: str) -> str:
+    """What a template has written of the answer: what is behind the last message.
+
+    Of a prompt in which that message is not found (it may be escaped), the end.
+    """
+    content = content.strip()
+    begin = prompt.rfind(content) if content else -1
+    return prompt[begin + len(content) :] if begin >= 0 else prompt[-_END_OF_PROMPT:]
+
+
+def _last_content(messages: bytes) -> str:
+    return str(read_json("messages", decode("messages", messages))[-1]["content"])
 
 
 def _switch(name: str, tensor: bool | None, scalars: dict[str, object]) -> bool:

@@ -27,6 +27,7 @@ class TextStream:
         skip_special_tokens: whether special tokens are hidden.
         echo: whether `echo_text` of the prompt precedes the answer, so that a character which the prompt begins and
             nothing completes must show.
+        shown: special tokens that are not hidden all the same.
 
     Attributes:
         length: characters of the answer so far, with those held back because of stop strings: where the next token's
@@ -41,10 +42,11 @@ class TextStream:
         *,
         skip_special_tokens: bool = True,
         echo: bool = False,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         texts = texts_of(tokenizer)
         self.length = 0
-        self._decoder = text_decoder(texts, skip_special_tokens)
+        self._decoder = text_decoder(texts, skip_special_tokens, shown)
         self._decoder.skip(prompt_ids)
         if not echo:
             self._decoder.drop_incomplete()

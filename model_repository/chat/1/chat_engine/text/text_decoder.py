@@ -37,20 +37,23 @@ class Decoder(Protocol):
         """What was waiting for more."""
 
 
-def text_decoder(texts: TokenTexts, skip_special_tokens: bool) -> Decoder:
-    """A new, empty text."""
+def text_decoder(texts: TokenTexts, skip_special_tokens: bool, shown: frozenset[int] = frozenset()) -> Decoder:
+    """A new, empty text. Special tokens in `shown` are never skipped."""
     if texts.rules is None:
-        return WindowDecoder(texts, skip_special_tokens)
-    return TextDecoder(texts, texts.rules, skip_special_tokens)
+        return WindowDecoder(texts, skip_special_tokens, shown)
+    return TextDecoder(texts, texts.rules, skip_special_tokens, shown)
 
 
 class TextDecoder:
     """Joins the pieces of tokens by the rules of their decoder."""
 
-    def __init__(self, texts: TokenTexts, rules: Rules, skip_special_tokens: bool) -> None:
+    def __init__(
+        self, texts: TokenTexts, rules: Rules, skip_special_tokens: bool, shown: frozenset[int] = frozenset()
+    ) -> None:
         self._texts = texts
         self._folds = rules.folds
         self._skip_special = skip_special_tokens
+        self._shown = shown
         self._reach = _MAX_CHARACTER * (1 + sum(strip.stop for strip in rules.strips))  # bytes that may be held back
         self._strips = [_Stripped(strip) for strip in rules.strips]
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -92,7 +95,7 @@ class TextDecoder:
         return self._text(self._if_last, final=True)
 
     def _piece(self, token_id: int) -> Piece | None:
-        hidden = self._skip_special and token_id in self._texts.special
+        hidden = self._skip_special and token_id in self._texts.special and token_id not in self._shown
         return None if hidden else self._texts[token_id]
 
     def _text(self, raw: bytes, final: bool = False) -> str:
@@ -159,9 +162,11 @@ class WindowDecoder:
     repeats a text that ends with U+FFFD.
     """
 
-    def __init__(self, texts: TokenTexts, skip_special_tokens: bool) -> None:
+    def __init__(self, texts: TokenTexts, skip_special_tokens: bool, shown: frozenset[int] = frozenset()) -> None:
         self._tokenizer = texts.tokenizer
         self._skip_special = skip_special_tokens
+        self._special = texts.special
+        self._shown = shown
         self._known: list[int] = []
         self._known_text = ""
         self._pending: list[int] = []
@@ -192,6 +197,9 @@ class WindowDecoder:
         return self._take(len(self._pending)) if self._pending else ""
 
     def _decode(self, ids: list[int]) -> str:
+        if self._skip_special and not self._shown.isdisjoint(ids):
+            ids = [token_id for token_id in ids if token_id in self._shown or token_id not in self._special]
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
         return self._tokenizer.decode(ids, skip_special_tokens=self._skip_special)
 
     def _take(self, count: int) -> str:
