@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError, field_name
+from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, ChatParameters, read_chat_parameters
 from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explained, read_json, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import Prompt, PromptParser
 from chat_engine.request import ChatRequest, SamplingParams
 
-TEMPLATE_OPTIONS = ("add_generation_prompt", "continue_final_message")
 SWITCHES = ("stream", "exclude_input_in_output")
 PROMPTS = ("messages", "text_input", "prompt_token_ids")
 _DEFAULT_MAX_TOKENS = 512
@@ -87,14 +87,15 @@ class RequestParser:
         switches = {name: _switch(name, getattr(wire, name), scalars) for name in SWITCHES}
         given = self._parameters(wire.sampling_parameters, scalars)
         options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
-        options |= self._chat_parameters(wire.chat_parameters)
+        chat = read_chat_parameters(wire.chat_parameters, self._config).with_options(options)
         sampling = self._sampling(given)
+        _check_together(sampling, chat)
         if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
             raise InvalidArgumentError(
                 "0 generates no answer; allowed only with prompt_logprobs, or if the prompt is to be returned",
                 field="max_tokens",
             )
-        prompt = self._prompt(wire, options)
+        prompt = self._prompt(wire, chat)
         if not switches["stream"] and sampling.prompt_logprobs is not None:
             self._check_scores(len(prompt.ids) * (1 + sampling.prompt_logprobs))
         return ChatRequest(
@@ -112,14 +113,6 @@ class RequestParser:
         at_most("sampling_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
         given = _json_object("sampling_parameters", raw) if raw is not None else {}
         return {**scalars, **given}
-
-    def _chat_parameters(self, raw: bytes | None) -> dict[str, bool | None]:
-        at_most("chat_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
-        given = _json_object("chat_parameters", raw) if raw is not None else {}
-        for name, value in given.items():
-            if name not in TEMPLATE_OPTIONS:
-                raise unknown(name, value, TEMPLATE_OPTIONS)
-        return {name: check_flag(name, value) for name, value in given.items()}
 
     def _sampling(self, given: Mapping[str, object]) -> SamplingParams:
         named = {k: v for k, v in given.items() if v is not None or k not in SamplingParams.model_fields}
@@ -152,11 +145,11 @@ class RequestParser:
                 field="prompt_logprobs",
             )
 
-    def _prompt(self, wire: WireRequest, options: Mapping[str, bool | None]) -> Prompt:
+    def _prompt(self, wire: WireRequest, chat: ChatParameters) -> Prompt:
         for name in PROMPTS:
             if getattr(wire, name) == b"":
                 raise InvalidArgumentError("empty; at least one character is required", field=name)
-        prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, **options)
+        prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, chat)
         if not prompt.ids:
             name = next(name for name in PROMPTS if getattr(wire, name) is not None)
             raise InvalidArgumentError("the prompt has no tokens; send at least one", field=name)
@@ -183,6 +176,16 @@ class RequestParser:
                 f"{sampling.min_tokens} is more than max_tokens, {max_tokens}", field="min_tokens"
             )
         return max_tokens
+
+
+def _check_together(sampling: SamplingParams, chat: ChatParameters) -> None:
+    """An answer cannot be two things: what `structured_outputs` says, and a call."""
+    if sampling.structured_outputs is not None and chat.must_call:
+        choice = chat.named_tool or chat.tool_choice
+        raise InvalidArgumentError(
+            f"cannot be combined with the tool_choice {choice}: the answer would have to be both",
+            field="structured_outputs",
+        )
 
 
 def _switch(name: str, tensor: bool | None, scalars: dict[str, object]) -> bool:
