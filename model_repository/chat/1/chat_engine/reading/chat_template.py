@@ -154,10 +154,11 @@ class ChatTemplate:
         continue_final_message: bool = False,
     ) -> str:
         """By transformers' own function, but not through the tokenizer's, which takes away contents that are null."""
+        offered: list[Any] = self.form.tools(tools)
         try:
             text = render_jinja_template(
                 [[dict(turn) for turn in turns]],
-                tools=[dict(tool) for tool in tools] or None,
+                tools=offered or None,
                 chat_template=self.source,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,

@@ -29,6 +29,7 @@ class Form:
         arguments_as_text: arguments of calls are JSON text, instead of an object.
         short_ids: ids of calls are 9 letters and digits, as Mistral's templates demand.
         developer: it knows this role; for others it is `system`.
+        described: every tool has a description, if an empty one.
         also_reasoning: a further name under which it looks for an assistant's reasoning.
     """
 
@@ -37,11 +38,17 @@ class Form:
     arguments_as_text: bool = False
     short_ids: bool = False
     developer: bool = False
+    described: bool = False
     also_reasoning: str | None = None
 
     def turns(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
         """Turns for the template; the given ones stay as they are."""
         return [self._turn(turn) for turn in turns]
+
+    def tools(self, tools: Sequence[Turn]) -> list[dict[str, Any]]:
+        """Tools for the template."""
+        described = {"description": ""} if self.described else {}
+        return [{**tool, "function": {**described, **tool["function"]}} for tool in tools]
 
     def role(self, role: str) -> str:
         """What the template calls it."""

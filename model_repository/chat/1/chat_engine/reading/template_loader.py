@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from jinja2 import meta
+from jinja2 import meta, nodes
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.reading import template_probes as probes
-from chat_engine.reading.chat_template import OWN_VARIABLES, ChatTemplate, TemplateRefusalError
+from chat_engine.reading.chat_template import OWN_VARIABLES, ChatTemplate, TemplateRefusalError, Tool
 from chat_engine.reading.template_form import Form, Silence
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,10 @@ def _tried(tokenizer: PreTrainedTokenizerBase, source: str) -> ChatTemplate:
         also_reasoning="reasoning" if _REASONING.search(source) else None,
     )
     template = replace(template, form=form, unheard=frozenset(unheard), reads=_variables(source) - OWN_VARIABLES)
-    return _with_calls(replace(template, shows_tools=_shows_tools(template)))
+    template = replace(template, shows_tools=_shows_tools(template, probes.TOOL))
+    if template.shows_tools and not _shows_tools(template, probes.TOOL_WITHOUT_PURPOSE):
+        template = replace(template, form=replace(template.form, described=True))
+    return _with_calls(template)
 
 
 def _tried_for_tools(tokenizer: PreTrainedTokenizerBase, source: str) -> ChatTemplate | None:
@@ -90,9 +93,27 @@ def _tried_for_tools(tokenizer: PreTrainedTokenizerBase, source: str) -> ChatTem
 
 
 def _variables(source: str) -> frozenset[str]:
-    """What it reads and does not set itself; not the functions that transformers gives to every template."""
+    """Those that it reads before it sets them itself; not the functions that transformers gives to every template.
+
+    jinja2 alone also names those that are set in only one branch.
+    """
     environment = _compile_jinja_template(source).environment
-    return frozenset(meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals))
+    tree = environment.parse(source)
+    first: dict[str, str] = {}
+    for name in _names(tree):
+        first.setdefault(name.name, name.ctx)
+    read = {name for name in meta.find_undeclared_variables(tree) if first.get(name) == "load"}
+    return frozenset(read - set(environment.globals))
+
+
+def _names(node: nodes.Node) -> Iterator[nodes.Name]:
+    """In the order in which they are used: a value before the name that it gets."""
+    if isinstance(node, nodes.Name):
+        yield node
+    last = ("target",) if isinstance(node, nodes.Assign) else ("target", "body", "else_")
+    for fields in ({"exclude": last}, {"only": last}):
+        for child in node.iter_child_nodes(**fields):
+            yield from _names(child)
 
 
 def _knows_developer(template: ChatTemplate) -> bool:
@@ -103,10 +124,10 @@ def _knows_developer(template: ChatTemplate) -> bool:
     return replace(template, form=replace(template.form, developer=True)).hears(*roles) == set(roles)
 
 
-def _shows_tools(template: ChatTemplate) -> bool:
+def _shows_tools(template: ChatTemplate, tool: Tool) -> bool:
     conversations = (probes.turns_of(roles) for roles in (("user",), ("system", "user")))
-    texts = (template.try_turns(turns, (probes.TOOL,)) for turns in conversations)
-    return any(probes.shows_tool(text) for text in texts if text is not None)
+    texts = (template.try_turns(turns, (tool,)) for turns in conversations)
+    return any(probes.shows_tool(text, tool) for text in texts if text is not None)
 
 
 def _with_calls(template: ChatTemplate) -> ChatTemplate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SAID = {
@@ -13,7 +13,7 @@ SAID = {
     "assistant": "probe answer 7303",
     "developer": "probe rule 7312",
 }
-TOOL_NAME, TOOL_PURPOSE = "probe_tool_7304", "probe purpose 7305"
+_TOOL_NAME, _TOOL_PURPOSE = "probe_tool_7304", "probe purpose 7305"
 _KEY, _VALUE = "probe_key_7306", "probe value 7307"
 _CALLED = "probe_called_7308"  # not the name of the tool, which may be in the prompt for being offered
 _RESULT = "probe result 7309"
@@ -21,14 +21,18 @@ _RESULT = "probe result 7309"
 TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
-        "name": TOOL_NAME,
-        "description": TOOL_PURPOSE,
+        "name": _TOOL_NAME,
+        "description": _TOOL_PURPOSE,
         "parameters": {
             "type": "object",
             "properties": {_KEY: {"type": "string", "description": "probe key"}},
             "required": [_KEY],
         },
     },
+}
+TOOL_WITHOUT_PURPOSE = {
+    **TOOL,
+    "function": {name: value for name, value in TOOL["function"].items() if name != "description"},
 }
 _THOUGHT = "probe thought 7310"
 _QUOTED_TWICE = re.compile(rf'\\"{_KEY}')
@@ -59,9 +63,9 @@ def _call_and_result() -> list[dict[str, Any]]:
     ]
 
 
-def shows_tool(text: str) -> bool:
-    """Whether the tool is in the prompt."""
-    return TOOL_NAME in text and TOOL_PURPOSE in text
+def shows_tool(text: str, tool: Mapping[str, Any]) -> bool:
+    """Whether one of the two is in the prompt."""
+    return all(word in text for word in (tool["function"]["name"], tool["function"].get("description", "")))
 
 
 def shows_call(text: str) -> bool:
