@@ -1,5 +1,7 @@
 """Small chat templates in the manner of those that published models have for tools, each with its own demands."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 QWEN25 = """\
@@ -220,10 +222,9 @@ GRANITE33 = """\
 {%- endfor %}
 """
 
-GRANITE4 = (
-    GRANITE33.replace(
-        "    {{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\\n' }}\n",
-        """\
+GRANITE4 = GRANITE33.replace(
+    "    {{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\\n' }}\n",
+    """\
     {%- if message.role == 'tool' %}
         {{- '<|start_of_role|>user<|end_of_role|>\\n<tool_response>\\n' + message.content + '\\n</tool_response><|end_of_text|>\\n' }}
     {%- else %}
@@ -235,7 +236,6 @@ GRANITE4 = (
         {{- '<|end_of_text|>\\n' }}
     {%- endif %}
 """,
-    )
 )
 """With nothing but ASCII in its calls."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -13,6 +14,12 @@ from chat_engine.errors import InvalidArgumentError, field_name
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
+_WORDS = {
+    "Input should be": "must be",
+    "String should": "must",
+    "a valid tuple": "a valid list",
+    "Extra inputs are not permitted": "unknown field",
+}
 _SHOWN = 80
 _DEEPEST = 100  # of nesting: what goes through all of a value calls itself for each level, and Python allows 1000 calls
 
@@ -108,7 +115,9 @@ def explained(error: ValidationError, *place: str | int) -> InvalidArgumentError
     """The first mistake, with its value and what is allowed, at its place in the request."""
     first = error.errors()[0]
     parts = (part if isinstance(part, int) else show_name(part) for part in place)
-    message = first["msg"].replace("Input should be", "must be")
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "an object", first["msg"])
+    for pydantic, ours in _WORDS.items():
+        message = message.replace(pydantic, ours)
     return InvalidArgumentError(f"{message} (got {show(first['input'])})", field=field_name(*parts))
 
 

@@ -171,7 +171,9 @@ def _call(place: Place, call: _Call) -> Call:
     given = call.function.arguments
     place = (*place, "function", "arguments")
     text = given if isinstance(given, str) and given.strip() else ""
-    arguments = read_json(field_name(*place), text) if text else given or {}
+    arguments = read_json(field_name(*place), text) if text else given
+    if given is None or (isinstance(given, str) and not text):
+        arguments = {}
     if not isinstance(arguments, dict):
         raise InvalidArgumentError(f"must be a JSON object (got {show(arguments)})", field=field_name(*place))
     check_json(arguments, *place)
