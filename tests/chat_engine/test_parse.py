@@ -235,7 +235,7 @@ def test_an_empty_prompt_is_refused(name: str) -> None:
         (b'[{"role": "User", "content": "x"}]', "'User'"),
         (b'[{"role": "user", "content": 3}]', "messages[0].content: "),
         (b'[{"role": "user", "content": null}]', "messages[0].content: "),
-        (b'[{"role": "user", "content": [{"type": "text", "text": "x"}]}]', "messages[0].content: "),
+        (b'[{"role": "user", "content": [{"type": "image_url"}]}]', "messages[0].content[0].type: only parts of the"),
         (b'[{"role": "user", "content": "x", "name": 3}]', "messages[0].name: "),
         (b'[{"role": "user", "content": "x", "name": "a\\u0000"}]', "messages[0].name: "),
         (b'[{"role": "user", "content": "ok"}, {"role": "user"}]', "messages[1].content: "),

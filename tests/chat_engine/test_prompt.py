@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, UnsupportedModelError
+from chat_engine.reading.chat_parameters import ChatParameters
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import PromptParser
 from chat_engine.reading.tokenizer_loader import PROBES
@@ -148,8 +149,9 @@ def test_a_final_message_is_continued(tmp_path: Path) -> None:
     parser = PromptParser(encoder, make_config(), 400, "prompt_token_ids")
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the quick"}]
     raw = json.dumps(turns).encode()
-    assert parser.parse(raw, None, None, continue_final_message=True).text.endswith("assistant\nthe quick")
+    chat = ChatParameters(continue_final_message=True)
+    assert parser.parse(raw, None, None, chat).text.endswith("assistant\nthe quick")
     with pytest.raises(InvalidArgumentError, match="continue_final_message: cannot be combined with"):
-        parser.parse(raw, None, None, continue_final_message=True, add_generation_prompt=True)
+        parser.parse(raw, None, None, chat.with_options({"add_generation_prompt": True}))
     with pytest.raises(InvalidArgumentError, match="continue_final_message: only for messages"):
-        parser.parse(None, b"x", None, continue_final_message=True)
+        parser.parse(None, b"x", None, chat)

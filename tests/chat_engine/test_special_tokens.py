@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import InvalidArgumentError
-from chat_engine.reading.prompt_encoder import Message, PromptEncoder
+from chat_engine.reading.messages import Message
+from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.special_tokens import SpecialTokenGuard
 from tests.chat_engine.builders import examples
 from tests.chat_engine.families import FAMILIES, gemma, gpt2

@@ -6,7 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import ConfigError, InvalidArgumentError, UnsupportedModelError
-from chat_engine.reading.chat_template import ChatTemplate, load_template
+from chat_engine.reading.chat_template import ChatTemplate
+from chat_engine.reading.template_loader import load_template
 from tests.chat_engine.families import gpt2
 
 STRINGS = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"

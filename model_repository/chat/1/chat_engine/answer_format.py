@@ -92,6 +92,14 @@ class AnswerFormat:
     call: CallSyntax | None = None
 
     @property
+    def reasoning_tags(self) -> tuple[str, str] | None:
+        """What opens and closes reasoning, as far as it is known."""
+        field = self.template["fields"].get("reasoning_content") or {}
+        opening, closing = field.get("open"), field.get("close")
+        literal = isinstance(opening, str) and isinstance(closing, str)
+        return self.tags or ((opening, closing) if literal else None)
+
+    @property
     def reads_calls(self) -> bool:
         """Whether it knows calls at all."""
         return "tool_calls" in self.template["fields"]

@@ -77,6 +77,7 @@ class EngineConfig(BaseModel):
     )
 
     max_messages: int = Field(2048, ge=1)
+    max_tools: int = Field(128, ge=0, le=4096, description="Maximum number of tools in a request.")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="Maximum size of each text input, in bytes.")
 
     stall_seconds: float = Field(

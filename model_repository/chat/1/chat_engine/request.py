@@ -118,12 +118,16 @@ class Reply:
             call is content.
         prefix: what the template has written of the answer, from the beginning of the assistant's turn.
         named: whether the caller chose the tool, so that a call is no reason of its own to end.
+        opened: what a call must follow that the model begins by itself.
+        single: whether the answer is over with its first call.
     """
 
     format: AnswerFormat
     tools: tuple[Mapping[str, Any], ...] = ()
     prefix: str = ""
     named: bool = False
+    opened: Constraint | None = None
+    single: bool = False
 
 
 @dataclass(frozen=True)

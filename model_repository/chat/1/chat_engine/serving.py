@@ -10,6 +10,7 @@ from chat_engine.native.engine import NativeEngine
 from chat_engine.native.generation_defaults import in_vocabulary
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.protocol import Engine
+from chat_engine.reading.answer_rules import AnswerRules
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import RequestParser
 from chat_engine.service.model_thread import ModelThread
@@ -46,10 +47,12 @@ def _native(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
         prompts = PromptEncoder.load(config)
         limits, defaults = runner.limits, runner.defaults
         prompts.check_vocabulary(limits.vocab_size)
-        answers = answer_format(prompts.tokenizer, prompts.backend, prompts.template, config.answer_format)
+        template = prompts.template.source if prompts.template else None
+        written = answer_format(prompts.tokenizer, prompts.backend, template, config.answer_format)
     except Exception:
         thread.close()
         raise
+    answers = AnswerRules(written, prompts.backend, config)
     parser = RequestParser(
         prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens, answers
     )

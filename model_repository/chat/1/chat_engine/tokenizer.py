@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from chat_engine.config import EngineConfig, load_config
 from chat_engine.errors import InvalidArgumentError, UnknownModelError
 from chat_engine.native.model_loader import context_limits
+from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, read_chat_parameters
+from chat_engine.reading.chat_template import ChatTemplate
 from chat_engine.reading.checks import check_flag, decode, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import PromptParser
 
-PROMPT_OPTIONS = ("add_generation_prompt", "continue_final_message", "add_special_tokens")
+PROMPT_OPTIONS = (*TEMPLATE_OPTIONS, "add_special_tokens")
 RETURN_NAMES = "return_token_strs"
 RETURN_INFO = "return_info"
 OPTIONS = (*PROMPT_OPTIONS, RETURN_NAMES, RETURN_INFO)
@@ -47,6 +49,7 @@ class TokenizerRequest:
     messages: bytes | None = None
     text_input: bytes | None = None
     token_ids: bytes | None = None
+    chat_parameters: bytes | None = None
     parameters: Mapping[str, object] | None = None
 
 
@@ -74,12 +77,15 @@ class ChatTokenizer:
         limits = context_limits(config)
         encoder = PromptEncoder.load(config)
         encoder.check_vocabulary(limits.vocab_size)
+        template = encoder.template
         self._prompts = PromptParser(encoder, config, limits.vocab_size, "token_ids")
+        self._config = config
         self._max_model_len = limits.max_model_len
         self._backend = encoder.backend
         self.info = {
             "root": checkpoint_name(config.model),
-            "config": tokenizer_config(encoder.tokenizer, encoder.template),
+            "config": tokenizer_config(encoder.tokenizer, template.source if template else None),
+            "template": what_it_knows(template),
         }
 
     def tokens(self, request: TokenizerRequest) -> Tokens:
@@ -89,7 +95,9 @@ class ChatTokenizer:
             _check_alone(request, flags)
             return Tokens((), "", self._max_model_len, info=self.info)
         names_wanted = flags.pop(RETURN_NAMES, False)
-        prompt = self._prompts.parse(request.messages, request.text_input, request.token_ids, **flags)
+        options = {name: flags.pop(name, None) for name in TEMPLATE_OPTIONS}
+        chat = read_chat_parameters(request.chat_parameters, self._config).with_options(options)
+        prompt = self._prompts.parse(request.messages, request.text_input, request.token_ids, chat, **flags)
         names = tuple(self._backend.id_to_token(token) or "" for token in prompt.ids) if names_wanted else None
         return Tokens(prompt.ids, self._prompts.text_of(prompt), self._max_model_len, names)
 
@@ -125,6 +133,16 @@ def tokenizer_config(tokenizer: PreTrainedTokenizerBase, template: str | None) -
     }
 
 
+def what_it_knows(template: ChatTemplate | None) -> dict[str, object]:
+    """What a conversation may have beside messages: tools, calls of them, and `chat_template_kwargs` by name."""
+    variants = () if template is None else template.variants
+    return {
+        "kwargs": sorted({name for variant in variants for name in variant.reads}),
+        "tools": any(variant.shows_tools for variant in variants),
+        "tool_calls": any(variant.shows_calls for variant in variants),
+    }
+
+
 def _added(token: AddedToken) -> dict[str, object]:
     return {
         "content": token.content, "lstrip": token.lstrip, "normalized": token.normalized, "rstrip": token.rstrip,
@@ -146,7 +164,8 @@ def _flags(parameters: Mapping[str, object]) -> dict[str, bool]:
 
 
 def _check_alone(request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
-    inputs = (name for name in ("messages", "text_input", "token_ids") if getattr(request, name) is not None)
+    names = ("messages", "text_input", "token_ids", "chat_parameters")
+    inputs = (name for name in names if getattr(request, name) is not None)
     if others := [*inputs, *flags]:
         raise InvalidArgumentError(
             f"cannot be combined with other inputs; leave out {' and '.join(others)}", field=RETURN_INFO

@@ -1,33 +1,38 @@
-"""A checkpoint's chat template: which one, what it wants, and what it does with a conversation; found out at load."""
+"""A checkpoint's chat template: what it is given, what it knows, and what it must not leave out."""
 
 from __future__ import annotations
 
-import logging
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
-from chat_engine.errors import ConfigError, InvalidArgumentError, UnsupportedModelError, field_name
+from chat_engine.errors import InvalidArgumentError, field_name
+from chat_engine.reading import template_probes as probes
+from chat_engine.reading.checks import show_name
+from chat_engine.reading.template_form import Form, Turn
 
-log = logging.getLogger(__name__)
-
-NO_TEMPLATE = "none"
-_DEFAULT = "default"
 _REASON = 200  # characters of it that a message shows
-# What a probe says as each role: words that no template writes, and that trimming or escaping leaves alone.
-_SAID = {"system": "probe instruction 7301", "user": "probe question 7302", "assistant": "probe answer 7303"}
-
-# Roles whose contents are parts; strings come first.
-_FORMS = tuple(map(frozenset, ((), _SAID, ("user",), ("user", "system"), ("user", "assistant"))))
 _PHRASE = re.compile(r"[^\W_][\w ]{10,60}[^\W_]")  # words without anything that could be escaped
 _PHRASES = 20
 _PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 
-Turn = Mapping[str, object]
+Tool = Mapping[str, Any]
+"""OpenAI's shape, with a schema of the parameters."""
+
+OWN_VARIABLES = frozenset((
+    "messages", "conversation", "conversations", "tools", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "sanitize_control_tokens", "tokenizer_kwargs",
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens",
+))  # fmt: skip
+"""What a template is given by the server, or by the functions that call it."""
 
 
 class TemplateRefusalError(Exception):
@@ -36,84 +41,164 @@ class TemplateRefusalError(Exception):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template that has rendered a probe conversation with the text in it.
+    """A template that has rendered a probe conversation with the text in it; see `template_loader`.
 
     Attributes:
         source: Jinja.
-        parts: roles whose content it wants as a list of parts, `[{"type": "text", "text": ...}]`, instead of a string.
+        form: how it wants the turns.
         unheard: roles whose text it leaves out of the prompt.
+        reads: names of variables that callers may give it (`chat_template_kwargs`).
+        shows_tools: tools that it is given reach the prompt.
+        shows_calls: so do an assistant's calls of tools, and what the tools returned.
+        for_tools: the checkpoint's other template, for conversations with tools.
     """
 
     tokenizer: PreTrainedTokenizerBase
     source: str
-    parts: frozenset[str] = frozenset()
+    form: Form = field(default_factory=Form)
     unheard: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
+    shows_tools: bool = False
+    shows_calls: bool = False
+    for_tools: ChatTemplate | None = None
+
+    def knows(self, name: str) -> bool:
+        """Whether a variable of this name may be given, in a conversation with tools or without."""
+        return any(name in template.reads for template in self.variants)
+
+    @property
+    def variants(self) -> tuple[ChatTemplate, ...]:
+        """Itself, and the one for tools where there is one."""
+        return (self,) if self.for_tools is None else (self, self.for_tools)
+
+    def fitting(self, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> ChatTemplate:
+        """The variant for a conversation."""
+        if self.for_tools is not None and (tools or (not self.shows_calls and any(map(_has_calls, turns)))):
+            return self.for_tools
+        return self
 
     def render(
-        self, turns: Sequence[Turn], *, add_generation_prompt: bool = True, continue_final_message: bool = False
+        self,
+        turns: Sequence[Turn],
+        *,
+        tools: Sequence[Tool] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
     ) -> str:
         """The prompt as text.
 
         Raises:
-            InvalidArgumentError: the template refuses the conversation, whatever it raises, or would leave some out.
+            InvalidArgumentError: the template refuses the conversation, whatever it raises, would leave some out, or
+                does not read one of the kwargs.
         """
-        said = (turn["role"] for turn in turns if str(turn["content"]).strip())
+        how: dict[str, Any] = {
+            "tools": tools,
+            "kwargs": kwargs,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+        }
+        template = self.fitting(turns, tools)
+        if template is not self:
+            return template.render(turns, **how)
+        self._check_kwargs(kwargs or {})
+        self._check_heard(turns, tools)
+        text = self.write(self.form.turns(turns), **how)
+        _check_said(turns, text)
+        return text
+
+    def write(self, turns: Sequence[Turn], **how: Any) -> str:
+        """What it makes of turns in its own form. Raises InvalidArgumentError, where it raises anything."""
+        try:
+            return self._render(turns, **how)
+        except TemplateRefusalError as refusal:
+            raise InvalidArgumentError(
+                f"the model's chat template refuses them: {refusal}", field="messages"
+            ) from refusal
+
+    def _check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raises InvalidArgumentError for one that the template does not read, or that is not the caller's to give."""
+        for name in kwargs:
+            place = field_name("chat_template_kwargs", show_name(name))
+            if name in OWN_VARIABLES:
+                raise InvalidArgumentError("set by the server; leave it out", field=place)
+            if name not in self.reads:
+                there = ", ".join(sorted(self.reads)) or "none"
+                raise InvalidArgumentError(
+                    f"the model's chat template does not read it; it reads: {there}", field=place
+                )
+
+    def _check_heard(self, turns: Sequence[Turn], tools: Sequence[Tool]) -> None:
+        if tools and not self.shows_tools:
+            raise InvalidArgumentError("the model's chat template does not show tools to the model", field="tools")
+        for index, turn in enumerate(turns):
+            if _has_calls(turn) and not self.shows_calls:
+                raise InvalidArgumentError(
+                    "the model's chat template leaves out calls of tools or what they return",
+                    field=field_name("messages", index, "tool_calls" if "tool_calls" in turn else "role"),
+                )
+        said = (self.form.role(turn["role"]) for turn in turns if turn["content"].strip())
         lost = next((role for role in said if role in self.unheard), None)
         if lost is not None:
             raise InvalidArgumentError(
                 f"the model's chat template leaves out what the role {lost} says", field="messages"
             )
+
+    def _render(
+        self,
+        turns: Sequence[Turn],
+        *,
+        tools: Sequence[Tool] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> str:
+        """By transformers' own function, but not through the tokenizer's, which takes away contents that are null."""
+        offered: list[Any] = self.form.tools(tools)
         try:
-            text = self._render(turns, add_generation_prompt, continue_final_message)
-        except TemplateRefusalError as refusal:
-            raise InvalidArgumentError(
-                f"the model's chat template refuses them: {refusal}", field="messages"
-            ) from refusal
-        for index, turn in enumerate(turns):
-            if turn["role"] != "assistant" and not _is_in(str(turn["content"]), text):
-                raise InvalidArgumentError(
-                    "the model's chat template leaves it out of this conversation",
-                    field=field_name("messages", index, "content"),
-                )
-        return text
-
-    def closings(self) -> list[str]:
-        """What it writes behind the text of an assistant's turn, at the end of a conversation and within one."""
-        conversations = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user"))
-        texts = [text for roles in conversations if (text := self._try(*roles)) is not None]
-        return [text.rpartition(_SAID["assistant"])[2].lstrip() for text in texts if _SAID["assistant"] in text]
-
-    def opening(self) -> str:
-        """A prompt in which most of its own tokens occur."""
-        return self._try("system", "user", "assistant", "user") or self._try("user", "assistant", "user") or ""
-
-    @property
-    def probe_texts(self) -> list[str]:
-        """What is said in a probe."""
-        return list(_SAID.values())
-
-    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool, continue_final_message: bool) -> str:
-        given: list[dict[str, Any]] = [dict(turn) for turn in turns]
-        for turn in given:
-            if turn["role"] in self.parts:
-                turn["content"] = [{"type": "text", "text": turn["content"]}]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                given,
+            text = render_jinja_template(
+                [[dict(turn) for turn in turns]],
+                tools=offered or None,
                 chat_template=self.source,
-                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-            )
+                **{**self.tokenizer.special_tokens_map, **(kwargs or {})},
+            )[0][0]
         except Exception as error:  # a template is a program, and may raise anything
             raise TemplateRefusalError(_reason(error)) from error
         assert isinstance(text, str)
         return text
 
+    # What a probe tells of it.
+
+    def closings(self) -> list[str]:
+        """What it writes behind the text of an assistant's turn, at the end of a conversation and within one."""
+        conversations = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user"))
+        texts = [text for roles in conversations if (text := self._try(*roles)) is not None]
+        said = probes.SAID["assistant"]
+        return [text.rpartition(said)[2].lstrip() for text in texts if said in text]
+
+    def opening(self) -> str:
+        """A prompt in which most of its own tokens occur."""
+        return self._try("system", "user", "assistant", "user") or self._try("user", "assistant", "user") or ""
+
+    def prompts_with_tools(self) -> list[str]:
+        """Prompts in which the tokens occur that it has for tools and reasoning."""
+        tools = (probes.TOOL,) if self.shows_tools else ()
+        texts = [self.try_turns(turns, tools) for turns in probes.conversations_with_calls()]
+        return [text for text in texts if text is not None]
+
     def probe(self, *roles: str) -> str:
         """A conversation in which each role says what a probe says. Raises TemplateRefusalError."""
-        turns = [{"role": role, "content": _SAID[role]} for role in roles]
-        return self._render(turns, roles[-1] == "user", False)
+        turns = self.form.turns(probes.turns_of(roles))
+        return self._render(turns, add_generation_prompt=roles[-1] == "user")
+
+    def try_turns(self, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> str | None:
+        """The prompt of a probe; None where the template refuses it."""
+        try:
+            return self._render(self.form.turns(turns), tools=tools)
+        except TemplateRefusalError:
+            return None
 
     def _try(self, *roles: str) -> str | None:
         try:
@@ -126,68 +211,46 @@ class ChatTemplate:
         text = self._try(*roles)
         if text is None or _PRINTED.search(text):
             return set()
-        return {role for role in roles if _SAID[role] in text}
+        return {role for role in roles if probes.SAID[role] in text}
 
     def loses(self, *roles: str) -> set[str]:
         """Those of the roles that it takes and leaves out."""
         return set() if self._try(*roles) is None else set(roles) - self.hears(*roles)
 
 
-def load_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> ChatTemplate | None:
-    """The template that the checkpoint, or the settings by `name`, chooses; None where there is none.
+def _has_calls(turn: Turn) -> bool:
+    return turn["role"] == "tool" or "tool_calls" in turn
 
-    Raises:
-        ConfigError: there is no template of that name, or there are several and no name.
-        UnsupportedModelError: it does not render one question, or leaves the question out.
+
+def _check_said(turns: Sequence[Turn], text: str) -> None:
+    """That the caller misses nothing in the prompt.
+
+    But for what an assistant has said and thought: templates leave out the thoughts of earlier turns.
     """
-    source = _choose(tokenizer.chat_template, name)
-    if source is None:
-        return None
-    template = _that_hears_a_question(tokenizer, source)
-    unheard = template.loses("system", "user") | template.loses("user", "assistant", "user")
-    if "user" in unheard:
-        raise UnsupportedModelError("the chat template leaves a user's text out of a conversation of several turns")
-    if unheard:
-        log.warning(
-            "the chat template leaves out what %s says; such messages are refused", " and ".join(sorted(unheard))
-        )
-    return ChatTemplate(tokenizer, source, template.parts, frozenset(unheard))
+    for index, turn in enumerate(turns):
+        calls = turn.get("tool_calls", ())
+        if turn["role"] != "assistant" and not _is_in(turn["content"], text):
+            raise _left_out("messages", index, "content")
+        for number, call in enumerate(calls):
+            if not any(name in text for name in _spellings(call["function"]["name"])):
+                raise _left_out("messages", index, "tool_calls", number)
+
+
+def _left_out(*place: str | int) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "the model's chat template leaves it out of this conversation", field=field_name(*place)
+    )
 
 
 def _is_in(content: str, text: str) -> bool:
     """Whether some phrase of a content is there. Templates trim, escape, and take out short commands."""
     phrases = [found[0] for found in islice(_PHRASE.finditer(content), _PHRASES)]
-    return not phrases or any(phrase in text for phrase in phrases)
+    return not phrases or any(spelling in text for phrase in phrases for spelling in _spellings(phrase))
 
 
-def _choose(templates: str | Mapping[str, str] | None, name: str | None) -> str | None:
-    if name == NO_TEMPLATE or (not templates and name is None):
-        return None
-    named = {_DEFAULT: templates} if isinstance(templates, str) else dict(templates or {})
-    chosen = name or (_DEFAULT if len(named) > 1 else next(iter(named)))
-    if chosen not in named:
-        there = ", ".join(sorted(named)) or NO_TEMPLATE
-        raise ConfigError(f"chat_template: the checkpoint has no chat template {chosen}; choose one of: {there}")
-    return named[chosen]
-
-
-def _that_hears_a_question(tokenizer: PreTrainedTokenizerBase, source: str) -> ChatTemplate:
-    """With the form of contents in which a question reaches the prompt, and the texts of most other roles too."""
-    templates = [ChatTemplate(tokenizer, source, form) for form in _FORMS]
-    best = max(templates, key=lambda template: ("user" in (heard := _heard(template)), len(heard)))
-    if "user" in _heard(best):
-        return best
-    advice = f"mend it in tokenizer_config.json or chat_template.jinja, or set chat_template to {NO_TEMPLATE}"
-    try:
-        templates[0].probe("user")
-    except TemplateRefusalError as refusal:
-        raise UnsupportedModelError(f"the chat template cannot render one question: {refusal}; {advice}") from refusal
-    raise UnsupportedModelError(f"the chat template leaves the question out of the prompt; {advice}")
-
-
-def _heard(template: ChatTemplate) -> set[str]:
-    conversations = (("user",), ("system", "user"), ("user", "assistant", "user"))
-    return set().union(*(template.hears(*roles) for roles in conversations))
+def _spellings(words: str) -> set[str]:
+    """As they are, and within JSON of nothing but ASCII."""
+    return {words, json.dumps(words)[1:-1]}
 
 
 def _reason(error: Exception) -> str:

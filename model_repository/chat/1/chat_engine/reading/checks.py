@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chat_engine.errors import InvalidArgumentError, field_name
 
+Shape = TypeVar("Shape", bound=BaseModel)
+
+_WORDS = {
+    "Input should be": "must be",
+    "String should": "must",
+    "a valid tuple": "a valid list",
+    "Extra inputs are not permitted": "unknown field",
+}
 _SHOWN = 80
+_DEEPEST = 100  # of nesting: what goes through all of a value calls itself for each level, and Python allows 1000 calls
 
 
 def decode(name: str, raw: bytes) -> str:
@@ -43,6 +54,25 @@ def check_text(name: str, text: str) -> None:
         raise InvalidArgumentError(f"holds half a surrogate pair at position {error.start}", field=name) from error
 
 
+def check_json(value: object, *place: str | int) -> None:
+    """Of everything in a JSON value: texts and names as `check_text` has it, numbers that JSON has, no deep nesting."""
+    rest: list[tuple[tuple[str | int, ...], object]] = [(place, value)]
+    while rest:
+        place_, one = rest.pop()
+        if len(place_) - len(place) > _DEEPEST:
+            raise InvalidArgumentError("nested too deeply", field=field_name(*place))
+        if isinstance(one, str):
+            check_text(field_name(*place_), one)
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise InvalidArgumentError(f"must be a finite number (got {one})", field=field_name(*place_))
+        elif isinstance(one, list):
+            rest += [((*place_, index), entry) for index, entry in enumerate(one)]
+        elif isinstance(one, dict):
+            for name in one:
+                check_text(field_name(*place_, show_name(name)), name)
+            rest += [((*place_, show_name(name)), entry) for name, entry in one.items()]
+
+
 def check_flag(name: str, value: object) -> bool | None:
     """True, false, or None for not given."""
     if value is None or isinstance(value, bool):
@@ -73,11 +103,21 @@ def unknown(name: str, value: object, allowed: Iterable[str]) -> InvalidArgument
     )
 
 
+def validated(shape: type[Shape], given: object, *place: str | int) -> Shape:
+    """Raises InvalidArgumentError for the first mistake."""
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        raise explained(error, *place, *error.errors()[0]["loc"]) from error
+
+
 def explained(error: ValidationError, *place: str | int) -> InvalidArgumentError:
     """The first mistake, with its value and what is allowed, at its place in the request."""
     first = error.errors()[0]
     parts = (part if isinstance(part, int) else show_name(part) for part in place)
-    message = first["msg"].replace("Input should be", "must be")
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "an object", first["msg"])
+    for pydantic, ours in _WORDS.items():
+        message = message.replace(pydantic, ours)
     return InvalidArgumentError(f"{message} (got {show(first['input'])})", field=field_name(*parts))
 
 

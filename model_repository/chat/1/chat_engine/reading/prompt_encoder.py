@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, UnsupportedModelError
-from chat_engine.reading.chat_template import ChatTemplate, load_template
+from chat_engine.reading import template_probes as probes
+from chat_engine.reading.chat_template import ChatTemplate, Tool
+from chat_engine.reading.messages import Message
 from chat_engine.reading.special_tokens import TAG, SpecialTokenGuard
+from chat_engine.reading.template_loader import load_template
 from chat_engine.reading.tokenizer_loader import fast, load_tokenizer
 from chat_engine.text.detokenizer import echo_text, text_of
 
 log = logging.getLogger(__name__)
-
-
-class Message(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-    name: str | None = None
-
-
-MESSAGES = TypeAdapter(list[Message])
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class PromptEncoder:
         backend: another than the tokenizer's own.
 
     Raises:
-        ConfigError, UnsupportedModelError: see `chat_template.load_template`.
+        ConfigError, UnsupportedModelError: see `template_loader.load_template`.
     """
 
     def __init__(
@@ -80,9 +71,9 @@ class PromptEncoder:
         return cls(tokenizer, config.chat_template, split_special_tokens=config.split_special_tokens, backend=backend)
 
     @property
-    def template(self) -> str | None:
+    def template(self) -> ChatTemplate | None:
         """The chat template that is used."""
-        return self._template.source if self._template else None
+        return self._template
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -113,6 +104,8 @@ class PromptEncoder:
         self,
         messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] = (),
+        kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         add_special_tokens: bool = False,
@@ -123,35 +116,21 @@ class PromptEncoder:
         """
         if self._template is None:
             raise InvalidArgumentError("this model has no chat template; send text_input instead", field="messages")
-        how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
-        turns = [message.model_dump(exclude_none=True) for message in messages]
-        text = self._template.render(turns, **how)
+        turns = [message.turn() for message in messages]
+        given: dict[str, Any] = {"tools": list(tools), "kwargs": dict(kwargs or {})}
+        how: dict[str, Any] = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+        }
+        text = self._template.render(turns, **given, **how)
         if self._guard is None:
             return Rendered(self.encode(text, add_special_tokens=add_special_tokens), text)
-        marked = self._marked(self._guard, self._template, turns, text, how)
+        template = self._template.fitting(turns, tools)
+        write = partial(template.write, **how)
+        marked = _marked(self._guard, write, {"turns": template.form.turns(turns), **given}, text)
         if marked is None:
             return Rendered(self.encode(text, add_special_tokens=add_special_tokens), text)
         return Rendered(tuple(self._guard.encode(marked, add_special_tokens=add_special_tokens)), text)
-
-    def _marked(
-        self,
-        guard: SpecialTokenGuard,
-        template: ChatTemplate,
-        turns: list[dict[str, Any]],
-        text: str,
-        how: Mapping[str, bool],
-    ) -> str | None:
-        """The rendered text with marks in what callers wrote; None where nothing in it could be a special token."""
-        for only_special in (False, True):  # templates take tags such as <think> out of an assistant's text
-            marked_turns = [_marked_turn(turn, guard, only_special) for turn in turns]
-            if marked_turns == turns:
-                return text if any(guard.lurks(text) for turn in turns for text in _texts(turn)) else None
-            marked = template.render(marked_turns, **how)
-            if guard.unmark(marked) in (text, template.render(turns, **how)):  # twice: it may tell the time
-                return marked
-        raise InvalidArgumentError(
-            "the chat template reacts to a special token that is spelled out in them; remove it", field="messages"
-        )
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a text, in which special tokens are themselves.
@@ -179,24 +158,83 @@ class PromptEncoder:
 
         Only those that look like tags: some vocabularies have line breaks among their added tokens.
         """
-        used = set(self.encode(template.opening(), add_special_tokens=False)) | set(self._end_tokens)
-        added = self.backend.get_added_tokens_decoder()
-        said = {token for text in template.probe_texts for token in self.encode(text, add_special_tokens=False)}
-        contents = [added[token_id].content for token_id in used - said if token_id in added]
-        return [content for content in contents if TAG.fullmatch(content)]
+        prompts = [text for one in template.variants for text in (one.opening(), *one.prompts_with_tools())]
+        used = {token for text in prompts for token in self.encode(text, add_special_tokens=False)}
+        said = set(self.encode(probes.words(), add_special_tokens=False))
+        used = (used | set(self._end_tokens)) - said
+        source = "\n".join(one.source for one in template.variants)
+        return [
+            token.content
+            for token_id, token in self.backend.get_added_tokens_decoder().items()
+            if TAG.fullmatch(token.content) and (token_id in used or token.content in source)
+        ]
 
 
-def _marked_turn(turn: Mapping[str, Any], guard: SpecialTokenGuard, only_special: bool) -> dict[str, Any]:
+def _marked(
+    guard: SpecialTokenGuard, write: Callable[..., str], conversation: Mapping[str, Any], text: str
+) -> str | None:
+    """The rendered text with marks in what callers wrote; None where nothing in it could be a special token."""
+    for marks in _MARKS:
+        marked_conversation = _marked_conversation(conversation, guard, marks)
+        if marked_conversation == conversation:
+            return text if any(map(guard.lurks, _texts(conversation))) else None
+        marked = guard.unescape(write(**marked_conversation))
+        if guard.unmark(marked) in (text, write(**conversation)):  # twice: it may tell the time
+            return marked
+    raise InvalidArgumentError(
+        "the chat template reacts to a special token that is spelled out in them; remove it", field="messages"
+    )
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Which marks are set; fewer where a template reacts to them.
+
+    Attributes:
+        tags: also in tokens that are not marked as special. Templates take some, as <think>, out of texts.
+        ends: also around names that are a part of a token.
+    """
+
+    tags: bool = True
+    ends: bool = True
+
+
+_MARKS = (_Marks(), _Marks(ends=False), _Marks(tags=False, ends=False))
+_NAMES = frozenset(("name", "id", "tool_call_id"))
+
+
+def _marked_conversation(conversation: Mapping[str, Any], guard: SpecialTokenGuard, marks: _Marks) -> dict[str, Any]:
     """With marks in its texts: in an assistant's in special tokens alone, since they were answers with their tags."""
-    leaves_tags = only_special or turn["role"] == "assistant"
-    marked = {**turn, "content": guard.mark(turn["content"], only_special=leaves_tags)}
-    if "name" in turn:
-        marked["name"] = guard.mark(turn["name"], only_special=only_special, ends=not only_special)
-    return marked
+
+    def marked(value: Any, name: str = "", tags: bool = marks.tags) -> Any:
+        if isinstance(value, str):
+            return guard.mark(value, only_special=not tags, ends=marks.ends and name in _NAMES)
+        if isinstance(value, Mapping):
+            return {marked(key): marked(entry, key, tags) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [marked(entry, "", tags) for entry in value]
+        return value
+
+    def marked_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+        is_answer = turn["role"] == "assistant"
+        rest = {name: marked(value, name) for name, value in turn.items() if name not in ("role", "content")}
+        content = {"content": marked(turn["content"], "", marks.tags and not is_answer)} if "content" in turn else {}
+        return {"role": turn["role"], **content, **rest}
+
+    kwargs = {name: marked(value) for name, value in conversation["kwargs"].items()}
+    turns = [marked_turn(turn) for turn in conversation["turns"]]
+    return {"turns": turns, "tools": marked(conversation["tools"]), "kwargs": kwargs}
 
 
-def _texts(turn: Mapping[str, Any]) -> list[str]:
-    return [text for name, text in turn.items() if name != "role"]
+def _texts(value: object) -> Iterator[str]:
+    """Of all that is in it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        yield from itertools.chain.from_iterable(map(_texts, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from itertools.chain.from_iterable(map(_texts, value))
 
 
 def _end_tokens(
@@ -207,7 +245,7 @@ def _end_tokens(
         added = sorted((t.content for t in backend.get_added_tokens_decoder().values()), key=len, reverse=True)
         ends += [
             next((token for token in added if token.strip() and closing.startswith(token)), None)
-            for closing in template.closings()
+            for closing in (text for one in template.variants for text in one.closings())
         ]
     ids = {token: backend.token_to_id(token) for token in ends if token}
     return {token_id: token for token, token_id in ids.items() if token_id is not None}

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, field_name
-from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, explained, read_json, show
-from chat_engine.reading.prompt_encoder import MESSAGES, Message, PromptEncoder
+from chat_engine.reading.chat_parameters import NOTHING, ChatParameters
+from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, read_json, show
+from chat_engine.reading.messages import Message, read_messages
+from chat_engine.reading.prompt_encoder import PromptEncoder, Rendered
+
+
+_END_OF_PROMPT = 200  # characters
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt for the model; `text` is what its ids were made of, and None where they came as ids."""
+    """A prompt for the model.
+
+    Attributes:
+        text: what its ids were made of, and None where they came as ids.
+        of_messages: whether a chat template has written it.
+        begun: what that has written of the answer already.
+    """
 
     ids: tuple[int, ...]
     text: str | None
+    of_messages: bool = False
+    begun: str = ""
 
 
 class PromptParser:
@@ -41,25 +53,18 @@ class PromptParser:
         messages: bytes | None,
         text_input: bytes | None,
         token_ids: bytes | None,
+        chat: ChatParameters = NOTHING,
         *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool | None = None,
         add_special_tokens: bool | None = None,
     ) -> Prompt:
-        """Exactly one of three, and the options that go with it; None is an option's default.
+        """Exactly one of three, and what goes with it; None is an option's default.
 
         Raises InvalidArgumentError.
         """
         given = {"messages": messages, "text_input": text_input, self._ids_name: token_ids}
         _exactly_one(given)
-        turn = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
-        for name, value in turn.items():
-            if messages is None and value is not None:
-                raise InvalidArgumentError(f"only for messages (got {value})", field=name)
-        if add_generation_prompt and continue_final_message:
-            raise InvalidArgumentError(
-                "cannot be combined with add_generation_prompt: true", field="continue_final_message"
-            )
+        if messages is None:
+            chat.check_not_given()
         if token_ids is not None:
             if add_special_tokens is not None:
                 raise InvalidArgumentError(
@@ -67,17 +72,32 @@ class PromptParser:
                 )
             return Prompt(self._token_ids(token_ids), None)
         if messages is not None:
-            rendered = self._encoder.render(
-                self._messages(messages),
-                add_generation_prompt=add_generation_prompt is not False and not continue_final_message,
-                continue_final_message=bool(continue_final_message),
-                add_special_tokens=bool(add_special_tokens),
-            )
-            return self._known("messages", Prompt(rendered.ids, rendered.text))
+            turns = self._messages(messages)
+            rendered = self._rendered(turns, chat, add_special_tokens=bool(add_special_tokens))
+            begun = _begun(rendered.text, turns[-1].content, with_it=bool(chat.continue_final_message))
+            return self._known("messages", Prompt(rendered.ids, rendered.text, of_messages=True, begun=begun))
         assert text_input is not None
         text = self._text("text_input", text_input)
         ids = self._encoder.encode(text, add_special_tokens=add_special_tokens is not False)
         return self._known("text_input", Prompt(ids, text))
+
+    def _rendered(self, messages: Sequence[Message], chat: ChatParameters, *, add_special_tokens: bool) -> Rendered:
+        if chat.add_generation_prompt and chat.continue_final_message:
+            raise InvalidArgumentError(
+                "cannot be combined with add_generation_prompt: true", field="continue_final_message"
+            )
+        if chat.continue_final_message and messages[-1].calls:
+            raise InvalidArgumentError(
+                "the last message calls tools, so what comes next is what they return", field="continue_final_message"
+            )
+        return self._encoder.render(
+            messages,
+            tools=[tool.for_template() for tool in chat.shown_tools],
+            kwargs=chat.chat_template_kwargs,
+            add_generation_prompt=chat.add_generation_prompt is not False and not chat.continue_final_message,
+            continue_final_message=bool(chat.continue_final_message),
+            add_special_tokens=add_special_tokens,
+        )
 
     def text_of(self, prompt: Prompt) -> str:
         """The prompt as text: what it was made of, or what its ids say."""
@@ -100,17 +120,12 @@ class PromptParser:
 
     def _messages(self, raw: bytes) -> list[Message]:
         parsed = read_json("messages", self._text("messages", raw))
-        try:
-            messages = MESSAGES.validate_python(parsed)
-        except ValidationError as error:
-            raise explained(error, "messages", *error.errors()[0]["loc"]) from error
-        if not messages:
+        if not isinstance(parsed, list):
+            raise InvalidArgumentError(f"must be a valid list (got {show(parsed)})", field="messages")
+        if not parsed:
             raise InvalidArgumentError("the list is empty; at least one message is required", field="messages")
-        at_most("messages", len(messages), self._config.max_messages, "messages")
-        for index, message in enumerate(messages):
-            check_text(field_name("messages", index, "content"), message.content)
-            check_text(field_name("messages", index, "name"), message.name or "")
-        return messages
+        at_most("messages", len(parsed), self._config.max_messages, "messages")
+        return read_messages(parsed)
 
     def _token_ids(self, raw: bytes) -> tuple[int, ...]:
         name = self._ids_name
@@ -130,6 +145,18 @@ class PromptParser:
         text = decode(name, raw)
         check_text(name, text)
         return text
+
+
+def _begun(prompt: str, content: str, *, with_it: bool) -> str:
+    """What a template has written behind the last message, or, if that is to go on, what it has made of it.
+
+    Of a prompt in which that message is not found (it may be escaped), the end.
+    """
+    content = content.strip()
+    place = prompt.rfind(content) if content else -1
+    if place < 0:
+        return prompt[-_END_OF_PROMPT:]
+    return prompt[place if with_it else place + len(content) :]
 
 
 def _exactly_one(prompts: dict[str, bytes | None]) -> None:

@@ -13,19 +13,18 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
-from chat_engine.answer_format import AnswerFormat
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError, field_name
+from chat_engine.reading.answer_rules import AnswerRules
+from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, ChatParameters, read_chat_parameters
 from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explained, read_json, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import Prompt, PromptParser
-from chat_engine.request import ChatRequest, Reply, SamplingParams
+from chat_engine.request import ChatRequest, SamplingParams
 
-TEMPLATE_OPTIONS = ("add_generation_prompt", "continue_final_message")
 SWITCHES = ("stream", "exclude_input_in_output")
 PROMPTS = ("messages", "text_input", "prompt_token_ids")
 _DEFAULT_MAX_TOKENS = 512
-_END_OF_PROMPT = 64  # characters within which a template writes the beginning of an answer
 _TRITON_ID = "id"  # of a request to `generate`; some servers pass it on as a parameter
 
 
@@ -58,7 +57,7 @@ class RequestParser:
         vocab_size: number of token ids.
         defaults: sampling parameters of a request that names none, from the model's `generation_config.json`.
         max_tokens: of a request that names none, where the settings name none either.
-        answers: how the model writes its answers to messages; None: they are text.
+        answers: how answers are read, and what they must follow.
 
     Raises:
         ConfigError: the defaults themselves are out of range.
@@ -72,9 +71,9 @@ class RequestParser:
         vocab_size: int,
         defaults: Mapping[str, object],
         max_tokens: int | None = None,
-        answers: AnswerFormat | None = None,
+        answers: AnswerRules | None = None,
     ) -> None:
-        self._answers = answers
+        self._answers = answers or AnswerRules(None, prompts.backend, config)
         self._prompts = PromptParser(prompts, config, vocab_size, "prompt_token_ids")
         self._config = config
         self._max_model_len = max_model_len
@@ -92,23 +91,25 @@ class RequestParser:
         switches = {name: _switch(name, getattr(wire, name), scalars) for name in SWITCHES}
         given = self._parameters(wire.sampling_parameters, scalars)
         options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
-        options |= self._chat_parameters(wire.chat_parameters)
+        chat = read_chat_parameters(wire.chat_parameters, self._config).with_options(options)
         sampling = self._sampling(given)
         if sampling.max_tokens == 0 and sampling.prompt_logprobs is None and switches["exclude_input_in_output"]:
             raise InvalidArgumentError(
                 "0 generates no answer; allowed only with prompt_logprobs, or if the prompt is to be returned",
                 field="max_tokens",
             )
-        prompt = self._prompt(wire, options)
+        prompt = self._prompt(wire, chat)
         if not switches["stream"] and sampling.prompt_logprobs is not None:
             self._check_scores(len(prompt.ids) * (1 + sampling.prompt_logprobs))
+        reply, constraint = self._answers.of(sampling.structured_outputs, chat, prompt)
         return ChatRequest(
             id=wire.id,
             prompt_ids=prompt.ids,
             sampling=sampling,
             max_tokens=self._max_tokens(len(prompt.ids), sampling),
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
-            reply=self._reply(wire, prompt),
+            reply=reply,
+            constraint=constraint,
             echo="" if switches["exclude_input_in_output"] else self._prompts.echo(prompt),
             stream=switches["stream"],
         )
@@ -118,14 +119,6 @@ class RequestParser:
         at_most("sampling_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
         given = _json_object("sampling_parameters", raw) if raw is not None else {}
         return {**scalars, **given}
-
-    def _chat_parameters(self, raw: bytes | None) -> dict[str, bool | None]:
-        at_most("chat_parameters", len(raw or b""), self._config.max_prompt_bytes, "bytes")
-        given = _json_object("chat_parameters", raw) if raw is not None else {}
-        for name, value in given.items():
-            if name not in TEMPLATE_OPTIONS:
-                raise unknown(name, value, TEMPLATE_OPTIONS)
-        return {name: check_flag(name, value) for name, value in given.items()}
 
     def _sampling(self, given: Mapping[str, object]) -> SamplingParams:
         named = {k: v for k, v in given.items() if v is not None or k not in SamplingParams.model_fields}
@@ -158,21 +151,15 @@ class RequestParser:
                 field="prompt_logprobs",
             )
 
-    def _prompt(self, wire: WireRequest, options: Mapping[str, bool | None]) -> Prompt:
+    def _prompt(self, wire: WireRequest, chat: ChatParameters) -> Prompt:
         for name in PROMPTS:
             if getattr(wire, name) == b"":
                 raise InvalidArgumentError("empty; at least one character is required", field=name)
-        prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, **options)
+        prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, chat)
         if not prompt.ids:
             name = next(name for name in PROMPTS if getattr(wire, name) is not None)
             raise InvalidArgumentError("the prompt has no tokens; send at least one", field=name)
         return prompt
-
-    def _reply(self, wire: WireRequest, prompt: Prompt) -> Reply | None:
-        """How the answer to messages is read."""
-        if self._answers is None or wire.messages is None:
-            return None
-        return Reply(self._answers, prefix=answer_beginning(prompt.text or "", _last_content(wire.messages)))
 
     def _max_tokens(self, num_prompt: int, sampling: SamplingParams) -> int:
         limit = self._max_model_len
@@ -195,20 +182,6 @@ class RequestParser:
                 f"{sampling.min_tokens} is more than max_tokens, {max_tokens}", field="min_tokens"
             )
         return max_tokens
-
-
-def answer_beginning(prompt: str, content: str) -> str:
-    """What a template has written of the answer: what is behind the last message.
-
-    Of a prompt in which that message is not found (it may be escaped), the end.
-    """
-    content = content.strip()
-    begin = prompt.rfind(content) if content else -1
-    return prompt[begin + len(content) :] if begin >= 0 else prompt[-_END_OF_PROMPT:]
-
-
-def _last_content(messages: bytes) -> str:
-    return str(read_json("messages", decode("messages", messages))[-1]["content"])
 
 
 def _switch(name: str, tensor: bool | None, scalars: dict[str, object]) -> bool:

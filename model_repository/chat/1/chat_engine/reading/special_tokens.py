@@ -44,7 +44,9 @@ class SpecialTokenGuard:
         self._single_words = frozenset(token.content for token in added if token.single_word)
         self._any = re.compile(any_of(self._tokens) or r"(?!)")
         self._written = {True: _Words(special), False: _Words(self._tokens)}  # by whether only those marked as special
+        self._inside = "\n".join(self._tokens)
         self._mark = f"{_MARK}{secrets.randbelow(10**12)}{_MARK}"
+        self._escaped_marks = _escaped(self._mark)
         self._normalizer = backend.normalizer if any(token.normalized for token in added) else None
         normalized = [self._normalizer.normalize_str(word) for word in self._tokens] if self._normalizer else []
         self._any_normalized = re.compile(any_of(filter(None, normalized)) or r"(?!)")
@@ -59,16 +61,22 @@ class SpecialTokenGuard:
 
         Args:
             only_special: the tags are left alone.
-            ends: marks at both ends too, for a text that may stand within a token of the template.
+            ends: marks at both ends too, if it is a part of a token and so may stand within one of the template.
         """
         places = self._written[only_special].places(text)
         cuts = [0, *sorted(places), len(text)]
         marked = self._mark.join(text[begin:end] for begin, end in itertools.pairwise(cuts))
-        return f"{self._mark}{marked}{self._mark}" if ends else marked
+        return f"{self._mark}{marked}{self._mark}" if ends and text in self._inside else marked
 
     def lurks(self, text: str) -> bool:
         """Whether a special token comes about where the tokenizer normalises the text, as from other letters."""
         return self._normalizer is not None and bool(self._any_normalized.search(self._normalizer.normalize_str(text)))
+
+    def unescape(self, rendered: str) -> str:
+        """With the marks as they were, where a template has written them in JSON of nothing but ASCII."""
+        for escaped in self._escaped_marks:
+            rendered = rendered.replace(escaped, self._mark)
+        return rendered
 
     def unmark(self, text: str) -> str:
         """Without the marks."""
@@ -134,6 +142,12 @@ def any_of(words: Iterable[str]) -> str:
         return ""
     body = branches[0] if len(branches) == 1 and not is_end else f"(?:{'|'.join(branches)})"
     return body + ("?" if is_end else "")
+
+
+def _escaped(mark: str) -> tuple[str, str]:
+    """The mark in JSON of nothing but ASCII, and in such JSON within JSON; the longer one first."""
+    once = json.dumps(mark)[1:-1]
+    return json.dumps(once)[1:-1], once
 
 
 def _is_guarded(content: str, ordinary: set[str]) -> bool:

@@ -1,0 +1,182 @@
+"""Grammars for calls: in each family's syntax they take what the model was trained to write, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import AddedToken, Tokenizer
+
+from chat_engine.answer_format import AnswerFormat, Writing
+from chat_engine.reading.call_grammar import CallGrammar, Signature
+from chat_engine.reading.lark import Lark
+from chat_engine.text.answer_formats import known_formats
+from local.options import DEFAULT_MODEL as TINY_CHAT
+
+END = 5
+FUNCTIONS = [
+    Signature(
+        "get_weather",
+        {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}},
+            "required": ["city"],
+        },
+    ),
+    Signature("now", {"type": "object", "properties": {}}),
+]
+PARIS = {"city": "Paris, «巴黎» 🗼", "days": 3, "unit": "C"}
+FORMATS = {format_.name: format_ for format_ in known_formats().values() if format_.call}
+MARKER = re.compile(r"<[^<>\s=]+>|\[[A-Z_]+\]")
+
+
+def call(writing: Writing, name: str, arguments: dict[str, object]) -> str:
+    form = writing.arguments
+    if form == "json":
+        text = json.dumps(arguments, ensure_ascii=False)
+    else:
+        values = {key: v if isinstance(v, str) else json.dumps(v) for key, v in arguments.items()}
+        text = "".join(form.before_key + key + form.after_key + v + form.after_value for key, v in values.items())
+    return writing.before_name + name + writing.before_arguments + text + writing.after_arguments
+
+
+def calls(answer_format: AnswerFormat, *each: tuple[str, dict[str, object]]) -> str:
+    assert answer_format.call
+    writing = answer_format.call.written
+    written = (call(writing, name, arguments) for name, arguments in each)
+    return writing.before_all + writing.between.join(written) + writing.after_all
+
+
+@cache
+def tokenizer(name: str, kind: str) -> Tokenizer:
+    """With the format's markers as text, as added tokens or as special ones: checkpoints differ."""
+    found = Tokenizer.from_file(str(TINY_CHAT / "tokenizer.json"))
+    answer_format = FORMATS[name]
+    if kind != "text":
+        assert answer_format.call
+        assert answer_format.tags
+        markers = {*answer_format.tags, *MARKER.findall(answer_format.call.written.model_dump_json())}
+        found.add_tokens([AddedToken(marker, special=kind == "special") for marker in sorted(markers)])
+    return found
+
+
+def grammars(name: str, kind: str) -> CallGrammar:
+    answer_format = FORMATS[name]
+    assert answer_format.call
+    return CallGrammar(Lark(tokenizer(name, kind)), answer_format, answer_format.call)
+
+
+@cache
+def reader(name: str, kind: str) -> LLTokenizer:
+    return LLTokenizer(tokenizer(name, kind).to_str(), eos_token=[END])
+
+
+def takes(name: str, kind: str, grammar: str, text: str) -> bool:
+    """Whether it is a whole answer."""
+    words = reader(name, kind)
+    matcher = LLMatcher(words, grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    tokens = words.tokenize_str(text, parse_special=True)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+everywhere = pytest.mark.parametrize("name", sorted(FORMATS))
+in_each_form = pytest.mark.parametrize("kind", ["text", "added", "special"])
+
+
+@everywhere
+@in_each_form
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_call_follows_the_schema(name: str, kind: str, parallel: bool) -> None:
+    answer_format = FORMATS[name]
+    grammar = grammars(name, kind).answer(FUNCTIONS, parallel=parallel, prefix="")
+    assert takes(name, kind, grammar, calls(answer_format, ("get_weather", PARIS)))
+    assert takes(name, kind, grammar, calls(answer_format, ("now", {})))
+    for wrong in ({"days": 3}, {"city": "x", "days": "three"}, {"city": "x", "unit": "K"}, {"city": "x", "more": 1}):
+        assert not takes(name, kind, grammar, calls(answer_format, ("get_weather", wrong))), wrong
+    assert not takes(name, kind, grammar, calls(answer_format, ("get_time", {})))
+    assert not takes(name, kind, grammar, "It rains.")
+    assert not takes(name, kind, grammar, "")
+
+
+@everywhere
+@in_each_form
+def test_several_calls_only_where_they_may_be(name: str, kind: str) -> None:
+    two = calls(FORMATS[name], ("get_weather", {"city": "x"}), ("now", {}))
+    for parallel in (True, False):
+        grammar = grammars(name, kind).answer(FUNCTIONS, parallel=parallel, prefix="")
+        assert takes(name, kind, grammar, two) is parallel
+
+
+@everywhere
+@in_each_form
+def test_reasoning_comes_first_where_the_prompt_leaves_room_for_it(name: str, kind: str) -> None:
+    answer_format = FORMATS[name]
+    assert answer_format.tags
+    opening, closing = answer_format.tags
+    one = calls(answer_format, ("now", {}))
+    thought = f"\nNow, then.\n{closing}\n\n{one}"
+    expected = {
+        "": (True, True, False),
+        f"{opening}\n": (False, False, True),
+        f"{opening}\n\n{closing}\n\n": (True, False, False),
+    }
+    for prefix, wanted in expected.items():
+        grammar = grammars(name, kind).answer(FUNCTIONS, parallel=True, prefix=prefix)
+        answers = (one, f"{opening}{thought}", thought)
+        if kind == "text" and prefix == f"{opening}\n":  # where tags are text, a thought may hold one
+            answers, wanted = (answers[0], answers[2]), (wanted[0], wanted[2])
+        assert tuple(takes(name, kind, grammar, answer) for answer in answers) == wanted, prefix
+
+
+@everywhere
+@in_each_form
+def test_a_call_that_the_model_has_begun_ends_where_it_ends(name: str, kind: str) -> None:
+    syntax = FORMATS[name].call
+    assert syntax
+    writing = syntax.written
+    whole = calls(FORMATS[name], ("get_weather", PARIS))
+    marker = next((marker for marker in syntax.opens or () if marker in whole), "")
+    begun = whole.partition(marker)[2] if marker else whole
+    if marker not in writing.before_all or not marker:
+        begun = begun.removesuffix(writing.after_all) if writing.after_all else begun
+    words = reader(name, kind)
+    matcher = LLMatcher(words, grammars(name, kind).opened(FUNCTIONS, parallel=False), log_level=0)
+    tokens = words.tokenize_str(begun, parse_special=True)
+    assert matcher.try_consume_tokens(tokens) == len(tokens)
+    assert matcher.is_accepting()
+    assert matcher.is_stopped()
+
+
+def test_a_schema_may_refer_to_its_definitions_in_xml_too() -> None:
+    place = {"type": "object", "properties": {"lat": {"type": "number"}}, "required": ["lat"]}
+    schema = {
+        "type": "object",
+        "properties": {"at": {"$ref": "#/$defs/place"}},
+        "required": ["at"],
+        "$defs": {"place": place},
+    }
+    grammar = grammars("qwen3_coder", "added").answer([Signature("go", schema)], parallel=False, prefix="")
+    assert takes("qwen3_coder", "added", grammar, calls(FORMATS["qwen3_coder"], ("go", {"at": {"lat": 1.5}})))
+    assert not takes("qwen3_coder", "added", grammar, calls(FORMATS["qwen3_coder"], ("go", {"at": {}})))
+
+
+def test_what_the_library_does_not_know_is_an_error_only_where_a_tool_is_strict() -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    words = reader("hermes", "text")
+    for strict in (True, False):
+        grammar = grammars("hermes", "text").answer([Signature("f", schema, strict)], parallel=False, prefix="")
+        assert LLMatcher(words, grammar, log_level=0).is_error() is strict
+
+
+def test_reasoning_stands_before_any_other_grammar() -> None:
+    lark, hermes = Lark(tokenizer("hermes", "added")), FORMATS["hermes"]
+    grammar = lark.behind_reasoning('start: "yes" | "no"', hermes, "")
+    assert takes("hermes", "added", grammar, "<think>\nHm.\n</think>\n\nyes")
+    assert takes("hermes", "added", grammar, "no")
+    assert not takes("hermes", "added", grammar, "<think>\nHm.\n</think>\n\nperhaps")
+    assert lark.behind_reasoning('start: "yes"', hermes, "<think>\n\n</think>\n\n") == 'start: "yes"'
+    assert lark.behind_reasoning('start: "yes"', None, "") == 'start: "yes"'
