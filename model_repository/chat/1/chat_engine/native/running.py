@@ -7,6 +7,7 @@ import time
 from tokenizers import Tokenizer
 
 from chat_engine.errors import ChatError
+from chat_engine.native.guide import Guide
 from chat_engine.native.sampler import Logprobs, Sampled, SamplingState
 from chat_engine.native.sequence import Sequence
 from chat_engine.native.token_rules import TokenRules
@@ -22,7 +23,7 @@ class Running:
     Args:
         request: what is asked for.
         sink: where events go.
-        stop_ids: tokens that end the answer.
+        guide: which tokens end the answer, and what it must follow.
         rules: what the checkpoint rules out.
         tokenizer: turns ids into text.
         names: of single tokens.
@@ -32,7 +33,7 @@ class Running:
         self,
         request: ChatRequest,
         sink: Sink,
-        stop_ids: frozenset[int],
+        guide: Guide,
         rules: TokenRules,
         tokenizer: Tokenizer,
         names: TokenNames,
@@ -40,9 +41,10 @@ class Running:
         params, prompt_ids = request.sampling, request.prompt_ids
         self.request = request
         self.sequence = Sequence(request)
-        self.sampling = SamplingState.start(params, request.seed, stop_ids, prompt_ids, rules)
+        self.guide = guide
+        self.sampling = SamplingState.start(params, request.seed, guide.stop_ids, prompt_ids, rules)
+        self.sampling.guide = guide
         self._sink = sink
-        self._stop_ids = stop_ids
         self._names = names
         self._stream = TextStream(
             tokenizer,
@@ -50,6 +52,7 @@ class Running:
             params.stop,
             skip_special_tokens=params.skip_special_tokens,
             echo=bool(request.echo),
+            places=guide.grammar.places(max(map(len, params.stop))) if guide.grammar and params.stop else None,
         )
         # What the caller has not heard yet; from the start that is what only the first event has.
         self._text = request.echo
@@ -80,6 +83,7 @@ class Running:
     def append(self, choice: Sampled) -> FinishReason | None:
         """Takes in the next token. Gives the reason where the answer ends with it."""
         sequence, token_id = self.sequence, choice.token_id
+        ends = self.guide.ends_with(token_id)
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
         sequence.tokens.append(token_id)
@@ -88,7 +92,9 @@ class Running:
             self._token_ids.append(token_id)
         if choice.logprobs:
             self._logprobs.append(self._named(token_id, choice.logprobs))
-        return self._say(token_id)
+        if not ends:
+            self.guide.append(token_id)
+        return self._say(token_id, ends)
 
     def tell(self, reason: FinishReason | None = None, error: ChatError | None = None) -> None:
         """Hands on what is new, and the end with its reason."""
@@ -108,17 +114,17 @@ class Running:
         self._prompt_tokens, self._prompt_token_ids = [], ()
         self._sink(event)
 
-    def _say(self, token_id: int) -> FinishReason | None:
-        """Adds the text of the newest token. Gives the reason where the answer ends with it."""
+    def _say(self, token_id: int, ends: bool) -> FinishReason | None:
+        """Adds the text of the newest token, which `ends` the answer or not. Gives the reason where it is over now."""
         stream, num_output = self._stream, self.sequence.num_output
-        if token_id in self._stop_ids:
+        if ends:
             self._text += stream.close(token_id)
             return FinishReason.STOP
         self._text += stream.push(token_id, may_stop=num_output >= self.request.sampling.min_tokens)
-        is_full = num_output >= self.request.max_tokens
-        if is_full and not stream.stopped:
+        is_full, is_finished = num_output >= self.request.max_tokens, self.guide.is_finished
+        if (is_full or is_finished) and not stream.stopped:
             self._text += stream.flush()  # which may complete a stop string
-        if stream.stopped:
+        if stream.stopped or is_finished:
             return FinishReason.STOP
         return FinishReason.LENGTH if is_full else None
 
