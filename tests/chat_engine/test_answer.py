@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
+from chat_engine.native.guide import Guide
 from chat_engine.native.running import Running
 from chat_engine.native.sampler import Logprobs, Sampled
 from chat_engine.native.token_rules import TokenRules
@@ -166,7 +167,7 @@ def test_stop_strings_apply_to_the_content() -> None:
 
 
 def test_where_a_call_opens_is_known() -> None:
-    """With the tokens that are there already, so that a grammar can go on behind them."""
+    """With the text that is there already, so that a grammar can go on behind them."""
     tokenizer = TOKENIZERS["added"]
     answer = AnswerText(tokenizer, HERMES_REPLY)
     openings = []
@@ -183,7 +184,7 @@ def test_where_a_call_opens_is_known() -> None:
     answer = AnswerText(merges, HERMES_REPLY)
     for token_id in ids_of(merges, 'a <tool_call>{"name'):
         answer.push(token_id)
-    assert answer.opening == CallOpening((merges.token_to_id('call>{"name'),), "call>")
+    assert answer.opening == CallOpening('{"name')
 
     answer = AnswerText(PLAIN, Reply(known_formats()["llama3"], TOOLS))
     ids = ids_of(PLAIN, LLAMA)
@@ -191,7 +192,7 @@ def test_where_a_call_opens_is_known() -> None:
     for token_id in ids[:behind]:
         assert answer.opening is None
         answer.push(token_id)
-    assert answer.opening == CallOpening(tuple(ids[:behind]), "")
+    assert answer.opening == CallOpening('{"name": "')
 
 
 # In the engine.
@@ -203,7 +204,7 @@ def run(text: str, *, end: bool = True, reply: Reply | None = HERMES_REPLY, **sa
     inbox = Inbox()
     params = SamplingParams.model_validate(sampling)
     request = ChatRequest("r", (5,), params, max_tokens=len(ids) + end, seed=0, reply=reply)
-    running = Running(request, inbox, frozenset({EOS}), TokenRules(), PLAIN, TokenNames(PLAIN))
+    running = Running(request, inbox, Guide(frozenset({EOS})), TokenRules(), PLAIN, TokenNames(PLAIN))
     for token_id in [*ids, EOS] if end else ids:
         logprobs = Logprobs(-0.5, (), 1) if "logprobs" in sampling else None
         reason = running.append(Sampled(token_id, logprobs))

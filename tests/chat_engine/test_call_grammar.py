@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 from chat_engine.answer_format import AnswerFormat, Writing
 from chat_engine.reading.call_grammar import CallGrammar, Signature
 from chat_engine.reading.lark import Lark
+from chat_engine.reading.structured import lark
 from chat_engine.text.answer_formats import known_formats
 from local.options import DEFAULT_MODEL as TINY_CHAT
 
@@ -127,7 +128,8 @@ def test_reasoning_comes_first_where_the_prompt_leaves_room_for_it(name: str, ki
     for prefix, wanted in expected.items():
         grammar = grammars(name, kind).answer(FUNCTIONS, parallel=True, prefix=prefix)
         answers = (one, f"{opening}{thought}", thought)
-        if kind == "text" and prefix == f"{opening}\n":  # where tags are text, a thought may hold one
+        is_text = kind == "text" or (kind == "added" and not opening.startswith("<"))
+        if is_text and prefix == f"{opening}\n":  # where a tag is text, a thought may hold one
             answers, wanted = (answers[0], answers[2]), (wanted[0], wanted[2])
         assert tuple(takes(name, kind, grammar, answer) for answer in answers) == wanted, prefix
 
@@ -173,10 +175,20 @@ def test_what_the_library_does_not_know_is_an_error_only_where_a_tool_is_strict(
 
 
 def test_reasoning_stands_before_any_other_grammar() -> None:
-    lark, hermes = Lark(tokenizer("hermes", "added")), FORMATS["hermes"]
-    grammar = lark.behind_reasoning('start: "yes" | "no"', hermes, "")
+    pieces, hermes = Lark(tokenizer("hermes", "added")), FORMATS["hermes"]
+    yes_or_no = lark('start: "yes" | "no"')
+    grammar = pieces.behind_reasoning(yes_or_no, hermes, "")
     assert takes("hermes", "added", grammar, "<think>\nHm.\n</think>\n\nyes")
     assert takes("hermes", "added", grammar, "no")
     assert not takes("hermes", "added", grammar, "<think>\nHm.\n</think>\n\nperhaps")
-    assert lark.behind_reasoning('start: "yes"', hermes, "<think>\n\n</think>\n\n") == 'start: "yes"'
-    assert lark.behind_reasoning('start: "yes"', None, "") == 'start: "yes"'
+    assert pieces.behind_reasoning(yes_or_no, hermes, "<think>\n\n</think>\n\n") == yes_or_no
+    assert pieces.behind_reasoning(yes_or_no, None, "") == yes_or_no
+
+
+def test_calls_may_stand_in_place_of_another_answer() -> None:
+    calls_ = grammars("hermes", "added").calls(FUNCTIONS, parallel=False)
+    pieces, hermes = Lark(tokenizer("hermes", "added")), FORMATS["hermes"]
+    grammar = pieces.behind_reasoning(lark('start: "yes"'), hermes, "", instead=calls_)
+    assert takes("hermes", "added", grammar, "yes")
+    assert takes("hermes", "added", grammar, "<think>Hm.</think>" + calls(hermes, ("now", {})))
+    assert not takes("hermes", "added", grammar, "yes" + calls(hermes, ("now", {})))

@@ -384,11 +384,12 @@ JSON = st.recursive(
 def survives(chat: object, messages: object) -> None:
     try:
         request = parse(chat, messages)
-    except InvalidArgumentError as error:
-        str(error).encode()
-        assert len(str(error)) < 1000
+    except InvalidArgumentError as refusal:
+        said = str(refusal)
     else:
-        assert request.prompt_ids
+        said = "" if request.prompt_ids else "a prompt without tokens"
+        assert not said
+    assert len(said.encode()) < 4000
 
 
 @examples(300)

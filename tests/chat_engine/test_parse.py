@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from chat_engine.errors import ContextLengthError, InvalidArgumentError, UnsupportedModelError
+from chat_engine.reading.answer_rules import AnswerRules
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import PROMPTS, RequestParser, WireRequest
 from chat_engine.request import MAX_COUNT, MAX_SEED, ChatRequest, SamplingParams
@@ -625,7 +626,9 @@ def test_answers_to_messages_are_read_by_the_format() -> None:
     """With what the template has written behind the last message; other prompts have text for an answer."""
     prompts = PromptEncoder(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), chat_template=TEMPLATE))
     think = known_formats()["think"]
-    parser = RequestParser(prompts, make_config(), CONTEXT, VOCAB, {}, answers=think)
+    parser = RequestParser(
+        prompts, make_config(), CONTEXT, VOCAB, {}, answers=AnswerRules(think, prompts.backend, make_config())
+    )
     said = b'[{"role": "user", "content": " <think> hey "}]'
     reply = parse(parser, messages=said).reply
     assert reply is not None

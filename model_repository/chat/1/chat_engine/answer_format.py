@@ -96,8 +96,9 @@ class AnswerFormat:
         """What opens and closes reasoning, as far as it is known."""
         field = self.template["fields"].get("reasoning_content") or {}
         opening, closing = field.get("open"), field.get("close")
-        literal = isinstance(opening, str) and isinstance(closing, str)
-        return self.tags or ((opening, closing) if literal else None)
+        if self.tags is None and isinstance(opening, str) and isinstance(closing, str):
+            return opening, closing
+        return self.tags
 
     @property
     def reads_calls(self) -> bool:

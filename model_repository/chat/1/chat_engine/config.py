@@ -64,6 +64,17 @@ class EngineConfig(BaseModel):
     max_stop_strings: int = Field(16, ge=0, le=256)
     max_stop_length: int = Field(256, ge=1, le=4096, description="Maximum length of a stop string, in characters.")
     max_logit_bias: int = Field(1024, ge=0, le=1 << 17, description="Maximum entries of logit_bias.")
+    max_grammar_bytes: int = Field(
+        1 << 17,
+        ge=1,
+        le=1 << 20,
+        description="Maximum size of a schema, regex or grammar, or of all choices, in bytes.",
+    )
+    max_choices: int = Field(1000, ge=1, le=10_000, description="Maximum number of choices of structured_outputs.")
+    max_grammar_symbols: int = Field(
+        10_000, ge=1, le=100_000, description="Maximum size of a grammar once it is compiled, in symbols."
+    )
+    grammar_seconds: float = Field(2.0, gt=0, le=60, description="Maximum time to compile a grammar.")
     chat_template: str | None = Field(
         None, description="Name of one of the checkpoint's chat templates; none: messages are rejected."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from chat_engine.config import EngineConfig
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.generation_defaults import in_vocabulary
+from chat_engine.native.grammar import Grammars
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.protocol import Engine
 from chat_engine.reading.answer_rules import AnswerRules
@@ -57,5 +58,6 @@ def _native(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
         prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens, answers
     )
     end_ids = in_vocabulary("an end token of the tokenizer or the chat template", prompts.end_ids, limits.vocab_size)
-    engine = NativeEngine(config, runner, prompts.backend, on_failure, thread, end_ids)
+    grammars = Grammars(prompts.backend, limits.vocab_size, defaults.eos_ids | end_ids, config)
+    engine = NativeEngine(config, runner, prompts.backend, on_failure, thread, end_ids, grammars)
     return Serving(parser, engine, config.drain_seconds)

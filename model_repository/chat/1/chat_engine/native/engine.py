@@ -9,7 +9,9 @@ from collections.abc import Callable
 from tokenizers import Tokenizer
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import ChatError, NotComputedError, RequestCancelledError
+from chat_engine.errors import ChatError, InvalidArgumentError, NotComputedError, RequestCancelledError
+from chat_engine.native.grammar import Grammar, Grammars
+from chat_engine.native.guide import Guide
 from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.runner import Row, Runner
 from chat_engine.native.running import Running
@@ -17,7 +19,7 @@ from chat_engine.native.sampler import NO_TOKEN, Sampled, Scored, Targets
 from chat_engine.native.scheduler import Chunk, Scheduler
 from chat_engine.native.sequence import Sequence
 from chat_engine.protocol import Sink
-from chat_engine.request import ChatRequest, FinishReason
+from chat_engine.request import ChatRequest, Constraint, FinishReason
 from chat_engine.service.door import Door
 from chat_engine.service.model_thread import ModelThread
 from chat_engine.text.detokenizer import TokenNames
@@ -38,6 +40,7 @@ class NativeEngine(Door[Running]):
         on_failure: called once, on the engine's thread, when a step has failed and everything in flight has been told.
         thread: the one that has loaded the model; the engine ends it in `close`. Without one, `step` is called by hand.
         end_ids: tokens that end an answer, beside those that the runner knows.
+        grammars: compiles what answers must follow; closed with the engine. None: such requests are refused.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class NativeEngine(Door[Running]):
         on_failure: Callable[[], None] | None = None,
         thread: ModelThread | None = None,
         end_ids: frozenset[int] = frozenset(),
+        grammars: Grammars | None = None,
     ) -> None:
         super().__init__(config.max_sequences + config.queue_room, config.stall_seconds)
         limits = runner.limits
@@ -55,6 +59,7 @@ class NativeEngine(Door[Running]):
         self._tokenizer = tokenizer
         self._names = TokenNames(tokenizer)
         self._end_ids = runner.defaults.eos_ids | end_ids
+        self._grammars = grammars
         self._on_failure = on_failure
         self.cache = KVCache(limits.num_blocks, limits.block_size, config.prefix_caching)
         self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens, limits.max_scored_tokens)
@@ -67,12 +72,17 @@ class NativeEngine(Door[Running]):
     # Calls from other threads; the rest of them is the door's.
 
     def submit(self, request: ChatRequest, sink: Sink) -> None:
-        """See `protocol.Engine`."""
+        """See `protocol.Engine`. It compiles the request's grammar, in the caller's thread: InvalidArgumentError."""
         stop_ids = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
             stop_ids |= self._end_ids
+        grammar = self._grammar(request.constraint) if request.constraint else None
+        call, single = None, False
+        if request.reply and request.reply.opened and self._grammars and self._grammars.usable:
+            call, single = self._grammar(request.reply.opened), request.reply.single
+        guide = Guide(stop_ids, self._end_ids, grammar, call, single=single)
         rules = self._runner.defaults.rules
-        self._enter(request.id, Running(request, sink, stop_ids, rules, self._tokenizer, self._names))
+        self._enter(request.id, Running(request, sink, guide, rules, self._tokenizer, self._names))
 
     def close(self) -> None:
         """See `protocol.Engine`."""
@@ -81,6 +91,13 @@ class NativeEngine(Door[Running]):
             self._thread.close()
         else:
             self._end_all()
+        if self._grammars:
+            self._grammars.close()
+
+    def _grammar(self, constraint: Constraint) -> Grammar:
+        if self._grammars is None:
+            raise InvalidArgumentError("not possible with this model", field=constraint.field)
+        return self._grammars.compile(constraint)
 
     # The engine's thread.
 
@@ -159,9 +176,11 @@ class NativeEngine(Door[Running]):
     def _postprocess(self, chunks: list[Chunk], results: list[Result]) -> None:
         for chunk, result in zip(chunks, results, strict=True):
             running = self._running[chunk.sequence]
-            if _is_missing(result):  # its blocks are not offered to others
-                error = NotComputedError("internal error: the model could not compute this request")
+            if error := running.guide.error:
                 self._end(running, FinishReason.ERROR, error)
+            elif _is_missing(result):  # its blocks are not offered to others
+                missing = NotComputedError("internal error: the model could not compute this request")
+                self._end(running, FinishReason.ERROR, missing)
             else:
                 self._go_on(running, chunk, result)
 

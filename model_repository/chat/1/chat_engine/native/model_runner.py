@@ -10,11 +10,12 @@ from torch import Tensor
 
 from chat_engine.config import EngineConfig
 from chat_engine.native.attention import AttentionBatch, PagedCache, Span, attention_order, varlen_works
+from chat_engine.native.masks import MaskFiller
 from chat_engine.native.memory import GpuMemory, ModelSize, Paging, choose_paging, runner_limits
 from chat_engine.native.model_loader import LoadedModel, load_model
 from chat_engine.native.proof import prove, warm_up
 from chat_engine.native.runner import Row
-from chat_engine.native.sampler import Sampled, SamplingState, Scored, sample, score
+from chat_engine.native.sampler import Sampled, Scored, sample, score
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class ModelRunner:
         self._cache = PagedCache(
             loaded.layers, self.limits.num_blocks, paging.block_size, loaded.dtype, loaded.device, paging.use_varlen
         )
+        self._masks = MaskFiller(self.limits.vocab_size, loaded.device)
         prove(loaded, self.limits, self._logits)
         warm_up(self._warm_up_sizes(), paging.block_size, self._logits)
         log.info(
@@ -49,8 +51,10 @@ class ModelRunner:
     def run(self, rows: list[Row]) -> list[Sampled | Scored | None]:
         """See `Runner.run`."""
         order = sorted(range(len(rows)), key=lambda i: attention_order(len(rows[i].tokens), rows[i].length))
-        logits, sampling = self._forward([rows[i] for i in order])
-        chosen = iter(sample(logits[: len(sampling)], sampling)) if sampling else iter(())
+        sampling = [state for i in order if (state := rows[i].sampling)]
+        with self._masks.filling(sampling) as masks:  # while the model computes
+            logits = self._forward([rows[i] for i in order])
+            chosen = iter(sample(logits[: len(sampling)], sampling, masks)) if sampling else iter(())
         result: list[Sampled | Scored | None] = [None] * len(rows)
         for i in order:
             if rows[i].sampling:
@@ -62,8 +66,8 @@ class ModelRunner:
                 result[i] = replace(made, scores=scores) if isinstance(made, Sampled) else Scored(scores)
         return result
 
-    def _forward(self, rows: list[Row]) -> tuple[Tensor, list[SamplingState]]:
-        """Logits `[sampling rows, then targets, vocab]` and the rows' states; `rows` stand in attention order."""
+    def _forward(self, rows: list[Row]) -> Tensor:
+        """Logits `[sampling rows, then targets, vocab]`; `rows` stand in attention order."""
         tokens: list[int] = []
         positions: list[int] = []
         spans: list[Span] = []
@@ -80,7 +84,6 @@ class ModelRunner:
             if row.sampling:
                 wanted.append(len(tokens) - 1)
         wanted += scored
-        sampling = [row.sampling for row in rows if row.sampling]
         batch = AttentionBatch(self._cache, spans, len(tokens), self._device)
         padding = [0] * (self._padded(len(tokens)) - len(tokens))
         keep = wanted + [0] * (self._padded(len(wanted)) - len(wanted))
@@ -91,7 +94,7 @@ class ModelRunner:
             logits_to_keep=self._tensor(keep or [0]),
             paged=batch,
         ).logits
-        return logits[0, : len(wanted)], sampling
+        return torch.as_tensor(logits[0, : len(wanted)])
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
@@ -104,7 +107,7 @@ class ModelRunner:
         return -(-count // step) * step
 
     def _logits(self, row: Row) -> Tensor:
-        return self._forward([row])[0]
+        return self._forward([row])
 
     def _warm_up_sizes(self) -> list[int]:
         """The passes to warm up, largest first: on a CPU every padded shape, elsewhere the two ends."""

@@ -7,6 +7,7 @@ import time
 from tokenizers import Tokenizer
 
 from chat_engine.errors import ChatError
+from chat_engine.native.guide import Guide
 from chat_engine.native.sampler import Logprobs, Sampled, SamplingState
 from chat_engine.native.sequence import Sequence
 from chat_engine.native.token_rules import TokenRules
@@ -21,8 +22,8 @@ from chat_engine.request import (
     ToolCallDelta,
 )
 from chat_engine.service.door import Progress
-from chat_engine.text.answer import AnswerText, Said
-from chat_engine.text.detokenizer import TextStream, TokenNames
+from chat_engine.text.answer import CallOpening, Said, answer_text
+from chat_engine.text.detokenizer import TokenNames
 
 
 class Running:
@@ -31,7 +32,7 @@ class Running:
     Args:
         request: what is asked for.
         sink: where events go.
-        stop_ids: tokens that end the answer.
+        guide: which tokens end the answer, and what it must follow.
         rules: what the checkpoint rules out.
         tokenizer: turns ids into text.
         names: of single tokens.
@@ -41,7 +42,7 @@ class Running:
         self,
         request: ChatRequest,
         sink: Sink,
-        stop_ids: frozenset[int],
+        guide: Guide,
         rules: TokenRules,
         tokenizer: Tokenizer,
         names: TokenNames,
@@ -49,19 +50,21 @@ class Running:
         params, prompt_ids = request.sampling, request.prompt_ids
         self.request = request
         self.sequence = Sequence(request)
-        self.sampling = SamplingState.start(params, request.seed, stop_ids, prompt_ids, rules)
+        self.guide = guide
+        self.sampling = SamplingState.start(params, request.seed, guide.stop_ids, prompt_ids, rules)
+        self.sampling.guide = guide
         self._sink = sink
-        self._stop_ids = stop_ids
         self._names = names
-        skips, echoes = params.skip_special_tokens, bool(request.echo)
-        self._stream: TextStream | None = None
-        self._answer: AnswerText | None = None
-        if request.reply is None:
-            self._stream = TextStream(tokenizer, prompt_ids, params.stop, skip_special_tokens=skips, echo=echoes)
-        else:
-            self._answer = AnswerText(
-                tokenizer, request.reply, prompt_ids, params.stop, skip_special_tokens=skips, echo=echoes
-            )
+        self._answer = answer_text(
+            tokenizer,
+            request.reply,
+            prompt_ids,
+            params.stop,
+            skip_special_tokens=params.skip_special_tokens,
+            echo=bool(request.echo),
+            places=guide.grammar.places(max(map(len, params.stop))) if guide.grammar and params.stop else None,
+        )
+        self._opening: CallOpening | None = None
         # What the caller has not heard yet; from the start that is what only the first event has.
         self._text = request.echo
         self._reasoning = ""
@@ -93,18 +96,17 @@ class Running:
     def append(self, choice: Sampled) -> FinishReason | None:
         """Takes in the next token. Gives the reason where the answer ends with it."""
         sequence, token_id = self.sequence, choice.token_id
+        ends = self.guide.ends_with(token_id)
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
         sequence.tokens.append(token_id)
         self.sampling.append(token_id)
         if self.request.sampling.return_token_ids:
             self._token_ids.append(token_id)
+        if not ends:
+            self.guide.append(token_id)
         logprobs = self._named(token_id, choice.logprobs) if choice.logprobs else None
-        if self._answer:
-            return self._say_parts(self._answer, token_id, logprobs)
-        if logprobs:
-            self._logprobs.append(logprobs)
-        return self._say(token_id)
+        return self._say(token_id, ends, logprobs)
 
     def tell(self, reason: FinishReason | None = None, error: ChatError | None = None) -> None:
         """Hands on what is new, and the end with its reason."""
@@ -121,41 +123,36 @@ class Running:
             prompt_token_ids=self._prompt_token_ids,
             reasoning=self._reasoning,
             tool_calls=tuple(self._calls),
-            num_reasoning_tokens=self._answer.num_reasoning if self._answer else 0,
+            num_reasoning_tokens=self._answer.num_reasoning,
         )
         self._reasoning, self._calls = "", []
         self._text, self._logprobs, self._token_ids = "", [], []
         self._prompt_tokens, self._prompt_token_ids = [], ()
         self._sink(event)
 
-    def _say(self, token_id: int) -> FinishReason | None:
-        """Adds the text of the newest token. Gives the reason where the answer ends with it."""
-        stream, num_output = self._stream, self.sequence.num_output
-        assert stream
-        if token_id in self._stop_ids:
-            self._text += stream.close(token_id)
-            return FinishReason.STOP
-        self._text += stream.push(token_id, may_stop=num_output >= self.request.sampling.min_tokens)
-        is_full = num_output >= self.request.max_tokens
-        if is_full and not stream.stopped:
-            self._text += stream.flush()  # which may complete a stop string
-        if stream.stopped:
-            return FinishReason.STOP
+    def _say(self, token_id: int, ends: bool, logprobs: TokenLogprobs | None) -> FinishReason | None:
+        """Adds what the newest token says; it `ends` the answer or not. Gives the reason where the answer is over."""
+        answer, num_output = self._answer, self.sequence.num_output
+        if ends:
+            self._take(answer.close(token_id, logprobs))
+            return self._own_reason
+        may_stop = num_output >= self.request.sampling.min_tokens
+        self._take(answer.push(token_id, may_stop, logprobs))
+        self._guide_calls()
+        is_full, is_finished = num_output >= self.request.max_tokens, self.guide.is_finished
+        if (is_full or is_finished) and not answer.stopped:
+            self._take(answer.flush())  # which may complete a stop string
+        if answer.stopped or is_finished:
+            return self._own_reason
         return FinishReason.LENGTH if is_full else None
 
-    def _say_parts(self, answer: AnswerText, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
-        """The same where the answer is taken apart."""
-        num_output = self.sequence.num_output
-        if token_id in self._stop_ids:
-            self._take(answer.close(token_id, logprobs))
-            return self._ended(answer)
-        self._take(answer.push(token_id, num_output >= self.request.sampling.min_tokens, logprobs))
-        is_full = num_output >= self.request.max_tokens
-        if is_full and not answer.stopped:
-            self._take(answer.flush())
-        if answer.stopped:
-            return self._ended(answer)
-        return FinishReason.LENGTH if is_full else None
+    def _guide_calls(self) -> None:
+        """Once the model begins a call, that has to follow the grammar of calls."""
+        opening = self._answer.opening
+        if opening is not self._opening:
+            self._opening = opening
+            if opening:
+                self.guide.open_call(opening.text)
 
     def _take(self, said: Said) -> None:
         self._text += said.text
@@ -163,10 +160,11 @@ class Running:
         self._calls += said.calls
         self._logprobs += said.logprobs
 
-    def _ended(self, answer: AnswerText) -> FinishReason:
+    @property
+    def _own_reason(self) -> FinishReason:
         """The reason of an answer that ended by itself."""
         reply = self.request.reply
-        calls = answer.num_calls and reply and not reply.named
+        calls = self._answer.num_calls and reply and not reply.named
         return FinishReason.TOOL_CALLS if calls else FinishReason.STOP
 
     def _named(self, token_id: int, logprobs: Logprobs) -> TokenLogprobs:

@@ -1,8 +1,8 @@
 """Next tokens for a batch of rows, each row by its own parameters, whatever stands beside it.
 
-The order follows transformers: bias, penalties, bans, temperature, top-k, top-p, min-p, then one draw. The draw
-inverts the cumulative distribution at a number that depends on the request's seed and the token's position alone, so a
-seed gives the same text in any batch and after a preemption.
+The order follows transformers: bias, penalties, bans, the grammar, temperature, top-k, top-p, min-p, then one draw. The
+draw inverts the cumulative distribution at a number that depends on the request's seed and the token's position alone,
+so a seed gives the same text in any batch and after a preemption.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from chat_engine.native.guide import Guide
 from chat_engine.native.token_rules import Ngrams, TokenRules
 from chat_engine.request import SamplingParams
 
@@ -37,6 +39,7 @@ class SamplingState:
         rules: what the checkpoint rules out.
         prompt: distinct prompt tokens; empty unless the repetition penalty is on.
         output: how often each token has been made; kept only when a penalty is on.
+        guide: what the answer must follow. It hears of tokens from others.
     """
 
     params: SamplingParams
@@ -47,6 +50,7 @@ class SamplingState:
     prompt: frozenset[int] = frozenset()
     output: Counter[int] = field(default_factory=Counter)
     num_output: int = 0
+    guide: Guide | None = None
 
     @classmethod
     def start(
@@ -80,9 +84,19 @@ class SamplingState:
         return bool(self.ngrams or rules.suppressed or (rules.suppressed_first and not self.num_output))
 
     @property
+    def bans_ends(self) -> bool:
+        """Whether the grammar would allow the end of an answer that is to ignore it."""
+        return self.guide is not None and self.guide.matcher is not None and bool(self.guide.ignored)
+
+    @property
+    def bans(self) -> bool:
+        """Whether there are, or may be, tokens that must not come next."""
+        return self.bans_stops or self.rules_out or self.bans_ends
+
+    @property
     def plain(self) -> bool:
-        """Whether the logits are taken as they are."""
-        return not (self.penalised or self.params.logit_bias or self.bans_stops or self.rules_out)
+        """Whether the logits are taken as they are, but for the grammar."""
+        return not (self.penalised or self.params.logit_bias or self.bans)
 
     def banned(self) -> set[int]:
         """Tokens that must not come next."""
@@ -92,6 +106,8 @@ class SamplingState:
             banned |= self.rules.suppressed_first
         if self.ngrams:
             banned |= self.ngrams.would_repeat()
+        if self.guide and self.bans_ends:
+            banned |= self.guide.ignored
         return banned
 
     def append(self, token_id: int) -> None:
@@ -146,22 +162,39 @@ class Targets:
     top: int
 
 
+@dataclass(frozen=True)
+class Masks:
+    """What the grammars of a step allow.
+
+    Attributes:
+        allowed: waits for them. Gives the rows that have one, and `[those rows, vocab]`, bool. Of a row whose grammar
+            has failed it gives nothing: what comes next there does not matter any more.
+    """
+
+    allowed: Callable[[], tuple[list[int], Tensor]]
+
+
 @torch.inference_mode()
-def sample(logits: Tensor, rows: list[SamplingState]) -> list[Sampled]:
+def sample(logits: Tensor, rows: list[SamplingState], masks: Masks | None = None) -> list[Sampled]:
     """Chooses one token per row.
 
     Args:
         logits: `[rows, vocab]`, any float type, as the model gives them.
         rows: the state of each row; not changed.
+        masks: of the rows that have a grammar; None where no row has.
     """
     assert logits.shape[0] == len(rows)
     raw = logits.float()
     scores = raw
-    if not all(row.plain for row in rows):
+    if masks or not all(row.plain for row in rows):
         scores = raw.clone()
         _add_bias(scores, rows)
         _penalise(scores, rows)
+        guided, allowed = masks.allowed() if masks else ([], scores)
+        unbanned = scores[guided]
         _ban(scores, rows)
+        if guided:
+            scores[guided] = _constrained(scores[guided], unbanned, allowed)
     token_ids = scores.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
@@ -229,11 +262,23 @@ def _penalise(scores: Tensor, rows: list[SamplingState]) -> None:
 
 
 def _ban(scores: Tensor, rows: list[SamplingState]) -> None:
-    by_row = {i: row.banned() for i, row in enumerate(rows) if row.bans_stops or row.rules_out}
+    by_row = {i: row.banned() for i, row in enumerate(rows) if row.bans}
     # A row in which nothing is left would have no token at all: there the rules give way.
     banned = [(i, token) for i, tokens in by_row.items() if len(tokens) < scores.shape[1] for token in tokens]
     if banned:
         scores[_coordinates(banned, scores)] = -torch.inf
+
+
+def _constrained(scores: Tensor, unbanned: Tensor, allowed: Tensor) -> Tensor:
+    """The scores of allowed tokens. Where bans, or the model, leave none of them, the grammar wins."""
+    allowed = torch.nn.functional.pad(allowed, (0, scores.shape[1] - allowed.shape[1]))
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    for choice in (unbanned, torch.zeros_like(unbanned)):
+        nothing = scores.amax(-1) == -torch.inf
+        if not nothing.any():
+            break
+        scores[nothing] = choice[nothing].masked_fill(~allowed[nothing], -torch.inf)
+    return scores
 
 
 def _coordinates(pairs: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,9 @@ class AnswerRules:
         if outputs is None:
             return reply, None
         constraint = constraint_of(outputs, self._config)
-        calls = self._calls.calls(_signatures(tools), parallel=chat.parallel_tool_calls) if tools and self._calls else ""
+        calls = (
+            self._calls.calls(_signatures(tools), parallel=chat.parallel_tool_calls) if tools and self._calls else ""
+        )
         if reply is None:
             return None, constraint
         grammar = self._lark.behind_reasoning(constraint.grammar, self._format, prompt.begun, instead=calls)

@@ -130,5 +130,8 @@ def show_name(text: str) -> str:
 
 def show(value: object) -> str:
     """A value the caller chose, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested too deeply"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

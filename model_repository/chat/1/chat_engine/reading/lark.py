@@ -37,10 +37,11 @@ class Lark:
 
     def up_to(self, rule: str, end: str) -> str:
         """A rule for any text up to the first `end`, with it."""
-        if end in self._ids:
-            return f"{rule}: /(.|\\n)*/ {self._piece(end)}"
-        pattern = re.sub(r"([^\w\s<>=\"'])", r"\\\1", end, flags=re.ASCII).replace("\n", "\\n")
-        return f"{rule}[lazy]: /(.|\\n)*{pattern}/"
+        head, token, rest = ([*self._any.split(end, 1), "", ""])[:3]
+        text = "(.|\\n)*" + re.sub(r"([^\w\s<>=\"'])", r"\\\1", head, flags=re.ASCII).replace("\n", "\\n")
+        if token:
+            return f"{rule}: /{text}/ {self.literal(token + rest)}"
+        return f"{rule}[lazy]: /{text}/"
 
     def reasoning(self, rule: str, answer_format: AnswerFormat | None, prefix: str) -> str:
         """A rule for the reasoning that the model may, or must, write before its answer.

@@ -12,7 +12,6 @@ from chat_engine.reading.checks import at_most, check_text, check_token_id, deco
 from chat_engine.reading.messages import Message, read_messages
 from chat_engine.reading.prompt_encoder import PromptEncoder, Rendered
 
-
 _END_OF_PROMPT = 200  # characters
 
 

@@ -20,6 +20,8 @@ from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, ChatParameters
 from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explained, read_json, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import Prompt, PromptParser
+from chat_engine.reading.structured import FIELD as STRUCTURED
+from chat_engine.reading.structured import KINDS, lenient_outputs
 from chat_engine.request import ChatRequest, SamplingParams
 
 SWITCHES = ("stream", "exclude_input_in_output")
@@ -203,6 +205,8 @@ def _lenient(given: dict[str, object]) -> dict[str, object]:
     for name in _named(tuple):
         if isinstance(given.get(name), list):
             given[name] = tuple(given[name])  # type: ignore[arg-type]
+    if STRUCTURED in given:
+        given[STRUCTURED] = lenient_outputs(given[STRUCTURED])
     bias = given.get("logit_bias")
     if isinstance(bias, dict):
         given["logit_bias"] = {_token_id(key): value for key, value in bias.items()}
@@ -255,7 +259,13 @@ def _json_object(name: str, raw: bytes) -> dict[str, Any]:
 def _refusal(error: ValidationError) -> InvalidArgumentError:
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        allowed = (*SamplingParams.model_fields, *TEMPLATE_OPTIONS)
+        allowed = KINDS if first["loc"][0] == STRUCTURED else (*SamplingParams.model_fields, *TEMPLATE_OPTIONS)
         return unknown(field_name(*first["loc"]), first["input"], allowed)
     name, *rest = first["loc"] or ("sampling_parameters",)
-    return explained(error, name, *(map(str, rest) if name == "logit_bias" else rest))  # its keys are names, in JSON
+    if name == "logit_bias":
+        return explained(error, name, *map(str, rest))  # its keys are names, in JSON
+    if name == STRUCTURED and rest[:1] == ["json"]:
+        return InvalidArgumentError(
+            f"must be a JSON schema as an object, or true (got {show(first['input'])})", field=f"{STRUCTURED}.json"
+        )
+    return explained(error, name, *rest)

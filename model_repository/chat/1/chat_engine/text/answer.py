@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -11,7 +12,7 @@ from chat_engine.request import Reply, TokenLogprobs, ToolCallDelta
 from chat_engine.text.answer_parts import AnswerParts, Kind, Part, reads_calls
 from chat_engine.text.answer_regions import marker_ids
 from chat_engine.text.detokenizer import TextStream
-from chat_engine.text.stop_strings import StopStrings
+from chat_engine.text.stop_strings import Places, StopStrings
 from chat_engine.text.token_text import texts_of
 
 
@@ -27,15 +28,54 @@ class Said:
 
 @dataclass(frozen=True)
 class CallOpening:
-    """Where a call begins.
+    """A call has begun; `text` is what there is of it already, behind its marker."""
 
-    Attributes:
-        token_ids: the tokens of the call that are there already: those with text behind its marker.
-        before: the text of the first of them that still belongs to the marker.
-    """
+    text: str = ""
 
-    token_ids: tuple[int, ...] = ()
-    before: str = ""
+
+def answer_text(
+    tokenizer: Tokenizer,
+    reply: Reply | None,
+    prompt_ids: tuple[int, ...] = (),
+    stop: tuple[str, ...] = (),
+    *,
+    skip_special_tokens: bool = True,
+    echo: bool = False,
+    places: Places | None = None,
+) -> AnswerText | PlainText:
+    """For one answer: taken apart where there is a `reply`, else plain. For the rest see `TextStream`."""
+    how: dict[str, Any] = {"skip_special_tokens": skip_special_tokens, "echo": echo, "places": places}
+    if reply is None:
+        return PlainText(TextStream(tokenizer, prompt_ids, stop, **how))
+    return AnswerText(tokenizer, reply, prompt_ids, stop, **how)
+
+
+class PlainText:
+    """An answer that is text and nothing else, with the calls of `AnswerText`."""
+
+    opening: None = None
+    num_calls = 0
+    num_reasoning = 0
+
+    def __init__(self, stream: TextStream) -> None:
+        self._stream = stream
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was completed."""
+        return self._stream.stopped
+
+    def push(self, token_id: int, may_stop: bool = True, logprobs: TokenLogprobs | None = None) -> Said:
+        """See `AnswerText`."""
+        return Said(self._stream.push(token_id, may_stop), logprobs=(logprobs,) if logprobs else ())
+
+    def close(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Said:
+        """See `AnswerText`."""
+        return Said(self._stream.close(token_id), logprobs=(logprobs,) if logprobs else ())
+
+    def flush(self) -> Said:
+        """See `AnswerText`."""
+        return Said(self._stream.flush())
 
 
 @dataclass
@@ -63,6 +103,7 @@ class AnswerText:
         stop: strings that end the answer.
         skip_special_tokens: whether special tokens are hidden, unless they are markers.
         echo: see `TextStream`.
+        places: where a stop string may end the content; None: anywhere.
 
     Attributes:
         opening: where the call has begun that is being written; None while there is none. A new one is a new object.
@@ -78,6 +119,7 @@ class AnswerText:
         *,
         skip_special_tokens: bool = True,
         echo: bool = False,
+        places: Places | None = None,
     ) -> None:
         shown = marker_ids(tokenizer, reply.format, reads_calls(reply))
         self.opening: CallOpening | None = None
@@ -86,7 +128,7 @@ class AnswerText:
             tokenizer, prompt_ids, skip_special_tokens=skip_special_tokens, echo=echo, shown=shown
         )
         self._parts = AnswerParts(reply)
-        self._stops = _ContentStops(stop) if stop else None
+        self._stops = _ContentStops(stop, places) if stop else None
         self._special = texts_of(tokenizer).special
         self._shown = shown if skip_special_tokens else frozenset(self._special)
         self._call_from: int | None = None
@@ -138,9 +180,7 @@ class AnswerText:
             return
         self._call_from, self.opening = begin, None
         if begin is not None:
-            tokens = [token for token in self._tokens if token.end > begin or token.begin >= begin]
-            before = self._parts.raw(tokens[0].begin, begin) if tokens else ""
-            self.opening = CallOpening(tuple(token.token_id for token in tokens), before)
+            self.opening = CallOpening(self._parts.raw(begin, self._stream.length))
 
     def _end(self, hidden: str) -> Said:
         parts = [*self._fed(self._stream.flush()), *self._parts.finish()]
@@ -203,8 +243,8 @@ class _ContentStops:
         stopped: whether one was completed.
     """
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
-        self._stops = StopStrings(stop)
+    def __init__(self, stop: tuple[str, ...], places: Places | None) -> None:
+        self._stops = StopStrings(stop, places)
         self._free: int | None = None  # from where on one may be completed
         self._hidden: deque[tuple[int, str, bool]] = deque()  # where it stands, its text, and whether it may
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from chat_engine.text.stop_strings import StopStrings
+from chat_engine.text.stop_strings import Places, StopStrings
 from chat_engine.text.text_decoder import text_decoder
 from chat_engine.text.token_text import texts_of
 
@@ -28,6 +28,7 @@ class TextStream:
         echo: whether `echo_text` of the prompt precedes the answer, so that a character which the prompt begins and
             nothing completes must show.
         shown: special tokens that are not hidden all the same.
+        places: where a stop string may end the answer; None: anywhere.
 
     Attributes:
         length: characters of the answer so far, with those held back because of stop strings: where the next token's
@@ -43,6 +44,7 @@ class TextStream:
         skip_special_tokens: bool = True,
         echo: bool = False,
         shown: frozenset[int] = frozenset(),
+        places: Places | None = None,
     ) -> None:
         texts = texts_of(tokenizer)
         self.length = 0
@@ -52,7 +54,7 @@ class TextStream:
             self._decoder.drop_incomplete()
         self._special = texts.special
         self._hides = skip_special_tokens
-        self._stops = StopStrings(stop) if stop else None
+        self._stops = StopStrings(stop, places) if stop else None
         self._may_stop = True
 
     @property

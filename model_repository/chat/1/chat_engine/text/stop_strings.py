@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections import deque
 from functools import lru_cache
 from itertools import islice
+from typing import Protocol
+
+
+class Places(Protocol):
+    """Where a text may end, which comes character by character."""
+
+    def feed(self, char: str) -> None:
+        """The next character that is shown."""
+
+    def may_end(self, back: int) -> bool:
+        """Whether the text without its last `back` characters may be all; asked of no more than a stop string has."""
+        ...
 
 
 class StopStrings:
     """Holds back what may become a stop string, and ends the text before one that is complete.
 
     Stop strings are looked for twice: in the text as it is shown, and with the hidden parts in it (special tokens). Of
-    those that the same part completes, the one that begins first counts.
+    those that the same part completes, the one that begins first counts. Where the text before it may not be all, by
+    `places`, a stop string is text like any other.
     """
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
+    def __init__(self, stop: tuple[str, ...], places: Places | None = None) -> None:
         self.stopped = False
+        self._places = places
         self._automaton = _automaton(stop)
         self._shown = 0  # the automaton's state behind what is shown
         self._all = 0  # and with the hidden parts
@@ -32,13 +46,17 @@ class StopStrings:
             self._is_shown.append(not hidden)
             if not hidden:
                 end += 1
+                if self._places:
+                    self._places.feed(char)
                 self._shown = automaton.after(self._shown, char)
             self._all = self._shown if same and not hidden else automaton.after(self._all, char)
             if may_stop:
+                lengths = []
                 if not hidden and (length := automaton.complete[self._shown]):
-                    begins.append(end - length)
+                    lengths.append(length)
                 if length := automaton.complete[self._all]:
-                    begins.append(end - self._count_shown(length))
+                    lengths.append(self._count_shown(length))
+                begins += [end - length for length in lengths if self._may_stop_at(length)]
         self._held += "" if hidden else text
         if begins:
             self.stopped = True
@@ -54,6 +72,9 @@ class StopStrings:
         """What was held back."""
         text, self._held = self._held, ""
         return text
+
+    def _may_stop_at(self, back: int) -> bool:
+        return self._places is None or self._places.may_end(back)
 
     def _count_shown(self, length: int) -> int:
         """How many of the last characters are shown."""
