@@ -38,6 +38,14 @@ class ToolRun:
         return self.answer.finish_reason == "stop" and not self.answer.tool_calls
 
 
+def unforced(options: CallOptions) -> CallOptions:
+    """For every round but the first: where a call is forced, no answer would ever be the last."""
+    options = CallOptions(**options)
+    if options.get("tool_choice") not in (None, "none"):
+        options["tool_choice"] = "auto"
+    return options
+
+
 class Rounds:
     """A run that goes on; the client asks and hands the answers over."""
 
@@ -54,11 +62,9 @@ class Rounds:
 
     @property
     def options(self) -> CallOptions:
-        """Of the next request: a call is forced only once, since no answer would ever end the run otherwise."""
-        options = CallOptions(**self._options)
+        """Of the next request."""
+        options = unforced(self._options) if self._results else CallOptions(**self._options)
         options["tools"] = [*self._toolbox.tools, *(self._options.get("tools") or ())]
-        if self._results and options.get("tool_choice") not in (None, "none"):
-            options["tool_choice"] = "auto"
         return options
 
     @property

@@ -375,9 +375,9 @@ class ChatResult:
     def message(self) -> dict[str, Any]:
         """The answer as the next message of its conversation, in OpenAI's shape.
 
-        A call that was cut with the answer is not in it: a message with broken arguments would be refused.
+        It has the calls that are to be answered, and no others: a server refuses a call without its result.
         """
-        calls = [call.to_dict() for call in self.tool_calls if call.values is not None]
+        calls = [call.to_dict() for call in self.calls_to_answer]
         message: dict[str, Any] = {"role": "assistant", "content": self.text if self.text or not calls else None}
         if self.reasoning:
             message["reasoning_content"] = self.reasoning
@@ -387,8 +387,10 @@ class ChatResult:
 
     @property
     def calls_to_answer(self) -> tuple[ToolCall, ...]:
-        """The calls that wait for their results; none where the answer was cut, for it may lack some."""
-        return self.tool_calls if self.finish_reason in ("tool_calls", "stop") else ()
+        """The calls that wait for their results; none where the answer was cut, because some may be missing."""
+        if self.finish_reason not in ("tool_calls", "stop"):
+            return ()
+        return tuple(call for call in self.tool_calls if call.values is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; without what few answers have where there is none of it."""
