@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.client.commands import Terminal, run
-from tests.client.fake_server import FakeTriton, Received, pb, say, say_calls
+from tests.client.fake_server import FakeTriton, Received, fail, pb, say, say_calls
 
 MODULE = '''\
 from __future__ import annotations
@@ -35,15 +35,20 @@ def get_weather(city: Annotated[str, "such as Paris"]) -> str:
 def area(place: Place) -> float:
     raise RuntimeError(f"nobody has measured {place.name}")
 
-async def sleep() -> str:
+def sleep() -> str:
+    print("sleeping")
     while True:
         try:
             time.sleep(60)
         except Exception:
             pass
 
+async def dream() -> str:
+    time.sleep(60)
+
 def _private(x): ...
 '''
+PARIS = ("1", "get_weather", '{"city": "Paris"}')
 TOOL = {"type": "function", "function": {"name": "ask_human", "description": "Asks\nsomebody."}}
 Start = Callable[..., Terminal]
 
@@ -100,9 +105,7 @@ def results(fake: FakeTriton) -> list[str]:
 
 
 def test_a_call_runs_once_it_is_allowed(fake: FakeTriton, start: Start, module: str) -> None:
-    fake.reply = calls_then_answers(
-        ("1", "get_weather", '{"city": "Paris"}'), ("2", "area", '{"place": {"name": "X"}}')
-    )
+    fake.reply = calls_then_answers(PARIS, ("2", "area", '{"place": {"name": "X"}}'))
     terminal = start("--tool-module", module, "--tool-choice", "required")
     terminal.type("one\n")
     terminal.expect('get_weather(city="Paris")')
@@ -116,12 +119,12 @@ def test_a_call_runs_once_it_is_allowed(fake: FakeTriton, start: Start, module: 
     terminal.expect("the answer")
     assert results(fake) == ["Paris: 18 degrees", '{"error": "RuntimeError: nobody has measured X"}']
     first, second = (json.loads(received.tensor("chat_parameters")[0]) for received in fake.requests)
-    assert [tool["function"]["name"] for tool in first["tools"]] == ["get_weather", "area", "sleep"]
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["get_weather", "area", "sleep", "dream"]
     assert (first["tool_choice"], second["tool_choice"]) == ("required", "auto")
 
 
 def test_a_call_that_is_not_allowed_is_told(fake: FakeTriton, start: Start, module: str) -> None:
-    fake.reply = calls_then_answers(("1", "get_weather", '{"city": "Paris"}'))
+    fake.reply = calls_then_answers(PARIS)
     terminal = start("--tool-module", module)
     terminal.type("one\n")
     terminal.expect("run it? [y/N] ")
@@ -132,7 +135,7 @@ def test_a_call_that_is_not_allowed_is_told(fake: FakeTriton, start: Start, modu
 
 
 def test_without_a_terminal_all_calls_run_or_none(fake: FakeTriton, module: str) -> None:
-    fake.reply = calls_then_answers(("1", "get_weather", '{"city": "Paris"}'), ("2", "nope", "{}"))
+    fake.reply = calls_then_answers(PARIS, ("2", "nope", "{}"))
     refused = run(fake.url, "chat", "--tool-module", module, stdin=b"one\n")
     assert refused.returncode == 2
     assert "--yes" in refused.stderr.decode()
@@ -144,19 +147,18 @@ def test_without_a_terminal_all_calls_run_or_none(fake: FakeTriton, module: str)
 
 
 def test_a_call_has_a_time_limit(fake: FakeTriton, module: str) -> None:
-    fake.reply = calls_then_answers(("1", "sleep", "{}"))
+    fake.reply = calls_then_answers(("1", "sleep", "{}"), ("2", "dream", "{}"))
     done = run(fake.url, "chat", "--tool-module", module, "--yes", "--tool-timeout", "0.1", stdin=b"one\n")
     assert done.stdout == b"the answer\n"
-    assert json.loads(results(fake)[0]) == {"error": "sleep took longer than 0.1 seconds"}
+    errors = [json.loads(content)["error"] for content in results(fake)]
+    assert errors == [f"{name} took longer than 0.1 seconds" for name in ("sleep", "dream")]
 
 
 def test_ctrl_c_stops_the_calls_and_not_the_conversation(fake: FakeTriton, start: Start, module: str) -> None:
-    fake.reply = calls_then_answers(
-        ("1", "get_weather", '{"city": "Paris"}'), ("2", "sleep", "{}"), ("3", "sleep", "{}")
-    )
+    fake.reply = calls_then_answers(PARIS, ("2", "sleep", "{}"), ("3", "sleep", "{}"))
     terminal = start("--tool-module", module, "--yes")
     terminal.type("one\n")
-    terminal.expect("sleep()")
+    terminal.expect("sleeping")
     terminal.type(Terminal.CTRL_C)
     terminal.expect("[stopped]")
     terminal.expect_prompt()
@@ -194,7 +196,7 @@ def test_results_come_from_a_pipe_too(fake: FakeTriton, tools: str) -> None:
 
 
 def test_the_rounds_are_bounded(fake: FakeTriton, module: str) -> None:
-    fake.reply = lambda _: iter(say_calls(("1", "get_weather", '{"city": "Paris"}')))
+    fake.reply = lambda _: iter(say_calls(PARIS))
     flags = ("--tool-module", module, "--yes", "--max-rounds", "2")
     done = run(fake.url, "chat", *flags, stdin=b"one\n")
     assert len(fake.requests) == 3
@@ -212,15 +214,18 @@ def test_a_call_that_was_cut_does_not_run(fake: FakeTriton, module: str) -> None
 
 
 def test_an_error_after_a_call_keeps_the_results(fake: FakeTriton, start: Start, module: str) -> None:
-    fake.reply = calls_then_answers(("1", "get_weather", '{"city": "Paris"}'))
+    def reply(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+        yield from say_calls(PARIS) if len(fake.requests) == 1 else [fail("Exceeds maximum queue size")]
+
+    fake.reply = reply
     terminal = start("--tool-module", module, "--yes")
     terminal.type("one\n")
-    terminal.expect("the answer")
+    terminal.expect("error: Exceeds maximum queue size")
     terminal.expect_prompt()
     terminal.type("two\n")
-    terminal.expect("the answer")
+    terminal.expect("error: ")
     roles = [message["role"] for message in messages_of(fake.requests[-1])]
-    assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant", "tool"]
+    assert roles == ["user", "assistant", "tool", "user"]
 
 
 @pytest.mark.parametrize(
