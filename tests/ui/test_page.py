@@ -35,7 +35,8 @@ def ask(page: AppTest, question: str) -> None:
 
 def texts(page: AppTest) -> list[str]:
     """Questions, answers, figures and problems, from top to bottom."""
-    return [element.value for message in page.chat_message for element in message if hasattr(element, "value")]
+    values = [getattr(element, "value", None) for message in page.chat_message for element in message]
+    return [value for value in values if value is not None]  # a place that nothing stands in has none
 
 
 def test_an_empty_page_offers_examples_and_models(page: AppTest) -> None:
