@@ -88,14 +88,15 @@ class Places:
         """An answer that grows, as it is after so many seconds. The reader may fold what is thought."""
         if answer.reasoning:
             if self._thinking is None:
-                self._text.empty()
                 self._thinking = self._reasoning.expander("Thinking …", expanded=True).empty()
             self._thinking.markdown(fit(answer.reasoning))
         if answer.text.lstrip().startswith("{"):
             self._text.code(answer.text, language="json", wrap_lines=True)
         elif answer.text:
             self._text.markdown(fit(answer.text))
-        elif not answer.characters:
+        elif answer.characters:
+            self._text.empty()  # of the words that stood here while there was nothing
+        else:
             self._text.caption(_waiting(seconds))
         if answer.calls:
             with self._calls.container():
