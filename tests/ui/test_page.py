@@ -228,7 +228,7 @@ def test_a_call_is_a_card_whose_result_goes_on_with_the_conversation(fake: FakeG
     fake.reply = in_turn(think_and_call("Hm.", PARIS, now), think_and_call("", PARIS), say("18 °C"))
     ask(page, "one")
     assert [code.value for code in page.chat_message[1].code] == ['{\n  "city": "Paris"\n}', "{}"]
-    assert open_calls(page) == [r"Result of get\_weather", "Result of now"]
+    assert open_calls(page) == ["Result of get_weather", "Result of now"]
     first, second = (area for area in page.text_area if area.label.startswith("Result of "))
     first.set_value("18 度")
     second.set_value('{"hour":12}')

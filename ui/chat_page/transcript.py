@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
@@ -20,6 +21,8 @@ INPUT = "input"
 """The key of the input field, by which a question can be put back into it."""
 _FRAME_S = 0.06
 """Between two looks at a growing answer: about as often as a reader sees a difference."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*")
+"""Of a tool, as nearly all are: Markdown leaves it alone."""
 _STILL_S = 0.5
 """How often an unchanged answer is drawn again. Only while drawing does a script notice that its browser has gone."""
 
@@ -123,8 +126,13 @@ def _show_call(call: Call, result: str | None = None) -> None:
 
 
 def _show_wanted(call: Call) -> None:
-    st.markdown(f":material/build: **{escape(call.name)}**")
+    st.markdown(f":material/build: **{_named(call)}**")
     st.code(pretty(call.arguments) or call.arguments, language="json", wrap_lines=True)
+
+
+def _named(call: Call) -> str:
+    """Its name in Markdown. A screen reader reads a label as it is written, so an ordinary name has no backslashes."""
+    return call.name if _PLAIN_NAME.fullmatch(call.name) else escape(call.name)
 
 
 def _ask_for_results(chat: Chat, answer: Answer, place: str) -> None:
@@ -135,7 +143,7 @@ def _ask_for_results(chat: Chat, answer: Answer, place: str) -> None:
             with st.container(border=True):
                 _show_wanted(call)
                 st.text_area(
-                    f"Result of {escape(call.name)}",
+                    f"Result of {_named(call)}",
                     key=key,
                     height=80,
                     placeholder="What the call came to; text or JSON",
