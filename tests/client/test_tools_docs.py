@@ -69,6 +69,7 @@ def test_a_program_runs(fake: FakeTriton, program: str) -> None:
 def test_a_command_is_understood(fake: FakeTriton, tmp_path: Path, command: str) -> None:
     (tmp_path / "tools.json").write_text("[]")
     (tmp_path / "city.json").write_text("{}")
-    arguments = [str(tmp_path / one) if one.endswith(".json") else one for one in shlex.split(command.partition(" | ")[0])]
+    words = shlex.split(command.partition(" | ")[0])
+    arguments = [str(tmp_path / word) if word.endswith(".json") else word for word in words]
     done = run(fake.url, *arguments)
     assert done.returncode == 0, done.stderr
