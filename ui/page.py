@@ -36,8 +36,11 @@ def show(settings: PageSettings) -> None:
     above = st.bottom.container(key="above-input")
     typed = st.chat_input("Ask anything", key=transcript.INPUT)
     question = (typed or chat.take_pending() or "").strip()
+    goes_on = chat.take_going_on()
     if question:
         chat.ask(question, options)
+    elif goes_on:
+        chat.go_on(options)
     running = chat.running
     if running:
         above.button("Stop", key="stop", icon=":material/stop_circle:", on_click=chat.stop)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         StreamTimeoutError,
         TritonChatError,
     )
+    from triton_chat.rounds import ToolRun
     from triton_chat.streams import AsyncChatStream, ChatStream
+    from triton_chat.tools import tool_of
     from triton_chat.types import (
         ChatEvent,
         ChatRequest,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
         TokenizerInfo,
         TokenLogprob,
         Tokens,
+        ToolCall,
+        ToolCallDelta,
     )
 
 __all__ = [
@@ -63,10 +67,14 @@ __all__ = [
     "TokenLogprob",
     "TokenizerInfo",
     "Tokens",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolRun",
     "TritonChatError",
+    "tool_of",
 ]
 
-_MODULES = ("errors", "types", "collector", "streams", "embeddings", "client")
+_MODULES = ("errors", "types", "collector", "streams", "embeddings", "client", "rounds", "tools")
 
 
 def __getattr__(name: str) -> Any:

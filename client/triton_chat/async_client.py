@@ -9,10 +9,12 @@ from triton_chat import chat, control, embeddings, tokenizer
 from triton_chat.chat import Conversations
 from triton_chat.collector import Collector
 from triton_chat.embeddings import EmbeddingResult
+from triton_chat.rounds import Rounds, ToolRun
 from triton_chat.senders import AsyncSender
 from triton_chat.streams import AsyncChatStream
 from triton_chat.types import (
     CallOptions,
+    ChatOptions,
     ChatResult,
     Messages,
     ModelInfo,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from triton_chat.embeddings import EmbedOptions
+    from triton_chat.rounds import Functions
     from triton_chat.tokenizer import TokenizeOptions
 
 
@@ -52,6 +55,30 @@ class AsyncChatClient(AsyncSender):
                 collector.add(event)
         return collector.result()
 
+    async def run_tools(
+        self, messages: Messages, functions: Functions, *, max_rounds: int = 10, **options: Unpack[CallOptions]
+    ) -> ToolRun:
+        """Answer with the help of Python functions: what the model calls is run, and it is told what came of it.
+
+        A function that fails, or whose arguments do not fit, ends nothing: the model is told of that too. A
+        `tool_choice` that forces a call holds for the first answer alone.
+
+        Args:
+            messages: the conversation so far.
+            functions: see `triton_chat.tools.tool_of`; the calls of an answer run at the same time, those of
+                functions that are no coroutines in threads.
+            max_rounds: how often calls are run. An answer that calls once more is the last, see `ToolRun.complete`.
+            options: as of `generate`. A call of one of its `tools` ends the run, for the caller to go on.
+
+        Raises:
+            TritonChatError: how a request failed, or why a function cannot be a tool.
+        """
+        rounds = Rounds(messages, functions, options, max_rounds)
+        while not rounds.over:
+            result = await self.generate(rounds.messages, **rounds.options)
+            await rounds.answer_all(result)
+        return rounds.run
+
     async def generate_batch(
         self,
         conversations: Conversations | None = None,
@@ -60,13 +87,20 @@ class AsyncChatClient(AsyncSender):
         model: str = "chat_unary",
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
+        **options: Unpack[ChatOptions],
     ) -> list[ChatResult]:
         """Answers to several conversations, or raw prompts, in one request; their order is kept.
+
+        Args:
+            conversations: one that is a `ChatRequest` has parameters of its own, tools too.
+            sampling: of the other rows.
+            options: of the other conversations; see `ChatOptions`.
 
         Raises:
             TritonChatError: how the request failed.
         """
-        return await self._run(chat.batch(conversations, prompts, model, sampling, self._batch_limit(timeout)))
+        limit = self._batch_limit(timeout)
+        return await self._run(chat.batch(conversations, prompts, model, sampling, limit, options))
 
     async def embed(
         self,

@@ -10,9 +10,20 @@ from dataclasses import replace
 from triton_chat import wire
 from triton_chat.collector import Collector
 from triton_chat.rpc import Rpc, Steps, StreamRpc
-from triton_chat.types import Call, CallOptions, ChatEvent, ChatRequest, ChatResult, Messages, SamplingParams, Timeouts
+from triton_chat.types import (
+    Call,
+    CallOptions,
+    ChatEvent,
+    ChatOptions,
+    ChatRequest,
+    ChatResult,
+    Messages,
+    SamplingParams,
+    Timeouts,
+)
 
-Conversations = Sequence[Messages]
+Conversations = Sequence[Messages | ChatRequest]
+"""A row that is a `ChatRequest` has parameters of its own, and takes none of the call's."""
 
 
 def stream(messages: Messages | None, options: CallOptions, limits: Timeouts) -> StreamRpc:
@@ -39,10 +50,18 @@ def batch(
     model: str,
     sampling: SamplingParams | None,
     timeout: float,
+    options: ChatOptions,
 ) -> Steps[list[ChatResult]]:
-    """Answers to conversations and prompts, in one request."""
+    """Answers to conversations and prompts, in one request.
+
+    Raises:
+        TypeError: an unknown keyword.
+    """
     sampling = sampling or SamplingParams()
-    rows = [ChatRequest(messages=messages, sampling=sampling) for messages in conversations or ()]
+    rows = [
+        row if isinstance(row, ChatRequest) else ChatRequest(messages=row, sampling=sampling, **options)
+        for row in conversations or ()
+    ]
     rows += [ChatRequest(prompt=prompt, sampling=sampling) for prompt in prompts or ()]
     first = rows[0] if rows else ChatRequest(prompt="")
     request = wire.infer_request(Call(request=first, model=model, request_id=_new_id()), rows)

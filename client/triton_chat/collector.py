@@ -26,7 +26,7 @@ class Collector:
 
     def add(self, event: ChatEvent) -> None:
         now_s = time.perf_counter() - self._started
-        if self._ttft_s is None and (event.text or event.num_output_tokens):
+        if self._ttft_s is None and (event.num_output_tokens or event.text or event.reasoning or event.tool_calls):
             self._ttft_s = now_s
         self._pace.add(now_s, event.num_output_tokens)
         self._texts.append(event.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
@@ -13,6 +14,11 @@ Message = Mapping[str, object]
 
 Messages = str | Sequence[Message]
 """A conversation; a plain string is one message of the user."""
+
+
+def conversation(messages: Messages) -> Sequence[Message]:
+    """The messages, one by one."""
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
 Tool = Mapping[str, object]
@@ -112,27 +118,32 @@ class SamplingOptions(TypedDict, total=False):
     structured_outputs: StructuredOutputs | None
 
 
-class CallOptions(SamplingOptions, total=False):
-    """Keyword arguments of `stream` and `generate`."""
+class ChatOptions(TypedDict, total=False):
+    """Keyword arguments about the messages of a request; a raw prompt takes none of them."""
 
-    prompt: str | None
-    """A raw prompt instead of messages; no chat template is applied."""
-    prompt_token_ids: Sequence[int] | None
-    """A prompt as token ids, taken as they are."""
     add_generation_prompt: bool | None
-    """False: the chat template does not begin the assistant's turn. For messages only."""
+    """False: the chat template does not begin the assistant's turn."""
     continue_final_message: bool | None
-    """True: the answer continues the last message. For messages only."""
+    """True: the answer continues the last message."""
     tools: Sequence[Tool] | None
-    """Functions that the model may call. For messages only."""
+    """Functions that the model may call."""
     tool_choice: ToolChoice | None
-    """`none`, `auto`, `required`, or a function by its name. For messages only."""
+    """`none`, `auto`, `required`, or a function by its name."""
     parallel_tool_calls: bool | None
     """False: at most one call in an answer."""
     chat_template_kwargs: Mapping[str, object] | None
     """What the chat template is given beside the conversation, such as `enable_thinking`."""
     parse: bool | None
     """False: reasoning and calls stay in the text, as the model writes them."""
+
+
+class CallOptions(SamplingOptions, ChatOptions, total=False):
+    """Keyword arguments of `stream` and `generate`."""
+
+    prompt: str | None
+    """A raw prompt instead of messages; no chat template is applied."""
+    prompt_token_ids: Sequence[int] | None
+    """A prompt as token ids, taken as they are."""
     model: str
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
@@ -158,7 +169,7 @@ CHAT_PARAMETERS = (
     "chat_template_kwargs",
     "parse",
 )
-"""Of a `ChatRequest`, what is about its messages; the names of the wire."""
+"""The names of `ChatOptions`, which are those of the wire."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +288,23 @@ class ToolCall:
     name: str
     arguments: str
 
+    @property
+    def values(self) -> dict[str, Any] | None:
+        """The arguments by name; None where they are no JSON object, as in an answer that was cut."""
+        try:
+            values = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in an assistant's message."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+    def result(self, content: str) -> dict[str, Any]:
+        """The message that tells the model what the call came to."""
+        return {"role": "tool", "tool_call_id": self.id, "content": content}
+
 
 @dataclass(frozen=True, slots=True)
 class ChatEvent:
@@ -338,10 +366,31 @@ class ChatResult:
     tool_calls: tuple[ToolCall, ...] = ()
     num_reasoning_tokens: int = 0
     ttft_s: float | None = None
-    """Seconds from sending to the first text; None where the answer was not streamed or had no text."""
+    """Seconds from sending to the first token, also of reasoning or a call; None where nothing was streamed."""
     duration_s: float = 0.0
     tokens_per_s: float | None = None
     """Output tokens per second after those that came first; None where all came at once."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as the next message of its conversation, in OpenAI's shape.
+
+        It has the calls that are to be answered, and no others: a server refuses a call without its result.
+        """
+        calls = [call.to_dict() for call in self.calls_to_answer]
+        message: dict[str, Any] = {"role": "assistant", "content": self.text if self.text or not calls else None}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if calls:
+            message["tool_calls"] = calls
+        return message
+
+    @property
+    def calls_to_answer(self) -> tuple[ToolCall, ...]:
+        """The calls that wait for their results; none where the answer was cut, because some may be missing."""
+        if self.finish_reason not in ("tool_calls", "stop"):
+            return ()
+        return tuple(call for call in self.tool_calls if call.values is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; without what few answers have where there is none of it."""

@@ -25,7 +25,6 @@ from triton_chat.types import (
     Call,
     ChatEvent,
     ChatRequest,
-    Message,
     Messages,
     PromptAlternative,
     PromptLogprob,
@@ -33,6 +32,7 @@ from triton_chat.types import (
     TokenLogprob,
     ToolCallDelta,
     TopLogprob,
+    conversation,
 )
 
 if TYPE_CHECKING:
@@ -254,8 +254,7 @@ def _chat_parameters(request: ChatRequest) -> dict[str, Any]:
 
 def dump_messages(messages: Messages) -> bytes:
     """A conversation as UTF-8 JSON. Raises InvalidRequestError, see `dump_json`."""
-    turns: Sequence[Message] = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    return dump_json([dict(message) for message in turns], "messages")
+    return dump_json([dict(message) for message in conversation(messages)], "messages")
 
 
 def encode_text(text: str, field: str, row: int | None = None) -> bytes:

@@ -15,7 +15,7 @@ from local.options import PageOptions
 from local.page import LocalPage
 from tests.browser.conftest import Visit
 from tests.browser.visitor import LAPTOP, PHONE
-from tests.ui.fake_gateway import FakeGateway, refuse, say, say_and_hold
+from tests.ui.fake_gateway import FakeGateway, in_turn, refuse, say, say_and_hold, think_and_call, think_and_say
 
 KEY = "sk-not-for-the-browser"
 CLOSED_TAB_S = 30.0
@@ -243,3 +243,49 @@ def test_the_key_never_reaches_the_browser(fake: FakeGateway, url: str, visit: V
     seen = [visitor.page.content(), *visitor.observed.received]
     assert len(seen) > 1
     assert all(KEY not in text if isinstance(text, str) else KEY.encode() not in text for text in seen)
+
+
+def test_reasoning_is_open_while_it_comes_and_folded_then(fake: FakeGateway, url: str, visit: Visit) -> None:
+    end = threading.Event()
+    fake.reply = think_and_say("Paris is in **France**.", "法国", end)
+    visitor = visit(url)
+    visitor.ask("one")
+    expect(visitor.running.get_by_text("Paris is in France.")).to_be_visible()
+    end.set()
+    expect(visitor.answer(0)).to_contain_text("法国")
+    thought = visitor.answer(0).get_by_text("Paris is in France.")
+    expect(thought).not_to_be_visible()
+    heading = visitor.answer(0).locator("summary")
+    heading.focus()
+    heading.press("Enter")
+    expect(thought).to_be_visible()
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE])
+def test_a_call_is_answered_by_keyboard(fake: FakeGateway, url: str, visit: Visit, size: tuple[int, int]) -> None:
+    arguments = json.dumps({"city": "北京 " + "very" * 40})
+    fake.reply = in_turn(think_and_call("Hm.", ("1", "get_weather", arguments)), say("18 °C"))
+    visitor = visit(url, size)
+    visitor.ask("one")
+    field = visitor.answer(0).get_by_label("Result of get_weather")
+    expect(field).to_be_visible()
+    expect(visitor.answer(0).locator("pre code")).to_contain_text('"city": "北京')
+    assert visitor.overflow() <= 0
+    field.focus()
+    field.press_sequentially("18 度")
+    field.press("Control+Enter")
+    expect(visitor.answer(0)).to_contain_text("18 °C")
+    expect(field).to_have_count(0)
+    sent = fake.wait_for(2).body["messages"]
+    assert sent[-1] == {"role": "tool", "tool_call_id": "1", "content": "18 度"}
+    expect(visitor.answer(0).locator("pre code")).to_have_count(2)
+
+
+def test_tools_can_be_inserted_and_sent(fake: FakeGateway, url: str, visit: Visit) -> None:
+    visitor = visit(url, locale="zh-CN")
+    visitor.key("tools-and-format").locator("summary").click()
+    visitor.button("tools-example").click()
+    expect(visitor.key("tools").locator("textarea")).to_have_value(re.compile("天气"))
+    visitor.ask("one")
+    expect(visitor.answer(0)).to_contain_text("Hello world!")
+    assert fake.wait_for(1).body["tools"][0]["function"]["name"] == "get_weather"

@@ -103,6 +103,18 @@ def say(text: str, finish: str = "", tokens: int = 0, logprobs: str = "", **list
     return response
 
 
+def say_calls(*calls: tuple[str, str, str], finish: str = "tool_calls") -> list[pb.ModelStreamInferResponse]:
+    """An answer that calls: id, name and arguments of each. The arguments come in pieces, as a model makes them."""
+    deltas: list[dict[str, object]] = []
+    for index, (identity, name, arguments) in enumerate(calls):
+        function = {"name": name, "arguments": ""}
+        deltas.append({"index": index, "id": identity, "type": "function", "function": function})
+        pieces = (arguments[:5], arguments[5:])
+        deltas += [{"index": index, "function": {"arguments": piece}} for piece in pieces if piece]
+    responses = [say("", tokens=at + 1, tool_calls=json.dumps([delta])) for at, delta in enumerate(deltas)]
+    return [*responses, say("", finish, len(deltas) + 1)]
+
+
 def fail(text: str) -> pb.ModelStreamInferResponse:
     """An error as Triton sends it without the header `triton_grpc_error`."""
     return pb.ModelStreamInferResponse(error_message=text)

@@ -73,6 +73,47 @@ def say(*pieces: str, finish: str = "stop", tokens: int | None = None, pause_s: 
     return reply
 
 
+def think_and_call(reasoning: str, *calls: tuple[str, str, str], finish: str = "tool_calls") -> Reply:
+    """Reasoning, then calls: id, name and arguments of each, the arguments in two pieces, as OpenAI streams them."""
+
+    def reply(received: Received) -> Iterator[str | dict[str, Any]]:
+        if reasoning:
+            yield delta(received, {"reasoning": reasoning, "reasoning_content": reasoning})
+        for index, (identity, name, arguments) in enumerate(calls):
+            first = {"index": index, "id": identity, "type": "function", "function": {"name": name, "arguments": ""}}
+            yield delta(received, {"tool_calls": [first]})
+            for piece in (arguments[:5], arguments[5:]):
+                yield delta(received, {"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        yield event(received, finish=finish)
+        yield usage(received, 9)
+
+    return reply
+
+
+def think_and_say(reasoning: str, text: str, until: threading.Event | None = None) -> Reply:
+    """Reasoning under its older name alone, then text; with `until`, nothing between the two before that."""
+
+    def reply(received: Received) -> Iterator[str | dict[str, Any]]:
+        yield delta(received, {"reasoning_content": reasoning})
+        if until is not None:
+            received.hold(until)
+        yield text
+        yield event(received, finish="stop")
+        yield usage(received, 9)
+
+    return reply
+
+
+def in_turn(*replies: Reply) -> Reply:
+    """Each request gets the next; the last goes on."""
+    left = list(replies)
+
+    def reply(received: Received) -> Iterator[str | dict[str, Any]]:
+        return (left.pop(0) if len(left) > 1 else left[0])(received)
+
+    return reply
+
+
 def say_and_hold(text: str, until: threading.Event | None = None) -> Reply:
     """The text, and then nothing for as long as anybody listens."""
 
@@ -105,8 +146,11 @@ def break_off(text: str, error: str | None = None) -> Reply:
 
 
 def event(received: Received, text: str = "", finish: str | None = None) -> dict[str, Any]:
-    delta = {"content": text} if text else {}
-    return _chunk(received, [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}])
+    return delta(received, {"content": text} if text else {}, finish)
+
+
+def delta(received: Received, fields: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return _chunk(received, [{"index": 0, "delta": fields, "finish_reason": finish, "logprobs": None}])
 
 
 def usage(received: Received, tokens: int) -> dict[str, Any]:

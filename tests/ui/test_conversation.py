@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from chat_page.conversation import Answer, Conversation, Turn
+from chat_page.conversation import Answer, Call, Conversation, Round, Turn
 from chat_page.options import Sampling
 
 
@@ -85,3 +85,67 @@ def test_only_what_is_set_is_sent_and_vllms_names_go_beside_the_body() -> None:
         "seed": 0,
         "extra_body": {"top_k": 5},
     }
+
+
+CALLS = (Call("1", "get_weather", '{"city": "北京"}'), Call("2", "now", "{}"))
+CALLED = Answer(reasoning="Let me\nlook.", calls=CALLS, state="complete", finish_reason="tool_calls", model="chat")
+
+
+def test_calls_and_their_results_stand_between_question_and_answer() -> None:
+    turn = Turn("Hi", Answer(text="18 °C", state="complete"), (Round(CALLED, ("18", "noon")),))
+    talk = Conversation([turn, Turn("And?")])
+    assert talk.messages() == [
+        {"role": "user", "content": "Hi"},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Let me\nlook.",
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "北京"}'}},
+                {"id": "2", "type": "function", "function": {"name": "now", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "18"},
+        {"role": "tool", "tool_call_id": "2", "content": "noon"},
+        {"role": "assistant", "content": "18 °C"},
+        {"role": "user", "content": "And?"},
+    ]
+    document = json.loads(talk.to_json())
+    assert len(document["answers"]) == sum(message["role"] == "assistant" for message in document["messages"])
+    text = talk.to_markdown()
+    assert '## Assistant\n\n> Let me\n> look.\n\n`get_weather`\n\n```json\n{"city": "北京"}\n```' in text
+    assert "## Result of a call\n\nnoon" in text
+
+
+def test_a_call_without_a_result_is_left_out_of_what_is_sent() -> None:
+    asked = Turn("Hi", Answer(text="I look.", calls=CALLS, state="complete", finish_reason="tool_calls"))
+    alone = Turn("Ho", CALLED)
+    messages = Conversation([asked, alone, Turn("Hu")]).messages()
+    assert messages == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "I look."},
+        {"role": "user", "content": "Hu"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "finish", "is_open"),
+    [
+        ("complete", "tool_calls", True),
+        ("complete", "stop", True),
+        ("complete", "length", False),
+        ("stopped", "", False),
+        ("failed", "", False),
+    ],
+)
+def test_calls_of_a_whole_answer_wait_for_results(state: str, finish: str, is_open: bool) -> None:
+    answer = Answer(calls=CALLS, state=state, finish_reason=finish)
+    assert answer.open_calls == (CALLS if is_open else ())
+
+
+def test_reasoning_and_calls_count_for_first_token_and_rate() -> None:
+    answer = Answer(completion_tokens=41).grown("", 0.5, "", reasoning="ab")
+    answer = answer.grown("", 1.5, "", pieces=[(0, Call("1", "f")), (1, Call("2", "g" * 39))])
+    answer = answer.grown("", 2.5, "tool_calls", pieces=[(0, Call(arguments="{" + "x" * 39))])
+    assert (answer.first_token_s, answer.calls[0]) == (0.5, Call("1", "f", "{" + "x" * 39))
+    assert answer.tokens_per_s == pytest.approx(41 * 80 / 82 / 2)

@@ -5,7 +5,7 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk
 
-from tests.ui.fake_gateway import WAIT_S, FakeGateway, break_off, refuse, say, say_and_hold
+from tests.ui.fake_gateway import WAIT_S, FakeGateway, break_off, in_turn, refuse, say, say_and_hold, think_and_call
 
 
 def client(fake: FakeGateway, key: str = "none") -> OpenAI:
@@ -72,3 +72,16 @@ def test_a_client_that_hangs_up_is_noticed(fake: FakeGateway) -> None:
     assert not received.gone.is_set()
     stream.close()
     assert received.gone.wait(WAIT_S)
+
+
+def test_reasoning_and_calls_are_deltas_as_the_package_reads_them(fake: FakeGateway) -> None:
+    fake.reply = in_turn(think_and_call("Hm.", ("1", "f", '{"a": 1}'), ("2", "g", "{}")), say("done"))
+    thought, *deltas, finish, _ = [chunk.choices[0] if chunk.choices else None for chunk in ask(fake)]
+    assert thought.delta.reasoning_content == "Hm."
+    pieces = [piece for choice in deltas for piece in choice.delta.tool_calls]
+    assert [(piece.index, piece.id, piece.function.name) for piece in pieces if piece.id] == [
+        (0, "1", "f"), (1, "2", "g"),
+    ]  # fmt: skip
+    assert "".join(piece.function.arguments for piece in pieces if piece.index == 0) == '{"a": 1}'
+    assert finish.finish_reason == "tool_calls"
+    assert next(ask(fake)).choices[0].delta.content == "done"

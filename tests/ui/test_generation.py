@@ -6,11 +6,20 @@ from dataclasses import replace
 import pytest
 
 from chat_page import generation
-from chat_page.conversation import Answer, Turn
+from chat_page.conversation import Answer, Call, Turn
 from chat_page.generation import LEASE_S, Generation
 from chat_page.options import Options, Sampling
 from chat_page.settings import PageSettings
-from tests.ui.fake_gateway import WAIT_S, FakeGateway, break_off, refuse, say, say_and_hold
+from tests.ui.fake_gateway import (
+    WAIT_S,
+    FakeGateway,
+    break_off,
+    refuse,
+    say,
+    say_and_hold,
+    think_and_call,
+    think_and_say,
+)
 
 MESSAGES = [{"role": "user", "content": "你好"}]
 
@@ -126,3 +135,35 @@ def test_a_gateway_that_is_not_there_is_a_sentence(fake: FakeGateway, settings: 
     answer = result(start(settings))
     assert "cannot be reached" in answer.problem
     assert str(fake.port) not in answer.problem
+
+
+def test_reasoning_and_calls_are_taken_from_the_stream(fake: FakeGateway, settings: PageSettings) -> None:
+    fake.reply = think_and_call("Hm.", ("1", "f", '{"a": 1}'), ("2", "g", "{}"))
+    answer = result(start(settings))
+    assert (answer.text, answer.reasoning, answer.state) == ("", "Hm.", "complete")
+    assert answer.open_calls == (Call("1", "f", '{"a": 1}'), Call("2", "g", "{}"))
+    assert answer.completion_tokens == 9
+
+
+def test_reasoning_may_have_its_older_name_alone(fake: FakeGateway, settings: PageSettings) -> None:
+    fake.reply = think_and_say("嗯。", "好")
+    assert (result(start(settings)).reasoning, result(start(settings)).text) == ("嗯。", "好")
+
+
+def test_tools_a_schema_and_thinking_are_sent(fake: FakeGateway, settings: PageSettings) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    schema = {"type": "object"}
+    result(
+        start(settings, Options(model="chat", tools=(tool,), schema=schema, thinking=False, sampling=Sampling(top_k=3)))
+    )
+    body = fake.wait_for(1).body
+    assert body["tools"] == [tool]
+    assert body["response_format"] == {
+        "type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema},
+    }  # fmt: skip
+    assert (body["top_k"], body["chat_template_kwargs"]) == (3, {"enable_thinking": False})
+
+
+def test_an_answer_that_breaks_off_in_its_reasoning_was_one(fake: FakeGateway, settings: PageSettings) -> None:
+    fake.reply = think_and_call("Hm.", finish="")
+    assert "was interrupted" in result(start(settings)).problem

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from chat_page.options import Sampling
 from chat_page.settings import KEY_VARIABLE, URL_VARIABLE, PageSettings
-from tests.ui.fake_gateway import FakeGateway, break_off, refuse, say
+from tests.ui.fake_gateway import FakeGateway, break_off, in_turn, refuse, say, think_and_call, think_and_say
 
 SCRIPT = Path(__file__).parents[2] / "ui" / "page.py"
 TIMEOUT_S = 20
@@ -35,7 +35,8 @@ def ask(page: AppTest, question: str) -> None:
 
 def texts(page: AppTest) -> list[str]:
     """Questions, answers, figures and problems, from top to bottom."""
-    return [element.value for message in page.chat_message for element in message if hasattr(element, "value")]
+    values = [getattr(element, "value", None) for message in page.chat_message for element in message]
+    return [value for value in values if value is not None]  # a place that nothing stands in has none
 
 
 def test_an_empty_page_offers_examples_and_models(page: AppTest) -> None:
@@ -203,3 +204,115 @@ def test_the_conversation_can_be_downloaded(fake: FakeGateway, page: AppTest) ->
     chat = page.session_state["chat"]
     assert not page.get("download_button")[0].proto.disabled
     assert json.loads(chat.conversation.to_json())["messages"][0]["content"] == "one"
+
+
+PARIS = ("call_1", "get_weather", '{"city": "Paris"}')
+
+
+def open_calls(page: AppTest) -> list[str]:
+    """The labels of the fields that wait for a result."""
+    return [area.label for area in page.text_area if area.label.startswith("Result of ")]
+
+
+def test_reasoning_is_folded_above_the_answer(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = think_and_say("Paris is in *France*.", "法国")
+    ask(page, "one")
+    (reasoning,) = (expander for expander in page.chat_message[1].expander if expander.label == "Reasoning")
+    assert not reasoning.proto.expanded
+    assert reasoning.markdown[0].value == "Paris is in *France*."
+    assert "法国" in texts(page)
+
+
+def test_a_call_is_a_card_whose_result_goes_on_with_the_conversation(fake: FakeGateway, page: AppTest) -> None:
+    now = ("call_2", "now", "{}")
+    fake.reply = in_turn(think_and_call("Hm.", PARIS, now), think_and_call("", PARIS), say("18 °C"))
+    ask(page, "one")
+    assert [code.value for code in page.chat_message[1].code] == ['{\n  "city": "Paris"\n}', "{}"]
+    assert open_calls(page) == ["Result of get_weather", "Result of now"]
+    first, second = (area for area in page.text_area if area.label.startswith("Result of "))
+    first.set_value("18 度")
+    second.set_value('{"hour":12}')
+    page.button(key="send-results").click().run()
+    sent = fake.wait_for(2).body["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool"]
+    assert [message["content"] for message in sent[2:]] == ["18 度", '{"hour":12}']
+    assert sent[1]["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    shown = [code.value for code in page.chat_message[1].code]
+    assert shown[1] == "18 度"
+    assert shown[3] == '{\n  "hour": 12\n}'
+    (again,) = (area for area in page.text_area if area.label.startswith("Result of "))
+    assert again.value == ""
+    page.button(key="send-results").click().run()
+    assert len(fake.wait_for(3).body["messages"]) == 6
+    assert "18 °C" in texts(page)
+    assert open_calls(page) == []
+    assert len(page.chat_message) == 2
+
+
+def test_a_failure_after_a_result_keeps_the_result(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = in_turn(think_and_call("", PARIS), refuse(429, code="overloaded"), say("At last"))
+    ask(page, "one")
+    page.button(key="send-results").click().run()
+    assert "overloaded" in page.error[0].value
+    page.button(key="again").click().run()
+    assert len(fake.wait_for(3).body["messages"]) == 3
+    assert "At last" in texts(page)
+    page.button(key="again").click().run()
+    assert len(fake.wait_for(4).body["messages"]) == 3
+
+
+def test_a_question_may_follow_instead_of_a_result(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = in_turn(think_and_call("", PARIS), say("Well then"))
+    ask(page, "one")
+    ask(page, "two")
+    assert [message["content"] for message in fake.wait_for(2).body["messages"]] == ["two"]
+    assert open_calls(page) == []
+    assert page.chat_message[1].code[0].value == '{\n  "city": "Paris"\n}'
+
+
+def test_a_call_that_was_cut_is_shown_and_asks_for_nothing(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = think_and_call("", ("call_1", "get_weather", '{"city": "Par'), finish="length")
+    ask(page, "one")
+    assert page.chat_message[1].code[0].value == '{"city": "Par'
+    assert open_calls(page) == []
+    assert "truncated at the token limit" in texts(page)[-1]
+
+
+def test_a_name_that_looks_like_markdown_is_text(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = think_and_call("", ("1", "a*b*:red[c]", "{}"))
+    ask(page, "one")
+    assert open_calls(page) == [r"Result of a\*b\*\:red\[c\]"]
+
+
+def test_an_answer_in_json_is_indented(fake: FakeGateway, page: AppTest) -> None:
+    fake.reply = say('{"city":', '"北京"}')
+    ask(page, "one")
+    assert page.chat_message[1].code[0].value == '{\n  "city": "北京"\n}'
+    assert page.session_state["chat"].conversation.turns[0].answer.text == '{"city":"北京"}'
+
+
+def test_tools_and_a_schema_are_sent(fake: FakeGateway, page: AppTest) -> None:
+    page.button(key="tools-example").click().run()
+    page.text_area(key="json-schema").set_value('{"type": "object"}')
+    page.selectbox(key="thinking").set_value("off")
+    ask(page, "one")
+    body = fake.wait_for(1).body
+    assert body["tools"][0]["function"]["name"] == "get_weather"
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_without_them_nothing_of_it_is_sent(fake: FakeGateway, page: AppTest) -> None:
+    ask(page, "one")
+    assert fake.wait_for(1).body.keys() == {"model", "messages", "stream", "stream_options"}
+
+
+def test_tools_that_are_no_json_are_said_and_not_left_out(fake: FakeGateway, page: AppTest) -> None:
+    page.text_area(key="tools").set_value("[{]").run()
+    assert "Tools is not JSON" in page.error[0].value.replace("\\", "")
+    ask(page, "one")
+    assert fake.received == []
+    assert len(page.error) == 2
+    page.text_area(key="tools").set_value("").run()
+    page.button(key="again").click().run()
+    assert texts(page)[:2] == ["one", "Hello world!"]

@@ -15,9 +15,10 @@ from typing import Any
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
 
 from chat_page import problems
-from chat_page.conversation import Answer, Message, Turn
+from chat_page.conversation import Answer, Call, Message, Turn
 from chat_page.gateway import BrokenOffError, NotAGatewayError, connect, list_chat_models
 from chat_page.options import Options
 from chat_page.settings import PageSettings
@@ -81,7 +82,7 @@ class Generation:
             self._update(model=model)
             await self._read(client, model)
         if not self.turn.answer.finish_reason:
-            raise BrokenOffError if self.turn.answer.text else NotAGatewayError
+            raise BrokenOffError if self.turn.answer.characters else NotAGatewayError
         self._update(state="complete")
 
     async def _read(self, client: AsyncOpenAI, model: str) -> None:
@@ -92,7 +93,7 @@ class Generation:
             messages=messages,
             stream=True,
             stream_options={"include_usage": True},
-            **self._options.sampling.arguments(),
+            **self._options.arguments(),
         )
         async with stream:
             async for chunk in stream:
@@ -103,8 +104,25 @@ class Generation:
         if chunk.usage is not None:
             self._update(prompt_tokens=chunk.usage.prompt_tokens, completion_tokens=chunk.usage.completion_tokens)
         for choice in chunk.choices:
-            answer = self.turn.answer
-            self.turn.answer = answer.grown(choice.delta.content or "", elapsed_s, choice.finish_reason or "")
+            delta = choice.delta
+            self.turn.answer = self.turn.answer.grown(
+                delta.content or "",
+                elapsed_s,
+                choice.finish_reason or "",
+                reasoning=_reasoning(delta),
+                pieces=[(piece.index, _call(piece)) for piece in delta.tool_calls or ()],
+            )
 
     def _update(self, **changes: Any) -> None:
         self.turn.answer = replace(self.turn.answer, **changes)
+
+
+def _reasoning(delta: ChoiceDelta) -> str:
+    """It has two names, of which the openai package knows none."""
+    extra = delta.model_extra or {}
+    return str(extra.get("reasoning_content") or extra.get("reasoning") or "")
+
+
+def _call(piece: ChoiceDeltaToolCall) -> Call:
+    function = piece.function
+    return Call(piece.id or "", (function and function.name) or "", (function and function.arguments) or "")

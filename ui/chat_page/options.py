@@ -11,6 +11,10 @@ _OPENAIS: Final = frozenset(CompletionCreateParamsBase.__annotations__)
 """What the openai package knows by name. All else is an extension, which the gateway knows."""
 
 
+Document = dict[str, Any]
+"""A JSON object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """How the sidebar shows a parameter.
@@ -79,3 +83,24 @@ class Options:
     """None as long as the gateway has not told which there are: then its first one."""
     system: str = ""
     sampling: Sampling = Sampling()
+    tools: tuple[Document, ...] = ()
+    """What the model may call."""
+    schema: Document | None = None
+    """A JSON schema that the answer must follow."""
+    thinking: bool | None = None
+    """Whether the model thinks first; None leaves it to its chat template."""
+    problem: str = ""
+    """A sentence where the sidebar holds what cannot be sent."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the openai package's `create`, apart from model and messages."""
+        arguments = self.sampling.arguments()
+        if self.tools:
+            arguments["tools"] = list(self.tools)
+        if self.schema is not None:
+            format_ = {"name": "answer", "strict": True, "schema": self.schema}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": format_}
+        if self.thinking is not None:
+            extras = {"chat_template_kwargs": {"enable_thinking": self.thinking}}
+            arguments["extra_body"] = arguments.get("extra_body", {}) | extras
+        return arguments

@@ -10,7 +10,7 @@ import triton_chat
 from triton_chat.cli import answers, helptexts, repl, status, terminal
 from triton_chat.cli import embed as embedding
 from triton_chat.cli.exits import guarded
-from triton_chat.cli.options import Connection, RequestOptions, connection_flags, request_flags, takes
+from triton_chat.cli.options import Connection, RequestOptions, chat_flags, connection_flags, request_flags, takes
 
 app = typer.Typer(
     name="triton-chat",
@@ -41,7 +41,7 @@ def _main(
 
 @app.command(help=helptexts.ASK, epilog=helptexts.EPILOG)
 @guarded
-@takes(request_flags)
+@takes(chat_flags)
 def ask(
     options: RequestOptions,
     question: Annotated[str | None, typer.Argument(help="The question; piped text is added to it.")] = None,
@@ -52,9 +52,21 @@ def ask(
 
 @app.command(help=helptexts.CHAT, epilog=helptexts.EPILOG)
 @guarded
-@takes(request_flags)
-def chat(options: RequestOptions, system: System = None) -> None:
-    repl.chat(options, system)
+@takes(chat_flags)
+def chat(
+    options: RequestOptions,
+    system: System = None,
+    tool_module: Annotated[
+        str | None,
+        typer.Option(
+            "--tool-module", metavar="FILE", help="A Python file whose public functions the model may call; it is run."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run the calls of --tool-module without asking.")] = False,
+    tool_timeout: Annotated[float, typer.Option(help="Seconds that a call may take.", min=0.001)] = 30.0,
+    max_rounds: Annotated[int, typer.Option(help="How many answers in a row may call.", min=1)] = 10,
+) -> None:
+    repl.chat(options, system, repl.ToolFlags(tool_module, yes, tool_timeout, max_rounds))
 
 
 @app.command(help=helptexts.COMPLETE, epilog=helptexts.EPILOG)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import triton_chat
 from triton_chat.cli import exits, terminal
 from triton_chat.cli.options import Connection, RequestOptions
+from triton_chat.cli.writing import AnswerWriter
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import CallOptions, Messages
+from triton_chat.types import CallOptions, ChatResult, Messages
 
 if TYPE_CHECKING:
     from triton_chat.client import ChatClient
@@ -50,24 +51,20 @@ def _answer(options: RequestOptions, messages: Messages | None, call: CallOption
             result = client.generate(messages, **call)
             terminal.write_json({"model": options.model} | result.to_dict())
         else:
-            result = _stream(client, messages, call)
+            result = _stream(client, messages, call, options.reasoning)
             for line in (*terminal.logprob_lines(result), *terminal.token_id_lines(result)):
                 exits.say(line)
     if options.stats:
         exits.say(terminal.stats_line(result))
 
 
-def _stream(client: ChatClient, messages: Messages | None, call: CallOptions) -> triton_chat.ChatResult:
-    ends_line = True
+def _stream(client: ChatClient, messages: Messages | None, call: CallOptions, reasoning: bool) -> ChatResult:
     collector = triton_chat.Collector()
-    try:
-        with client.stream(messages, **call) as stream:
-            for event in stream:
-                collector.add(event)
-                if event.text:
-                    ends_line = event.text.endswith("\n")  # first: Ctrl-C may come while it is written
-                    terminal.write(event.text)
-    finally:
-        if not ends_line:
-            terminal.write("\n")
-    return collector.result()
+    with client.stream(messages, **call) as stream, AnswerWriter(reasoning=reasoning) as writer:
+        for event in stream:
+            collector.add(event)
+            writer.write(event)
+    result = collector.result()
+    for wanted in result.tool_calls:
+        terminal.write(f"{terminal.call_line(wanted)}\n")
+    return result

@@ -21,6 +21,21 @@ ASK = """Ask one question; the answer streams to standard output.
   cat report.txt | triton-chat ask "Summarise this"
   triton-chat ask "A haiku about rain" --temperature 0.8 --seed 7 --stats
   triton-chat ask "Yes or no?" --max-tokens 1 --logprobs 5 --json
+
+\b
+What the answer must be:
+  triton-chat ask "Is the sky blue?" --choice yes --choice no
+  triton-chat ask "A date in May 2025" --regex "2025-05-[0-3][0-9]"
+  triton-chat ask "Describe Paris" --json-schema city.json | jq .country
+
+\b
+Tools, of which the answer may have calls, such as get_weather(city="Paris"):
+  triton-chat ask "What is the weather in Paris?" --tools tools.json
+  triton-chat ask "What is the weather in Paris?" --tools tools.json --tool-choice required --json
+  triton-chat ask "17 * 23?" --template-kwarg enable_thinking=true
+
+tools.json is OpenAI's list: [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object",
+"properties": {"city": {"type": "string"}}}}}]. What the model thinks goes to stderr; --no-reasoning hides it.
 """
 
 CHAT = """Start an interactive conversation; /help lists its commands.
@@ -28,6 +43,12 @@ CHAT = """Start an interactive conversation; /help lists its commands.
 \b
   triton-chat chat
   triton-chat chat --system "You are a patient teacher." --stats
+  triton-chat chat --tool-module weather.py
+  triton-chat chat --tools tools.json
+
+With --tool-module the model may call the public functions of a Python file of yours. Each call is shown, and runs once
+you type y; --yes runs all of them unasked. A function has a type for each parameter; its docstring tells the model what
+it does. Of a tool that --tools describes, you type the result.
 """
 
 COMPLETE = """Continue a raw prompt; no chat template is applied.

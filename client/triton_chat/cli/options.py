@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from triton_chat.channel import DEFAULT_URL
-from triton_chat.cli import sampling
-from triton_chat.types import CallOptions, SamplingParams, Timeouts
+from triton_chat.cli import sampling, tooling
+from triton_chat.cli.structure import structured
+from triton_chat.types import CallOptions, ChatOptions, SamplingParams, Timeouts
 
 _PANEL = "Request"
+_STRUCTURE = "What the answer must be (one of these)"
+_CHAT = "Tools and reasoning"
 
 Flags = TypeVar("Flags", bound=Callable[..., Any])
 
@@ -38,16 +41,22 @@ class RequestOptions:
     idle_timeout: float | None
     stats: bool
     sampling: SamplingParams
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    """What is about the messages; empty for a raw prompt."""
+    reasoning: bool = True
+    """Whether it is shown."""
 
     def call(self) -> CallOptions:
         """Keyword arguments for the client."""
-        return CallOptions(
+        options = CallOptions(
             model=self.model,
             priority=self.priority,
             timeout=self.timeout,
             idle_timeout=self.idle_timeout,
             sampling=self.sampling,
         )
+        options.update(self.chat)  # type: ignore[typeddict-item]  # CallOptions has all that ChatOptions has
+        return options
 
 
 Url = Annotated[
@@ -59,8 +68,8 @@ Url = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
-def _option(text: str, *names: str, **limits: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_PANEL, **limits)
+def _option(text: str, *names: str, panel: str = _PANEL, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
 def _named(parameters: list[inspect.Parameter]) -> Callable[[Flags], Flags]:
@@ -89,11 +98,61 @@ def request_flags(
     timeout: Annotated[float | None, _option("Seconds for the whole answer.", min=0.001)] = None,
     idle_timeout: Annotated[float, _option("Seconds between two tokens.", min=0.001)] = Timeouts().idle,
     stats: Annotated[bool, _option("Tokens, speed and time to first token, on stderr.", "--stats")] = False,
+    json_schema: Annotated[
+        str | None, _option("JSON that follows the JSON schema in this file.", panel=_STRUCTURE, metavar="FILE")
+    ] = None,
+    regex: Annotated[
+        str | None, _option("Text that this regular expression matches as a whole.", panel=_STRUCTURE, metavar="REGEX")
+    ] = None,
+    choice: Annotated[
+        list[str] | None, _option("One of these texts; repeatable.", panel=_STRUCTURE, metavar="TEXT")
+    ] = None,
+    grammar: Annotated[
+        str | None, _option("Text that follows the Lark grammar in this file.", panel=_STRUCTURE, metavar="FILE")
+    ] = None,
     **sampled: Any,
 ) -> RequestOptions:
     """Flags of every command that makes a request."""
     connection = Connection(url, as_json)
-    return RequestOptions(connection, model, priority, timeout, idle_timeout, stats, sampling.read(sampled))
+    params = structured(sampling.read(sampled), json_schema, regex, choice, grammar)
+    return RequestOptions(connection, model, priority, timeout, idle_timeout, stats, params)
+
+
+@_named(list(inspect.signature(request_flags).parameters.values()))
+def chat_flags(
+    tools: Annotated[
+        str | None, _option("Tools the model may call: OpenAI's JSON list, in a file.", panel=_CHAT, metavar="FILE")
+    ] = None,
+    tool_choice: Annotated[
+        str | None,
+        _option("none, auto, required, or the name of the tool to call.", panel=_CHAT, metavar="CHOICE"),
+    ] = None,
+    parallel_tool_calls: Annotated[
+        bool | None,
+        _option(
+            "Several calls in one answer, or one at most.",
+            "--parallel-tool-calls/--no-parallel-tool-calls",
+            panel=_CHAT,
+        ),
+    ] = None,
+    template_kwarg: Annotated[
+        list[str] | None,
+        _option("For the chat template, such as enable_thinking=false; repeatable.", panel=_CHAT, metavar="NAME=VALUE"),
+    ] = None,
+    reasoning: Annotated[
+        bool, _option("Show what the model thinks first, on stderr.", "--reasoning/--no-reasoning", panel=_CHAT)
+    ] = True,
+    **request: Any,
+) -> RequestOptions:
+    """Flags of every command that sends messages."""
+    given: dict[str, Any] = {
+        "tools": tooling.tools_of(tools),
+        "tool_choice": tooling.choice_of(tool_choice),
+        "parallel_tool_calls": parallel_tool_calls,
+        "chat_template_kwargs": tooling.template_kwargs_of(template_kwarg),
+    }
+    chat = ChatOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+    return replace(request_flags(**request), chat=chat, reasoning=reasoning)
 
 
 def takes(flags: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -9,7 +9,7 @@ import stat
 import sys
 
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import ChatResult, PromptLogprob, TokenLogprob
+from triton_chat.types import ChatResult, PromptLogprob, TokenLogprob, ToolCall
 
 
 def use_utf8() -> None:
@@ -45,6 +45,30 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def whisper(text: str) -> None:
+    """To standard error, at once, and dimmed on a terminal: what is said beside the answer."""
+    sys.stderr.write(f"\x1b[2m{text}\x1b[0m" if _dims() else text)
+    sys.stderr.flush()
+
+
+def _dims() -> bool:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
+def printable(text: str) -> str:
+    """With what a terminal would not show, or would obey, written out."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def call_line(call: ToolCall) -> str:
+    """A call for people, such as `get_weather(city="Paris", days=2)`; as it is where the arguments were cut."""
+    if call.values is None:
+        return printable(f"{call.name}({call.arguments} [cut]")
+    values = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.values.items())
+    return printable(f"{call.name}({', '.join(values)})")
+
+
 def write_json(document: object) -> None:
     """One JSON document to standard output."""
     write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
@@ -52,7 +76,8 @@ def write_json(document: object) -> None:
 
 def stats_line(result: ChatResult) -> str:
     """What an answer took, for people."""
-    parts = [f"{result.num_output_tokens} tokens in {result.duration_s:.2f} s"]
+    thought = f", {result.num_reasoning_tokens} of them reasoning," if result.num_reasoning_tokens else ""
+    parts = [f"{result.num_output_tokens} tokens{thought} in {result.duration_s:.2f} s"]
     if result.tokens_per_s is not None:
         parts.append(f"{result.tokens_per_s:.1f} tokens/s")
     if result.ttft_s is not None:
