@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from triton_chat import wire
 from triton_chat.errors import InvalidRequestError
 from triton_chat.rpc import Rpc
-from triton_chat.types import Messages, TokenizerInfo, Tokens
+from triton_chat.types import Messages, TokenizerInfo, Tokens, Tool, ToolChoice
 
 NAME = "tokenizer"
 
@@ -46,6 +46,12 @@ class TokenizeOptions(TypedDict, total=False):
     """Whether the template begins the assistant's turn; yes by default."""
     continue_final_message: bool | None
     """Whether the last message stays open, to be continued; no by default."""
+    tools: Sequence[Tool] | None
+    """Functions that the template tells the model of; with messages."""
+    tool_choice: ToolChoice | None
+    """Which of them it may call; with messages."""
+    chat_template_kwargs: Mapping[str, object] | None
+    """What the template is given beside the conversation; with messages."""
     add_special_tokens: bool | None
     """Such as the one that begins a text: by default yes with a text, no with messages, whose template has them."""
     return_token_strs: bool | None
