@@ -279,7 +279,11 @@ class TestErrors:
             ({"top_logprobs": 1}, "top_logprobs"),
             ({"stop": [5]}, "stop[0]"),
             ({"chat_template": "{{ 1 }}"}, "chat_template"),
-            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+            ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+            ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+            ({"tool_choice": "always"}, "tool_choice"),
+            ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "response_format"),
+            ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
             ({"unheard_of": 1}, "unheard_of"),
             ({"messages": []}, "messages"),
             (
