@@ -23,14 +23,16 @@ _ONE_BACKEND: Final = "there is one backend, guidance; leave it out or send auto
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the model server is told, and the field of the caller that says so."""
+    """What the model server is told, and the field of the caller that says so if it is called otherwise."""
 
     outputs: Mapping[str, object]
-    place: str
+    place: str | None = None
 
     @property
     def places(self) -> dict[str, str]:
         """The fields of the model server, to the caller's."""
+        if self.place is None:
+            return {}
         return {"structured_outputs": self.place} | {f"structured_outputs.{kind}": self.place for kind in self.outputs}
 
 
@@ -102,7 +104,7 @@ class StructuredOutputs(Strict):
     def constraint(self) -> Constraint:
         json_ = True if self.json_object and self.json_ is None else self.json_
         given = {"json": json_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar}
-        return Constraint({kind: value for kind, value in given.items() if value is not None}, "structured_outputs")
+        return Constraint({kind: value for kind, value in given.items() if value is not None})
 
 
 _GUIDED: Final = ("json", "regex", "choice", "grammar")
