@@ -17,7 +17,7 @@ from openai.types.chat import (
 from pydantic import BaseModel
 
 from chat_gateway.schemas.chat import ChatCompletionRequest
-from chat_gateway.schemas.messages import Assistant, FunctionResult, Message, Spoken, ToolResult
+from chat_gateway.schemas.messages import AssistantMessage, FunctionMessage, Message, SpokenMessage, ToolMessage
 from tests.gateway.bodies import CHAT, HELLO, mistakes
 
 IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/cat.png"}}
@@ -35,19 +35,19 @@ class TestFieldsOfOpenAI:
     @pytest.mark.parametrize(
         ("ours", "theirs", "extras"),
         [
-            (Spoken, ChatCompletionSystemMessageParam, {"tool_calls"}),
-            (Spoken, ChatCompletionDeveloperMessageParam, {"tool_calls"}),
-            (Spoken, ChatCompletionUserMessageParam, {"tool_calls"}),
-            (Assistant, ChatCompletionAssistantMessageParam, {"reasoning", "reasoning_content", "annotations"}),
-            (ToolResult, ChatCompletionToolMessageParam, {"name", "tool_calls"}),
-            (FunctionResult, ChatCompletionFunctionMessageParam, set()),
+            (SpokenMessage, ChatCompletionSystemMessageParam, {"tool_calls"}),
+            (SpokenMessage, ChatCompletionDeveloperMessageParam, {"tool_calls"}),
+            (SpokenMessage, ChatCompletionUserMessageParam, {"tool_calls"}),
+            (AssistantMessage, ChatCompletionAssistantMessageParam, {"reasoning", "reasoning_content", "annotations"}),
+            (ToolMessage, ChatCompletionToolMessageParam, {"name", "tool_calls"}),
+            (FunctionMessage, ChatCompletionFunctionMessageParam, set()),
         ],
     )
     def test_every_field_of_a_message_is_known(self, ours: type[BaseModel], theirs: Any, extras: set[str]) -> None:
         assert set(ours.model_fields) == set(theirs.__annotations__) | extras
 
     def test_every_field_of_an_answer_may_come_back(self) -> None:
-        assert set(ChatCompletionMessage.model_fields) <= set(Assistant.model_fields)
+        assert set(ChatCompletionMessage.model_fields) <= set(AssistantMessage.model_fields)
 
     def test_every_role_is_one_of_them(self) -> None:
         union, _ = get_args(Message)

@@ -491,7 +491,7 @@ def limits_in(schema: object) -> Iterator[tuple[str, object]]:
         yield from limits_in(part)
 
 
-ECHOED = {"Assistant", "CalledFunction", "CalledTool"}
+ECHOED = {"AssistantMessage", "CalledFunction", "CalledTool"}
 """What a model has said comes back with whatever it came with."""
 
 

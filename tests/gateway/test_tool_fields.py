@@ -48,7 +48,7 @@ def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
     ("ours", "theirs"),
     [
         (tools.Tool, ChatCompletionFunctionToolParam),
-        (tools.Function, shared_params.FunctionDefinition),
+        (tools.FunctionDefinition, shared_params.FunctionDefinition),
         (tools.OldFunction, OldFunctionParam),
         (tools.NamedTool, ChatCompletionNamedToolChoiceParam),
         (tools.AllowedTools, ChatCompletionAllowedToolsParam),

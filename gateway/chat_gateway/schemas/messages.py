@@ -49,7 +49,7 @@ class _Turn(Strict):
         return {"role": role, "content": text, **({"name": self.name} if self.name else {}), **more}
 
 
-class Spoken(_Turn):
+class SpokenMessage(_Turn):
     role: Literal["system", "developer", "user"]
     content: _Text = Field(description=_JOINED)
     tool_calls: Annotated[Nothing | None, only("only a message of the assistant has calls; leave it out")] = None
@@ -82,7 +82,7 @@ class CalledTool(_Echoed):
         return self.function.to_call(self.id)
 
 
-class Assistant(_Turn, _Echoed):
+class AssistantMessage(_Turn, _Echoed):
     """A turn of the model, as it came in an answer or as somebody wrote it."""
 
     role: Literal["assistant"]
@@ -113,7 +113,7 @@ class Assistant(_Turn, _Echoed):
         return self._turn("assistant", self.content if calls else self.content or "", **more)
 
 
-class ToolResult(_Turn):
+class ToolMessage(_Turn):
     role: Literal["tool"]
     content: _MaybeNoParts = Field(description=_JOINED)
     tool_call_id: str = Field(description="The id of the call whose result this is.")
@@ -123,8 +123,8 @@ class ToolResult(_Turn):
         return self._turn("tool", self.content, tool_call_id=self.tool_call_id)
 
 
-class FunctionResult(_Turn):
-    """The older form of `ToolResult`, after a `function_call`."""
+class FunctionMessage(_Turn):
+    """The older form of `ToolMessage`, after a `function_call`."""
 
     role: Literal["function"]
     content: _MaybeNoParts | None = Field(None, description=_JOINED)
@@ -135,14 +135,14 @@ class FunctionResult(_Turn):
 
 
 Message = Annotated[
-    Spoken | Assistant | ToolResult | FunctionResult,
+    SpokenMessage | AssistantMessage | ToolMessage | FunctionMessage,
     by_tag(
         "role",
         {
-            **dict.fromkeys(("system", "developer", "user"), Spoken),
-            "assistant": Assistant,
-            "tool": ToolResult,
-            "function": FunctionResult,
+            **dict.fromkeys(("system", "developer", "user"), SpokenMessage),
+            "assistant": AssistantMessage,
+            "tool": ToolMessage,
+            "function": FunctionMessage,
         },
         _ROLES,
     ),
@@ -155,10 +155,10 @@ def to_model(messages: Sequence[Message]) -> list[dict[str, object]]:
     old_call: str | None = None
     for index, message in enumerate(messages):
         match message:
-            case Assistant():
+            case AssistantMessage():
                 old_call = _id_of_old_call(index) if message.function_call is not None else old_call
                 turns.append(message.to_model(_id_of_old_call(index)))
-            case FunctionResult():
+            case FunctionMessage():
                 turns.append(message.to_model(old_call or _id_of_old_call(index)))
             case _:
                 turns.append(message.to_model())
@@ -170,11 +170,11 @@ def places(messages: Sequence[Message]) -> dict[str, str]:
     found: dict[str, str] = {}
     for index, message in enumerate(messages):
         here = f"messages[{index}]"
-        if isinstance(message, FunctionResult):
+        if isinstance(message, FunctionMessage):
             found[f"{here}.tool_call_id"] = f"{here}.name"
-        if isinstance(message, Assistant) and message.function_call is not None:
+        if isinstance(message, AssistantMessage) and message.function_call is not None:
             found |= dict.fromkeys((f"{here}.tool_calls", f"{here}.tool_calls[0].function"), f"{here}.function_call")
-        if isinstance(message, Assistant) and message.reasoning is None:
+        if isinstance(message, AssistantMessage) and message.reasoning is None:
             found[f"{here}.reasoning"] = f"{here}.reasoning_content"
     return found
 

@@ -15,7 +15,7 @@ _CHOICES: Final = (
 )
 
 
-class Function(Strict):
+class FunctionDefinition(Strict):
     """What the model is told of a function."""
 
     name: str
@@ -40,7 +40,7 @@ class OldFunction(Strict):
 
 class Tool(Strict):
     type: Annotated[Literal["function"], only(_FUNCTIONS_ONLY)]
-    function: Function
+    function: FunctionDefinition
 
     def to_model(self) -> dict[str, object]:
         return self.function.to_tool()
