@@ -158,8 +158,8 @@ class FakeClient(AsyncChatClient):
         super().__init__()
         self.script: Script = says("Hello", " there")
         self.catalogue = [model("chat"), model("chat_unary", "chat_unary"), model("embeddings", "embeddings")]
-        self.template_kwargs: list[str] | None = None
-        """What the chat template reads, if the tokenizer tells that."""
+        self.template_kwargs: tuple[str, ...] = ()
+        """What the chat template reads beside the conversation."""
         self.failure: TritonChatError | None = None
         """Of everything but streams."""
         self.streams: list[FakeStream] = []
@@ -205,10 +205,8 @@ class FakeClient(AsyncChatClient):
         self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
     ) -> TokenizerInfo:
         self._note("tokenizer_info", locals())
-        config: dict[str, Any] = {"tokenizer_class": "Fake", "eos_token": "</s>"}
-        if self.template_kwargs is not None:
-            config["chat_template_kwargs"] = self.template_kwargs
-        return TokenizerInfo(f"org/{model}-1B", MAX_MODEL_LEN, config)
+        config = {"tokenizer_class": "Fake", "eos_token": "</s>"}
+        return TokenizerInfo(f"org/{model}-1B", MAX_MODEL_LEN, config, self.template_kwargs)
 
     async def detokenize(
         self,

@@ -219,6 +219,16 @@ class TestCalls:
                 "function_call.name",
             ),
             ({"response_format": {"type": "json_object"}}, "structured_outputs", "response_format"),
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+                "structured_outputs.json",
+                "response_format.json_schema.schema",
+            ),
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+                "structured_outputs",
+                "response_format",
+            ),
             ({"guided_json": {"type": "x"}}, "structured_outputs.json", "guided_json"),
             ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "structured_outputs.regex"),
             ({"reasoning_effort": "low"}, "chat_template_kwargs.reasoning_effort", "reasoning_effort"),
@@ -228,7 +238,7 @@ class TestCalls:
     def test_what_the_engine_refuses_is_named_as_the_caller_wrote_it(
         self, gateway: TestClient, fake: FakeClient, fields: dict[str, Any], field: str, param: str
     ) -> None:
-        fake.template_kwargs = ["reasoning_effort"]
+        fake.template_kwargs = ("reasoning_effort",)
         fake.script = fails(errors.InvalidRequestError("cannot be used", field=field))
         response = gateway.post(PATH, json=BODY | fields)
         error = response.json()["error"]
@@ -270,23 +280,22 @@ class TestReasoning:
     @pytest.mark.parametrize(
         ("known", "effort", "kwargs"),
         [
-            (["enable_thinking"], "none", {"enable_thinking": False}),
-            (["reasoning_effort"], "low", {"reasoning_effort": "low"}),
-            ([], "none", None),
-            (None, "none", None),
-            (None, None, None),
+            (("enable_thinking",), "none", {"enable_thinking": False}),
+            (("reasoning_effort",), "low", {"reasoning_effort": "low"}),
+            ((), "none", None),
+            ((), None, None),
         ],
     )
     def test_effort(
-        self, gateway: TestClient, fake: FakeClient, known: list[str] | None, effort: str | None, kwargs: object
+        self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...], effort: str | None, kwargs: object
     ) -> None:
         fake.template_kwargs = known
         assert gateway.post(PATH, json={**BODY, "reasoning_effort": effort}).status_code == 200
         assert fake.calls[0].request.chat_template_kwargs == kwargs
 
-    @pytest.mark.parametrize("known", [None, [], ["strftime_now"]])
+    @pytest.mark.parametrize("known", [(), ("strftime_now",)])
     def test_no_effort_for_a_model_that_does_not_think(
-        self, gateway: TestClient, fake: FakeClient, known: list[str] | None
+        self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...]
     ) -> None:
         fake.template_kwargs = known
         response = gateway.post(PATH, json={**BODY, "reasoning_effort": "high"})

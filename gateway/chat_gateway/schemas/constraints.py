@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from chat_gateway.schemas.fields import JsonSchema, Off, On, Strict, by_form, by_tag, only
 
+_FIELD: Final = "structured_outputs"
 _FORMATS: Final = "must be text, json_object or json_schema"
 _A_SCHEMA: Final = "a JSON schema, or a string that holds one"
 _FREE_SPACE: Final = "white space between the parts of JSON is the model's choice; leave it out"
@@ -23,17 +24,22 @@ _ONE_BACKEND: Final = "there is one backend, guidance; leave it out or send auto
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the model server is told, and the field of the caller that says so if it is called otherwise."""
+    """What the model server is told, and where the caller wrote it.
+
+    Args:
+        field: the caller's.
+        place: in it, of what the answer must be; the field itself by default.
+    """
 
     outputs: Mapping[str, object]
+    field: str
     place: str | None = None
 
     @property
     def places(self) -> dict[str, str]:
         """The fields of the model server, to the caller's."""
-        if self.place is None:
-            return {}
-        return {"structured_outputs": self.place} | {f"structured_outputs.{kind}": self.place for kind in self.outputs}
+        place = self.place or self.field
+        return {_FIELD: self.field} | {f"{_FIELD}.{kind}": place for kind in self.outputs if self.field != _FIELD}
 
 
 class TextFormat(Strict):
@@ -104,11 +110,11 @@ class StructuredOutputs(Strict):
     def constraint(self) -> Constraint:
         json_ = True if self.json_object and self.json_ is None else self.json_
         given = {"json": json_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar}
-        return Constraint({kind: value for kind, value in given.items() if value is not None})
+        return Constraint({kind: value for kind, value in given.items() if value is not None}, _FIELD)
 
 
 _GUIDED: Final = ("json", "regex", "choice", "grammar")
-_ALONE: Final = (*(f"guided_{kind}" for kind in _GUIDED), "structured_outputs")
+_ALONE: Final = (*(f"guided_{kind}" for kind in _GUIDED), _FIELD)
 
 
 class ConstrainedRequest(Strict):
@@ -140,7 +146,7 @@ class ConstrainedRequest(Strict):
                 return Constraint({"json": True}, "response_format")
             case JsonSchemaFormat(json_schema=named):
                 schema = True if named.schema_ is None else named.schema_
-                return Constraint({"json": schema}, "response_format.json_schema.schema")
+                return Constraint({"json": schema}, "response_format", "response_format.json_schema.schema")
             case _:
                 pass
         if self.structured_outputs is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -22,8 +22,6 @@ _FRESH_S = 2.0
 _CONTROL_S = 5.0
 _SECOND_OPINION_S = 1.0
 
-TEMPLATE_KWARGS = "chat_template_kwargs"
-"""Of what the tokenizer tells: the names of what a chat template reads beside the conversation."""
 NO_CHAT_MODEL = "Triton has no chat model that is ready"
 
 
@@ -159,7 +157,7 @@ class Upstream:
         """What the tokenizer says of a chat model; None for others, and where it says nothing."""
         return await self._details.of(model.target) if model.kind == "chat" else None
 
-    async def template_kwargs(self, target: str) -> Collection[str]:
+    async def template_kwargs(self, target: str) -> Sequence[str]:
         """What the chat template of a model reads beside the conversation.
 
         Raises:
@@ -168,7 +166,7 @@ class Upstream:
         info = await self._details.of(target)
         if info is None:
             raise unavailable("the chat template cannot be looked into now; try again later", self._retry_after)
-        return [str(name) for name in info.config.get(TEMPLATE_KWARGS) or ()]
+        return info.template_kwargs
 
     async def close(self) -> None:
         """Close the connection; what is still running is cancelled."""
