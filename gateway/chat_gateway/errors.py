@@ -138,11 +138,18 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
 
 
 def renamed(error: E, names: Mapping[str, str]) -> E:
-    """The same error in the caller's words: `names` are the model's names of fields, to the caller's."""
-    if error.field is None:
+    """The same error in the caller's words.
+
+    Args:
+        names: the model's names of fields, or places in them, to the caller's. What is below goes along; the longest
+            name that fits is meant.
+    """
+    field = error.field or ""
+    above = [name for name in names if re.match(rf"{re.escape(name)}(?![^.\[])", field)]
+    if not above:
         return error
-    name = re.split(r"[.\[]", error.field, maxsplit=1)[0]
-    return error.placed(field=names.get(name, name) + error.field.removeprefix(name), row=error.row)
+    name = max(above, key=len)
+    return error.placed(field=names[name] + field.removeprefix(name), row=error.row)
 
 
 def from_http(error: HTTPException, scope: Scope, methods: Collection[str]) -> ApiError:

@@ -50,6 +50,10 @@ class GatewaySettings(BaseSettings):
         2048, ge=1, description="Maximum number of texts in one request; OpenAI's limit by default."
     )
 
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        "refuse", description="Fields at the top of a request that no API has: a 400, or as if they were not there."
+    )
+
     request_timeout: float = Field(600.0, gt=0, description="Time limit for a whole answer.")
     first_token_timeout: float = Field(120.0, gt=0, description="Time limit for the first token, including the queue.")
     token_timeout: float = Field(30.0, gt=0, description="Time limit between two tokens.")

@@ -16,7 +16,17 @@ from triton_chat.embeddings import EmbeddingResult, EmbedOptions, Inputs
 from triton_chat.errors import RequestCancelledError, TritonChatError
 from triton_chat.streams import AsyncChatStream
 from triton_chat.tokenizer import TokenizeOptions
-from triton_chat.types import Call, CallOptions, ChatEvent, Messages, ModelInfo, ModelKind, TokenizerInfo, Tokens
+from triton_chat.types import (
+    Call,
+    CallOptions,
+    ChatEvent,
+    Messages,
+    ModelInfo,
+    ModelKind,
+    TokenizerInfo,
+    Tokens,
+    ToolCallDelta,
+)
 
 Script = Callable[[Call], AsyncIterator[ChatEvent]]
 """Makes the events of an answer; it may raise what the SDK raises, or wait for as long as it likes."""
@@ -35,6 +45,37 @@ def says(*texts: str, finish_reason: str = "stop") -> Script:
             yield event(text, count, finish_reason if count == len(texts) else "")
 
     return script
+
+
+def plays(*events: ChatEvent) -> Script:
+    """These events."""
+
+    async def script(_: Call) -> AsyncIterator[ChatEvent]:
+        for played in events:
+            yield played
+
+    return script
+
+
+def calls(*functions: tuple[str, str], reasoning: str = "", finish_reason: str = "tool_calls") -> Script:
+    """Calls of functions, each a name and its arguments, which come in two parts."""
+    thought = [ChatEvent("", "", 7, 1, 3, reasoning=reasoning, num_reasoning_tokens=1)] if reasoning else []
+    deltas = [
+        delta
+        for index, (name, arguments) in enumerate(functions)
+        for delta in (
+            ToolCallDelta(index, id=f"call_{index}", name=name),
+            ToolCallDelta(index, arguments=arguments[: len(arguments) // 2]),
+            ToolCallDelta(index, arguments=arguments[len(arguments) // 2 :]),
+        )
+    ]
+    spoken = [
+        ChatEvent("", "", 7, count, 3, tool_calls=(delta,), num_reasoning_tokens=len(thought))
+        for count, delta in enumerate(deltas, start=1 + len(thought))
+    ]
+    count = len(thought) + len(spoken)
+    last = ChatEvent("", finish_reason, 7, count, 3, num_reasoning_tokens=len(thought))
+    return plays(*thought, *spoken, last)
 
 
 def fails(error: Exception, *texts: str) -> Script:
@@ -117,6 +158,8 @@ class FakeClient(AsyncChatClient):
         super().__init__()
         self.script: Script = says("Hello", " there")
         self.catalogue = [model("chat"), model("chat_unary", "chat_unary"), model("embeddings", "embeddings")]
+        self.template_kwargs: tuple[str, ...] = ()
+        """What the chat template reads beside the conversation."""
         self.failure: TritonChatError | None = None
         """Of everything but streams."""
         self.streams: list[FakeStream] = []
@@ -162,7 +205,8 @@ class FakeClient(AsyncChatClient):
         self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
     ) -> TokenizerInfo:
         self._note("tokenizer_info", locals())
-        return TokenizerInfo(f"org/{model}-1B", MAX_MODEL_LEN, {"tokenizer_class": "Fake", "eos_token": "</s>"})
+        config = {"tokenizer_class": "Fake", "eos_token": "</s>"}
+        return TokenizerInfo(f"org/{model}-1B", MAX_MODEL_LEN, config, self.template_kwargs)
 
     async def detokenize(
         self,

@@ -49,6 +49,21 @@ def test_what_is_published(gateway: TestClient) -> None:
             assert "422" not in operation["responses"]
 
 
+def test_unknown_fields_are_published_as_they_are_taken() -> None:
+    for unknown_fields, allowed in (("refuse", False), ("ignore", None)):
+        document = app_for(FakeClient(), unknown_fields=unknown_fields).openapi()
+        schemas = document["components"]["schemas"]
+        bodies = (
+            "ChatCompletionRequest",
+            "CompletionRequest",
+            "EmbeddingRequest",
+            "TokenizeRequest",
+            "DetokenizeRequest",
+        )
+        assert [schemas[name].get("additionalProperties") for name in bodies] == [allowed] * len(bodies)
+        assert schemas["SpokenMessage"]["additionalProperties"] == {"type": "null"}
+
+
 def test_keys_are_published_as_needed() -> None:
     paths = TestClient(app_for(FakeClient(), api_keys="one"), headers={"Authorization": "Bearer one"})
     document = paths.get("/openapi.json").json()["paths"]

@@ -4,7 +4,7 @@ import http.client
 import itertools
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import openai
@@ -14,11 +14,12 @@ from starlette.testclient import TestClient
 
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.callers import Caller, events_of, openai_over
-from tests.gateway.fakes import WAIT_S, FakeClient, fails, hangs, says
+from tests.gateway.fakes import WAIT_S, FakeClient, calls, event, fails, hangs, plays, says
 from triton_chat import errors
-from triton_chat.types import Call, ChatEvent, PromptLogprob, TokenLogprob, TopLogprob
+from triton_chat.types import Call, ChatEvent, PromptLogprob, TokenLogprob, ToolCallDelta, TopLogprob
 
 PATH = "/v1/chat/completions"
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 MESSAGES: Any = [{"role": "system", "content": "Sei kurz."}, {"role": "user", "content": "什么是月亮？"}]
 BODY = {"model": "chat", "messages": MESSAGES}
 
@@ -138,6 +139,175 @@ class TestInOnePiece:
             "finish_reason": "stop",
         }
         assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello there", "refusal": None}
+
+
+class TestCalls:
+    CALLS = (("weather", '{"city": "Köln"}'), ("time", "{}"))
+
+    def test_the_message(self, gateway: TestClient, fake: FakeClient) -> None:
+        fake.script = calls(*self.CALLS)
+        (choice,) = gateway.post(PATH, json={**BODY, "tools": TOOLS}).json()["choices"]
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"] == {
+            "role": "assistant",
+            "content": None,
+            "refusal": None,
+            "tool_calls": [
+                {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
+                for index, (name, arguments) in enumerate(self.CALLS)
+            ],
+        }
+
+    def test_with_a_text(self, gateway: TestClient, fake: FakeClient) -> None:
+        fake.script = plays(event("Wait."), ChatEvent("", "length", tool_calls=(ToolCallDelta(0, "a", "f", "{"),)))
+        (choice,) = gateway.post(PATH, json={**BODY, "tools": TOOLS}).json()["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("Wait.", "length")
+        assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{"}
+
+    def test_what_the_engine_is_asked(self, api: OpenAI, fake: FakeClient) -> None:
+        choice: Any = {"type": "function", "function": {"name": "weather"}}
+        api.chat.completions.create(
+            model="chat",
+            messages=MESSAGES,
+            tools=TOOLS,
+            tool_choice=choice,
+            parallel_tool_calls=False,
+            response_format={"type": "json_object"},
+            extra_body={"chat_template_kwargs": {"enable_thinking": False}},
+        )
+        request = fake.calls[0].request
+        assert (request.tools, request.tool_choice, request.parallel_tool_calls) == (TOOLS, choice, False)
+        assert request.chat_template_kwargs == {"enable_thinking": False}
+        assert request.sampling.to_dict() == {"structured_outputs": {"json": True}}
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_of_several_answers(self, api: OpenAI, fake: FakeClient, stream: bool) -> None:
+        numbers = itertools.count()
+        fake.script = lambda call: calls((f"f{next(numbers)}", "{}"))(call)
+        if stream:
+            chunks = api.chat.completions.create(model="chat", messages=MESSAGES, tools=TOOLS, n=3, stream=True)
+            deltas = [(c.index, d) for chunk in chunks for c in chunk.choices for d in c.delta.tool_calls or ()]
+            found = [(index, d.function.name) for index, d in deltas if d.function and d.function.name]
+        else:
+            answer = api.chat.completions.create(model="chat", messages=MESSAGES, tools=TOOLS, n=3)
+            found = [(c.index, call.function.name) for c in answer.choices for call in c.message.tool_calls or ()]
+        assert sorted(found) == [(0, "f0"), (1, "f1"), (2, "f2")]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(("engines", "told"), [("tool_calls", "function_call"), ("stop", "stop")])
+    def test_in_the_older_form(
+        self, gateway: TestClient, fake: FakeClient, stream: bool, engines: str, told: str
+    ) -> None:
+        fake.script = calls(*self.CALLS[:1], finish_reason=engines)
+        response = gateway.post(PATH, json={**BODY, "functions": [TOOLS[0]["function"]], "stream": stream})
+        choices = [c["choices"][0] for c in (events_of(response.text)[:-1] if stream else [response.json()])]
+        parts = [choice["delta" if stream else "message"].get("function_call", {}) for choice in choices]
+        call = {name: "".join(part.get(name, "") for part in parts) for name in ("name", "arguments")}
+        assert call == dict(zip(("name", "arguments"), self.CALLS[0], strict=True))
+        assert choices[-1]["finish_reason"] == told
+        assert not any("tool_calls" in choice["delta" if stream else "message"] for choice in choices)
+
+    @pytest.mark.parametrize(
+        ("fields", "field", "param"),
+        [
+            ({"tools": TOOLS}, "tools[0].function.name", "tools[0].function.name"),
+            ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "tool_choice"),
+            ({"functions": [{"name": "f"}]}, "tools[0].function.parameters", "functions[0].parameters"),
+            (
+                {"functions": [{"name": "f"}], "function_call": {"name": "g"}},
+                "tool_choice.function.name",
+                "function_call.name",
+            ),
+            ({"response_format": {"type": "json_object"}}, "structured_outputs", "response_format"),
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+                "structured_outputs.json",
+                "response_format.json_schema.schema",
+            ),
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+                "structured_outputs",
+                "response_format",
+            ),
+            ({"guided_json": {"type": "x"}}, "structured_outputs.json", "guided_json"),
+            ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "structured_outputs.regex"),
+            ({"reasoning_effort": "low"}, "chat_template_kwargs.reasoning_effort", "reasoning_effort"),
+            ({}, "messages[2].tool_calls[0].function.arguments", "messages[2].tool_calls[0].function.arguments"),
+        ],
+    )
+    def test_what_the_engine_refuses_is_named_as_the_caller_wrote_it(
+        self, gateway: TestClient, fake: FakeClient, fields: dict[str, Any], field: str, param: str
+    ) -> None:
+        fake.template_kwargs = ("reasoning_effort",)
+        fake.script = fails(errors.InvalidRequestError("cannot be used", field=field))
+        response = gateway.post(PATH, json=BODY | fields)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param)
+        assert error["message"] == f"{param}: cannot be used"
+
+
+class TestReasoning:
+    def test_the_message_and_the_usage(self, api: OpenAI, fake: FakeClient) -> None:
+        fake.script = plays(
+            ChatEvent("", "", 7, 3, reasoning="hm", num_reasoning_tokens=3),
+            ChatEvent("x", "stop", 7, 4, num_reasoning_tokens=3),
+        )
+        answer = api.chat.completions.create(model="chat", messages=MESSAGES)
+        message = answer.choices[0].message.model_dump(exclude_unset=True)
+        assert message == {
+            "role": "assistant",
+            "content": "x",
+            "refusal": None,
+            "reasoning": "hm",
+            "reasoning_content": "hm",
+        }
+        assert answer.usage
+        assert answer.usage.completion_tokens_details
+        assert (answer.usage.completion_tokens, answer.usage.completion_tokens_details.reasoning_tokens) == (4, 3)
+
+    def test_cut_before_an_answer(self, gateway: TestClient, fake: FakeClient) -> None:
+        fake.script = plays(ChatEvent("", "length", reasoning="hm"))
+        message = gateway.post(PATH, json=BODY).json()["choices"][0]["message"]
+        assert (message["content"], message["reasoning"]) == (None, "hm")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_not_where_it_is_not_wanted(self, gateway: TestClient, fake: FakeClient, stream: bool) -> None:
+        fake.script = calls(("weather", "{}"), reasoning="hm")
+        response = gateway.post(PATH, json={**BODY, "include_reasoning": False, "stream": stream})
+        assert "weather" in response.text
+        assert "hm" not in response.text
+
+    @pytest.mark.parametrize(
+        ("known", "effort", "kwargs"),
+        [
+            (("enable_thinking",), "none", {"enable_thinking": False}),
+            (("reasoning_effort",), "low", {"reasoning_effort": "low"}),
+            ((), "none", None),
+            ((), None, None),
+        ],
+    )
+    def test_effort(
+        self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...], effort: str | None, kwargs: object
+    ) -> None:
+        fake.template_kwargs = known
+        assert gateway.post(PATH, json={**BODY, "reasoning_effort": effort}).status_code == 200
+        assert fake.calls[0].request.chat_template_kwargs == kwargs
+
+    @pytest.mark.parametrize("known", [(), ("strftime_now",)])
+    def test_no_effort_for_a_model_that_does_not_think(
+        self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...]
+    ) -> None:
+        fake.template_kwargs = known
+        response = gateway.post(PATH, json={**BODY, "reasoning_effort": "high"})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, "reasoning_effort", "unsupported_value")
+        assert fake.calls == []
+
+    def test_nobody_tells_what_the_template_reads(self, gateway: TestClient, fake: FakeClient) -> None:
+        gateway.post("/v1/completions", json={"model": "chat", "prompt": "so that the model is known"})
+        fake.failure = errors.ServerUnavailableError("gone")
+        response = gateway.post(PATH, json={**BODY, "reasoning_effort": "high"})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
 
 
 class TestStream:
@@ -279,7 +449,11 @@ class TestErrors:
             ({"top_logprobs": 1}, "top_logprobs"),
             ({"stop": [5]}, "stop[0]"),
             ({"chat_template": "{{ 1 }}"}, "chat_template"),
-            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+            ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+            ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+            ({"tool_choice": "always"}, "tool_choice"),
+            ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "response_format"),
+            ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
             ({"unheard_of": 1}, "unheard_of"),
             ({"messages": []}, "messages"),
             (
@@ -296,6 +470,31 @@ class TestErrors:
         assert (response.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error")
         assert error["message"].startswith(f"{param}: ")
         assert fake.calls == []
+
+
+class TestUnknownFields:
+    FIELDS: ClassVar[dict[str, Any]] = {"top_a": 0, "repetition_penalties": [1]}
+
+    def test_they_are_refused_or_as_the_settings_say_not_seen(self, fake: FakeClient) -> None:
+        with TestClient(app_for(fake, unknown_fields="ignore")) as gateway:
+            assert gateway.post(PATH, json=BODY | self.FIELDS).status_code == 200
+            body = {"model": "chat", "prompt": "a", **self.FIELDS}
+            assert gateway.post("/v1/completions", json=body).status_code == 200
+            assert gateway.post("/tokenize", json={"prompt": "a", **self.FIELDS}).status_code == 200
+            assert gateway.post("/v1/embeddings", json={"model": "embeddings", "input": "a", **self.FIELDS}).is_success
+        assert len(fake.calls) == 2
+
+    def test_only_those_at_the_top(self, fake: FakeClient) -> None:
+        message = {"role": "user", "content": "x", "top_a": 0}
+        with TestClient(app_for(fake, unknown_fields="ignore")) as gateway:
+            for body, param in (
+                ({**BODY, "messages": [message]}, "messages[0].top_a"),
+                ({**BODY, "web_search_options": {}}, "web_search_options"),
+                ({**BODY, "n": 0}, "n"),
+                ([], None),
+            ):
+                response = gateway.post(PATH, json=body)
+                assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
 class TestLeaving:

@@ -10,8 +10,9 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta
 
 from chat_gateway.answers.chunks import ChatChunks, CompletionChunks, Head
+from chat_gateway.answers.messages import Style
 from tests.gateway.callers import events_of
-from triton_chat.types import ChatEvent, PromptLogprob, TokenLogprob
+from triton_chat.types import ChatEvent, PromptLogprob, TokenLogprob, ToolCallDelta
 
 HEAD = Head(id="id", created=5, model="名")
 USAGE = CompletionUsage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
@@ -135,3 +136,133 @@ def test_usage_so_far_in_each_chunk(kind: type[ChatChunks | CompletionChunks]) -
     assert "".join(texts) == "abc"
     (last,) = events_of(chunks.usage(USAGE).decode())
     assert (last["choices"], last["usage"]) == ([], USAGE.model_dump(exclude_unset=True))
+
+
+ROLE = {"role": "assistant", "content": "", "refusal": None}
+SILENT_ROLE = {"role": "assistant", "content": None, "refusal": None}
+
+
+def deltas(*events: ChatEvent, style: Style | None = None) -> list[dict[str, Any]]:
+    """What the chunks of one choice say, up to its finish reason."""
+    chunks = ChatChunks(HEAD, include_usage=False, style=style or Style())
+    choices = [chunk["choices"][0] for chunk in sent(chunks, *((0, event) for event in events))]
+    assert [choice["finish_reason"] for choice in choices[:-1]] == [None] * (len(choices) - 1)
+    return [choice["delta"] or {"finish_reason": choice["finish_reason"]} for choice in choices]
+
+
+def called(*parts: ToolCallDelta, finish_reason: str = "") -> ChatEvent:
+    return ChatEvent("", finish_reason, tool_calls=parts)
+
+
+def opened(index: int, call_id: str, name: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": ""}
+    return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
+
+
+def argued(index: int, arguments: str) -> dict[str, Any]:
+    return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+
+
+class TestCalls:
+    def test_as_openai_documents_them(self) -> None:
+        """Source: OpenAI's guide "Function calling", "Streaming"."""
+        found = deltas(
+            called(ToolCallDelta(0, "call_DdmO9pD3xa9XTPNJ32zg2hcA", "get_weather")),
+            *(called(ToolCallDelta(0, arguments=part)) for part in ('{"', "location", '":"', "Paris", '"}')),
+            called(ToolCallDelta(1, "call_2", "get_time")),
+            called(ToolCallDelta(1, arguments="{}")),
+            ChatEvent("", "tool_calls"),
+        )
+        assert found == [
+            SILENT_ROLE,
+            opened(0, "call_DdmO9pD3xa9XTPNJ32zg2hcA", "get_weather"),
+            *(argued(0, part) for part in ('{"', "location", '":"', "Paris", '"}')),
+            opened(1, "call_2", "get_time"),
+            argued(1, "{}"),
+            {"finish_reason": "tool_calls"},
+        ]
+
+    def test_what_came_together_is_told_apart(self) -> None:
+        """Under load an event holds what several tokens made."""
+        event = ChatEvent(
+            "Wait.",
+            "tool_calls",
+            reasoning="hm",
+            tool_calls=(
+                ToolCallDelta(0, "a", "f", '{"x":'),
+                ToolCallDelta(0, arguments="1"),
+                ToolCallDelta(0, arguments="}"),
+                ToolCallDelta(1, "b", "g"),
+                ToolCallDelta(1, arguments="{}"),
+            ),
+        )
+        assert deltas(event) == [
+            ROLE,
+            {"reasoning": "hm", "reasoning_content": "hm"},
+            {"content": "Wait."},
+            opened(0, "a", "f"),
+            argued(0, '{"x":1}'),
+            opened(1, "b", "g"),
+            argued(1, "{}"),
+            {"finish_reason": "tool_calls"},
+        ]
+
+    @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
+    def test_the_reason_is_the_engines(self, reason: str) -> None:
+        assert deltas(called(ToolCallDelta(0, "a", "f"), finish_reason=reason))[-1] == {"finish_reason": reason}
+
+    @given(st.lists(texts, min_size=1, max_size=4), st.integers(0, 127))
+    def test_arguments_are_what_they_were(self, parts: list[str], index: int) -> None:
+        found = deltas(
+            called(ToolCallDelta(index, "a", "f")), *(called(ToolCallDelta(index, arguments=part)) for part in parts)
+        )
+        assert found == [SILENT_ROLE, opened(index, "a", "f"), *(argued(index, part) for part in parts)]
+
+    def test_each_choice_has_its_own(self) -> None:
+        chunks = ChatChunks(HEAD, include_usage=False)
+        events = [(choice, called(ToolCallDelta(0, f"id {choice}", "f", f"{choice}"))) for choice in (1, 0)]
+        found = [chunk["choices"][0] for chunk in sent(chunks, *events)]
+        assert [(choice["index"], choice["delta"]) for choice in found] == [
+            (1, SILENT_ROLE), (1, opened(0, "id 1", "f")), (1, argued(0, "1")),
+            (0, SILENT_ROLE), (0, opened(0, "id 0", "f")), (0, argued(0, "0")),
+        ]  # fmt: skip
+
+    def test_in_the_older_form(self) -> None:
+        found = deltas(
+            called(ToolCallDelta(0, "a", "f", "{"), ToolCallDelta(0, arguments="}"), ToolCallDelta(1, "b", "g", "{}")),
+            ChatEvent("", "tool_calls"),
+            style=Style(function_call=True),
+        )
+        assert found == [
+            SILENT_ROLE,
+            {"function_call": {"name": "f", "arguments": ""}},
+            {"function_call": {"arguments": "{}"}},
+            {"finish_reason": "function_call"},
+        ]
+
+
+class TestReasoning:
+    EVENTS = (ChatEvent("", reasoning="h"), ChatEvent("", reasoning="m"), ChatEvent("x"), ChatEvent("", "stop"))
+
+    def test_under_both_names(self) -> None:
+        assert deltas(*self.EVENTS) == [
+            SILENT_ROLE,
+            *({"reasoning": part, "reasoning_content": part} for part in "hm"),
+            {"content": "x"},
+            {"finish_reason": "stop"},
+        ]
+
+    def test_not_where_it_is_not_wanted(self) -> None:
+        found = deltas(*self.EVENTS, style=Style(reasoning=False))
+        assert found == [ROLE, {"content": "x"}, {"finish_reason": "stop"}]
+
+    @given(texts)
+    def test_it_is_what_it_was(self, text: str) -> None:
+        assert deltas(ChatEvent("", reasoning=text))[1] == {"reasoning": text, "reasoning_content": text}
+
+    def test_logprobs_go_with_the_content(self) -> None:
+        event = ChatEvent("x", reasoning="hm", logprobs=(LOGPROB,), tool_calls=(ToolCallDelta(0, "a", "f"),))
+        found = sent(ChatChunks(HEAD, include_usage=False), (0, event))
+        assert [chunk["choices"][0]["delta"].get("content") for chunk in found if chunk["choices"][0]["logprobs"]] == [
+            "x"
+        ]

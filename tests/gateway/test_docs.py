@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from starlette.testclient import TestClient
 
 from chat_gateway.app import create_app
 from chat_gateway.schemas.chat import ChatCompletionRequest
@@ -14,6 +16,10 @@ from chat_gateway.schemas.completions import CompletionRequest
 from chat_gateway.schemas.embeddings import EmbeddingRequest
 from chat_gateway.schemas.tokenize import TokenizeRequest
 from chat_gateway.settings import GatewaySettings
+from tests.gateway.apps import app_for, served
+from tests.gateway.bodies import OF_CHAT, OF_COMPLETIONS, OF_EMBEDDINGS
+from tests.gateway.fakes import FakeClient
+from tests.gateway.obliging import ANSWER, THOUGHT, obliging
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
@@ -40,6 +46,29 @@ def test_every_field_is_told_of(request_type: type[BaseModel]) -> None:
     honoured = PAGE[PAGE.index("## What is honoured") : PAGE.index("## Errors")]
     told = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", honoured))))
     assert set(request_type.model_fields) - told - {"model"} == set()
+
+
+def test_what_is_said_to_be_refused_is_no_field_that_is_honoured() -> None:
+    table = PAGE[PAGE.index("| field | accepted value |") : PAGE.index("The gateway checks the types")]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+    refused = set(re.findall(r"`([a-z_]+)`", " ".join(cells)))
+    assert refused - {*OF_CHAT, *OF_COMPLETIONS, *OF_EMBEDDINGS, "best_of"} == set()
+
+
+def test_each_curl_is_taken(gateway: TestClient, fake: FakeClient) -> None:
+    found = re.findall(r"^curl -s localhost:9000(\S+) .*? -d '(.*?)'$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(found) == 2
+    for path, body in found:
+        assert gateway.post(path, json=json.loads(body)).status_code == 200
+
+
+def test_each_program_runs(capsys: pytest.CaptureFixture[str], fake: FakeClient) -> None:
+    fake.script = obliging
+    with served(app_for(fake)) as url:
+        for program in re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+            exec(program.replace("http://localhost:9000", url), {"__name__": "program"})
+    assert capsys.readouterr().out == f"{ANSWER}\ncity='Köln' country='Köln'\n{THOUGHT}{ANSWER}"
+    assert [call.request.chat_template_kwargs for call in fake.calls][-1] == {"enable_thinking": True}
 
 
 def test_every_code_is_told_of() -> None:

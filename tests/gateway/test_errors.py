@@ -136,6 +136,22 @@ def test_a_field_gets_its_callers_name_and_keeps_its_kind(
     assert (kept.field, kept.row, str(kept)) == (told.field, row, str(told))
 
 
+@pytest.mark.parametrize(
+    ("field", "called"),
+    [
+        ("tools[0].function.name", "functions[0].name"),
+        ("tools[0].function", "functions[0]"),
+        ("tools[0].type", "functions[0].type"),
+        ("tools[1].function.name", "functions[1].function.name"),
+        ("tools", "functions"),
+        ("tools_of_others", "tools_of_others"),
+    ],
+)
+def test_the_longest_name_that_fits_is_meant(field: str, called: str) -> None:
+    names = {"tools": "functions", "tools[0]": "functions[0]", "tools[0].function": "functions[0]"}
+    assert renamed(errors.InvalidRequestError("no", field=field), names).field == called
+
+
 def test_what_has_no_field_gets_none() -> None:
     assert renamed(errors.InvalidRequestError("x: no"), {"x": "y"}).field is None
 

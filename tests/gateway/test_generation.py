@@ -8,11 +8,12 @@ import pytest
 
 from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
 from chat_gateway.errors import ApiError
-from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs, says
+from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs, plays, says
 from triton_chat import errors
 from triton_chat.types import Call, ChatEvent, SamplingParams, TokenLogprob
 
 NAMES = {"text_input": "prompt", "prompt_token_ids": "prompt", "max_tokens": "max_completion_tokens"}
+TOOL = {"type": "function", "function": {"name": "f"}}
 MESSAGES = [{"role": "user", "content": "你好"}]
 
 
@@ -81,7 +82,7 @@ class TestOrder:
             prompts=[Prompt(messages=MESSAGES)],
             sampling=SamplingParams(max_tokens=3),
             request_id="r",
-            add_generation_prompt=False,
+            chat={"add_generation_prompt": False, "tools": [TOOL]},
             headers={"traceparent": "t"},
         )
         await Generation(client, asked).results()
@@ -91,6 +92,7 @@ class TestOrder:
             {"traceparent": "t"},
             False,
         )
+        assert call.request.tools == [TOOL]
         assert call.request.sampling == SamplingParams(max_tokens=3)
         assert call.request.exclude_input_in_output
 
@@ -162,6 +164,17 @@ class TestEvents:
         assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (2 * 7, 6 * 2, 26)
         assert usage.prompt_tokens_details
         assert usage.prompt_tokens_details.cached_tokens == 2 * 3
+
+    async def test_usage_counts_the_reasoning_of_each_choice(self, client: FakeClient) -> None:
+        client.script = plays(
+            ChatEvent("", "", 7, 3, reasoning="hm", num_reasoning_tokens=3),
+            ChatEvent("x", "stop", 7, 4, num_reasoning_tokens=3),
+        )
+        generation = Generation(client, order(n=2))
+        await generation.results()
+        details = generation.usage().completion_tokens_details
+        assert details
+        assert (generation.usage().completion_tokens, details.reasoning_tokens) == (8, 6)
 
     async def test_nudge_ends_the_wait(self, client: FakeClient) -> None:
         client.script = hangs()

@@ -47,7 +47,13 @@ def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("port", "70000"), ("port", "http"), ("triton_url", "http://triton:8000"), ("retry_after", "0")],
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("triton_url", "http://triton:8000"),
+        ("retry_after", "0"),
+        ("unknown_fields", "drop"),
+    ],
 )
 def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     with pytest.raises(ValidationError) as raised:

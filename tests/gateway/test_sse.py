@@ -13,7 +13,7 @@ from chat_gateway.answers.generation import Generation, Order, Prompt
 from chat_gateway.answers.sse import DONE, KEEP_ALIVE, EventStream, Silence, data
 from chat_gateway.settings import GatewaySettings
 from tests.gateway.callers import Caller, events_of
-from tests.gateway.fakes import WAIT_S, FakeClient, event, fails, hangs
+from tests.gateway.fakes import WAIT_S, FakeClient, event, fails, hangs, plays
 from triton_chat import errors
 from triton_chat.types import Call, ChatEvent, SamplingParams
 
@@ -150,6 +150,21 @@ class TestKeepAlive:
         fake.script = script
         async with Caller(stream_of(fake, keep_alive=0.15)) as caller:
             assert (await caller.text()).startswith("." * 20)
+
+    async def test_what_nobody_sees_is_silence(self, fake: FakeClient) -> None:
+        """Such as reasoning that the caller does not want; and it is not filled more often than silence is."""
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            for text in ("one", "", ""):
+                yield event(text)
+            await asyncio.Event().wait()
+
+        fake.script = script
+        async with Caller(stream_of(fake, keep_alive=QUICK)) as caller:
+            assert [await caller.chunk() for _ in range(3)] == [b"one", KEEP_ALIVE, KEEP_ALIVE]
+        fake.script = plays(event("one"), *[event("")] * 20, event("two", 2, "stop"))
+        async with Caller(stream_of(fake)) as caller:
+            assert KEEP_ALIVE.decode() not in await caller.text()
 
     async def test_the_timer_ends_with_the_block(self) -> None:
         notified = asyncio.Event()

@@ -14,6 +14,8 @@ from triton_chat.types import Messages, TokenizerInfo, Tokens
 
 MESSAGES = [{"role": "developer", "content": [{"type": "text", "text": "你"}, {"type": "text", "text": "好"}]}]
 
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
 
 class Tokenizer(FakeClient):
     """A token is a character's code point."""
@@ -90,6 +92,24 @@ def test_messages(gateway: TestClient, fake: Tokenizer) -> None:
     ]
 
 
+def test_tools_and_what_else_the_template_reads(gateway: TestClient, fake: Tokenizer) -> None:
+    body = {"messages": MESSAGES, "tools": TOOLS, "chat_template_kwargs": {"enable_thinking": False}}
+    assert gateway.post("/tokenize", json=body).status_code == 200
+    (asked,) = fake.asked
+    assert (asked["tools"], asked["chat_template_kwargs"]) == (TOOLS, {"enable_thinking": False})
+    empty: dict[str, Any] = {"prompt": "a", "tools": [], "chat_template_kwargs": {}}
+    assert gateway.post("/tokenize", json=empty).status_code == 200
+    assert fake.asked[1] == {"messages": None, "text": "a", "model": "chat"}
+
+
+def test_a_mistake_in_an_old_call_is_named_as_the_caller_wrote_it(gateway: TestClient, fake: Tokenizer) -> None:
+    field = "messages[1].tool_calls[0].function.arguments"
+    fake.failures = [errors.InvalidRequestError("is not JSON", field=field)]
+    call = {"role": "assistant", "function_call": {"name": "f", "arguments": "{"}}
+    error = gateway.post("/tokenize", json={"messages": [*MESSAGES, call]}).json()["error"]
+    assert error["param"] == "messages[1].function_call.arguments"
+
+
 def test_the_names_of_the_tokens(gateway: TestClient, fake: Tokenizer) -> None:
     answer = gateway.post("/tokenize", json={"prompt": "你好!", "return_token_strs": True}).json()
     assert answer["token_strs"] == ["你", "好", "!"]
@@ -143,7 +163,9 @@ class TestTokenizerInfo:
             {"messages": MESSAGES, "continue_final_message": True, "add_generation_prompt": True},
             "continue_final_message",
         ),
-        ("/tokenize", {"prompt": "a", "tools": [{}]}, "tools"),
+        ("/tokenize", {"prompt": "a", "tools": TOOLS}, "tools"),
+        ("/tokenize", {"prompt": "a", "chat_template_kwargs": {"thinking": True}}, "chat_template_kwargs"),
+        ("/tokenize", {"messages": MESSAGES, "tools": [{}]}, "tools[0].type"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": []}, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),

@@ -8,23 +8,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from json.encoder import encode_basestring
-from typing import Any, Final, Literal, TypedDict, TypeVar, cast
+from operator import attrgetter
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, cast
 
 from openai import BaseModel
 from openai.types import Completion, CompletionChoice, CompletionUsage
 from openai.types.chat import ChatCompletionChunk
-from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta, ChoiceLogprobs
+from openai.types.chat.chat_completion_chunk import (
+    Choice,
+    ChoiceDelta,
+    ChoiceDeltaFunctionCall,
+    ChoiceDeltaToolCall,
+    ChoiceDeltaToolCallFunction,
+    ChoiceLogprobs,
+)
 from openai.types.completion_choice import Logprobs
 
 from chat_gateway.answers.logprobs import CompletionLogprobs, chat_logprobs
+from chat_gateway.answers.messages import FinishReason, Style
 from chat_gateway.answers.sse import data
-from triton_chat.types import ChatEvent
+from triton_chat.types import ChatEvent, ToolCallDelta
 
-FinishReason = Literal["stop", "length"]
+CompletionReason = Literal["stop", "length"]
 Fill = Callable[[str], bytes]
 Part = TypeVar("Part", bound=BaseModel)
+Key = TypeVar("Key")
+"""Of chunks that differ in one text alone."""
 
 _HOLE: Final = "\0"
 _HOLE_JSON: Final = '"\\u0000"'
@@ -38,7 +51,7 @@ class Head(TypedDict):
     model: str
 
 
-class _Chunks(ABC):
+class _Chunks(ABC, Generic[Key]):
     """What the two endpoints share.
 
     Args:
@@ -53,7 +66,7 @@ class _Chunks(ABC):
         self._head = head
         self._include_usage = include_usage
         self._usage_so_far = usage_so_far
-        self._fill: dict[int, Fill] = {}
+        self._fill: dict[Key, Fill] = {}
 
     def usage(self, usage: CompletionUsage) -> bytes:
         """See `sse.Chunks`."""
@@ -73,23 +86,49 @@ class _Chunks(ABC):
     def _object(self, choices: list[Any], **extra: Any) -> BaseModel: ...
 
 
-class ChatChunks(_Chunks):
-    """`chat.completion.chunk`s. Each choice has its role first, then its text, then its finish reason."""
+class ChatChunks(_Chunks[tuple[int, str]]):
+    """`chat.completion.chunk`s. Each choice has its role first and its finish reason last.
+
+    Between them are its reasoning, its text and its calls as they come, of each call id and name before its arguments.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        *,
+        include_usage: bool,
+        usage_so_far: Callable[[], CompletionUsage] | None = None,
+        style: Style = Style(),  # noqa: B008 - it is frozen
+    ) -> None:
+        super().__init__(head, include_usage=include_usage, usage_so_far=usage_so_far)
+        self._style = style
+        self._begun: set[int] = set()
 
     def encode(self, index: int, event: ChatEvent) -> bytes:
         """See `sse.Chunks`."""
         parts = []
-        if index not in self._fill:
-            self._fill[index] = self._filler(lambda text: self._chunk(index, ChoiceDelta(content=text)))
-            first = self._chunk(index, ChoiceDelta(role="assistant", content="", refusal=None))
-            parts.append(_data(_with(first, prompt_token_ids=event.prompt_token_ids)))
+        if index not in self._begun:
+            self._begun.add(index)
+            parts.append(self._first(index, event))
+        if event.reasoning and self._style.reasoning:
+            parts.append(self._filled(index, "reasoning", event.reasoning, _reasoning))
         if event.logprobs or event.token_ids:
             parts.append(_data(self._told(index, event)))
         elif event.text:
-            parts.append(self._fill[index](event.text))
+            parts.append(self._filled(index, "content", event.text, _content))
+        if event.tool_calls:
+            parts += self._calls(index, event.tool_calls)
         if event.finish_reason:
-            parts.append(_data(self._chunk(index, ChoiceDelta(), finish_reason=finish_reason(event.finish_reason))))
+            reason = self._style.finish_reason(event.finish_reason)
+            parts.append(_data(self._chunk(index, ChoiceDelta(), finish_reason=reason)))
         return b"".join(parts)
+
+    def _first(self, index: int, event: ChatEvent) -> bytes:
+        """The role; as at OpenAI, the content is null where something else comes first."""
+        something_else = event.tool_calls or (event.reasoning and self._style.reasoning)
+        content = None if something_else and not event.text else ""
+        chunk = self._chunk(index, ChoiceDelta(role="assistant", content=content, refusal=None))
+        return _data(_with(chunk, prompt_token_ids=event.prompt_token_ids))
 
     def _told(self, index: int, event: ChatEvent) -> ChatCompletionChunk:
         """A text with what was asked for about its tokens."""
@@ -97,6 +136,35 @@ class ChatChunks(_Chunks):
         chunk = self._chunk(index, ChoiceDelta(content=event.text), logprobs=logprobs)
         _with(chunk.choices[0], token_ids=event.token_ids)
         return chunk
+
+    def _calls(self, index: int, deltas: Sequence[ToolCallDelta]) -> Iterator[bytes]:
+        if self._style.function_call:
+            deltas = [delta for delta in deltas if delta.index == 0]
+        for call, parts in groupby(deltas, key=attrgetter("index")):
+            first, *others = parts
+            if first.name:
+                yield _data(self._chunk(index, self._opening(first)))
+            if arguments := "".join(delta.arguments for delta in (first, *others)):
+                yield self._filled(index, f"arguments of {call}", arguments, partial(self._arguments, call))
+
+    def _opening(self, delta: ToolCallDelta) -> ChoiceDelta:
+        if self._style.function_call:
+            return ChoiceDelta(function_call=ChoiceDeltaFunctionCall(name=delta.name, arguments=""))
+        function = ChoiceDeltaToolCallFunction(name=delta.name, arguments="")
+        call = ChoiceDeltaToolCall(index=delta.index, id=delta.id, type="function", function=function)
+        return ChoiceDelta(tool_calls=[call])
+
+    def _arguments(self, call: int, arguments: str) -> ChoiceDelta:
+        if self._style.function_call:
+            return ChoiceDelta(function_call=ChoiceDeltaFunctionCall(arguments=arguments))
+        function = ChoiceDeltaToolCallFunction(arguments=arguments)
+        return ChoiceDelta(tool_calls=[ChoiceDeltaToolCall(index=call, function=function)])
+
+    def _filled(self, index: int, kind: str, text: str, delta: Callable[[str], ChoiceDelta]) -> bytes:
+        key = (index, kind)
+        if key not in self._fill:
+            self._fill[key] = self._filler(lambda text: self._chunk(index, delta(text)))
+        return self._fill[key](text)
 
     def _chunk(
         self,
@@ -113,7 +181,7 @@ class ChatChunks(_Chunks):
         return ChatCompletionChunk(**self._head, object="chat.completion.chunk", choices=choices, **extra)
 
 
-class CompletionChunks(_Chunks):
+class CompletionChunks(_Chunks[int]):
     """`text_completion`s, each with some text; the last one of a choice has the finish reason too."""
 
     def __init__(
@@ -143,7 +211,7 @@ class CompletionChunks(_Chunks):
             index=index,
             text=event.text,
             logprobs=self._next_logprobs(index, event) if event.logprobs or event.prompt_logprobs else None,
-            finish_reason=cast("FinishReason", event.finish_reason or None),
+            finish_reason=cast("CompletionReason", event.finish_reason or None),
         )
         _with(choice, prompt_token_ids=event.prompt_token_ids, token_ids=event.token_ids)
         return self._object([choice], **self._extra)
@@ -155,9 +223,13 @@ class CompletionChunks(_Chunks):
         return Completion(**self._head, object="text_completion", choices=choices, **extra)
 
 
-def finish_reason(given: str) -> FinishReason:
-    """The engine has no others."""
-    return cast("FinishReason", given)
+def _content(text: str) -> ChoiceDelta:
+    return ChoiceDelta(content=text)
+
+
+def _reasoning(text: str) -> ChoiceDelta:
+    """Under both of the names that clients read."""
+    return ChoiceDelta.model_validate({"reasoning": text, "reasoning_content": text})
 
 
 def _with(part: Part, **ids: Sequence[int]) -> Part:
@@ -169,8 +241,8 @@ def _with(part: Part, **ids: Sequence[int]) -> Part:
 
 
 def _template(chunk: BaseModel) -> Fill:
-    before, after = chunk.model_dump_json(exclude_unset=True).split(_HOLE_JSON)
-    return lambda text: data(f"{before}{encode_basestring(text)}{after}")
+    around = chunk.model_dump_json(exclude_unset=True).split(_HOLE_JSON)
+    return lambda text: data(encode_basestring(text).join(around))
 
 
 def _data(chunk: BaseModel) -> bytes:

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Final
 
 from openai.types import CompletionUsage
-from openai.types.completion_usage import PromptTokensDetails
+from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 
 from chat_gateway.errors import ApiError, renamed
+from chat_gateway.schemas.chat import ChatOptions
 from chat_gateway.schemas.common import SEEDS
 from chat_gateway.upstream.retries import retried
 from triton_chat.client import AsyncChatClient
@@ -38,6 +39,7 @@ class Order:
 
     Args:
         model: Triton's name of it.
+        chat: for prompts that are messages.
         request_id: of the HTTP request; the engine's requests are named after it.
         echo: answers begin with their prompt.
         headers: gRPC metadata, for tracing.
@@ -49,8 +51,7 @@ class Order:
     sampling: SamplingParams
     n: int = 1
     request_id: str = ""
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)
     echo: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
@@ -66,8 +67,7 @@ class Order:
             prompt.messages,
             prompt=prompt.text,
             prompt_token_ids=prompt.token_ids,
-            add_generation_prompt=self.add_generation_prompt,
-            continue_final_message=self.continue_final_message,
+            **self.chat,
             model=self.model,
             sampling=self._sampling(index % self.n),
             exclude_input_in_output=not self.echo,
@@ -163,6 +163,9 @@ class Generation:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
+            completion_tokens_details=CompletionTokensDetails(
+                reasoning_tokens=sum(event.num_reasoning_tokens for event in self._latest)
+            ),
             prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(event.num_cached_tokens for event in firsts)),
         )
 

@@ -81,8 +81,10 @@ class EventStream(Response):
         generation = self._generation
         with Silence(self._settings.keep_alive, generation.nudge) as silence:
             while not generation.complete:
-                await send(_body(self._encode(events) or KEEP_ALIVE))
-                silence.begin()
+                chunks = self._encode(events) or (KEEP_ALIVE if silence.too_long else b"")
+                if chunks:
+                    await send(_body(chunks))
+                    silence.begin()
                 events = await generation.pending()
         await send(_body(self._encode(events) + self._chunks.usage(generation.usage()) + DONE, more=False))
 
@@ -110,6 +112,10 @@ class Silence:
 
     def begin(self) -> None:
         self._since = self._loop.time()
+
+    @property
+    def too_long(self) -> bool:
+        return self._loop.time() - self._since >= self._limit_s
 
     def _check(self) -> None:
         left = self._since + self._limit_s - self._loop.time()

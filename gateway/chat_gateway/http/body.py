@@ -10,6 +10,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -53,15 +54,21 @@ class BodyLimit:
 
 
 class JsonRoute(APIRoute):
-    """Reads the body with `read_json` before FastAPI does, which would take other types and NaN."""
+    """Reads the body with `read_json` before FastAPI does, which would take other types and NaN.
+
+    The fields of its model are all that there are, unless the settings say to ignore others.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         if self.body_field is None:
             return handler
+        model = self.body_field.field_info.annotation
 
         async def read_then_handle(request: Request) -> Response:
             value = await read_json(request)
+            if request.app.state.settings.unknown_fields == "ignore":
+                value = _known(value, model)
             return await handler(_Parsed(request, await request.body(), value))
 
         return read_then_handle
@@ -97,6 +104,13 @@ async def read_json(request: Request) -> Any:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def _known(value: Any, model: object) -> Any:
+    """Of an object, the fields that a request has."""
+    if not (isinstance(value, dict) and isinstance(model, type) and issubclass(model, BaseModel)):
+        return value
+    return {name: part for name, part in value.items() if name in model.model_fields}
 
 
 def _check_type(request: Request) -> None:

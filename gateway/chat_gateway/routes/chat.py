@@ -6,28 +6,29 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from openai.types import CompletionUsage
-from openai.types.chat import ChatCompletion, ChatCompletionMessage
-from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+from openai.types.chat.chat_completion import ChoiceLogprobs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chat_gateway.answers.chunks import ChatChunks, Head, finish_reason
+from chat_gateway.answers.chunks import ChatChunks, Head
 from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
 from chat_gateway.answers.logprobs import chat_logprobs, prompt_logprobs
+from chat_gateway.answers.messages import Answer, AnswerChoice, Style
 from chat_gateway.answers.replies import described, reply
 from chat_gateway.answers.sse import EventStream
+from chat_gateway.errors import ApiError
 from chat_gateway.http.body import JsonRoute
 from chat_gateway.http.dependencies import RequestIdDep, SettingsDep, UpstreamDep
 from chat_gateway.http.disconnect import unless_gone
 from chat_gateway.http.tracing import trace_headers
-from chat_gateway.schemas.chat import ChatCompletionRequest
+from chat_gateway.schemas.chat import NO_EFFORT, ChatCompletionRequest, effort_kwargs
+from chat_gateway.upstream.triton import Upstream
 from triton_chat.types import ChatResult
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
 
 
-@router.post("/v1/chat/completions", responses=described(ChatCompletion, streams=True))
+@router.post("/v1/chat/completions", responses=described(Answer, streams=True))
 async def create_chat_completion(
     body: ChatCompletionRequest,
     request: Request,
@@ -37,33 +38,40 @@ async def create_chat_completion(
 ) -> Response:
     """Answers a conversation."""
     check_size(1, body.num_answers, settings.max_choices)
+    model = await upstream.resolve(body.model)
+    effort = await _effort(body, upstream, model)
     order = Order(
-        model=await upstream.resolve(body.model),
+        model=model,
         prompts=[Prompt(messages=body.to_model())],
         n=body.num_answers,
         sampling=body.sampling(),
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
+        chat=body.options(effort),
         request_id=request_id,
         headers=trace_headers(),
         names=body.names,
     )
     generation = Generation(upstream.client, order)
     head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)
+    style = Style(reasoning=body.include_reasoning is not False, function_call=body.calls_functions)
     if body.stream:
         usage_so_far = generation.usage if body.continuous_usage else None
-        chunks = ChatChunks(head, include_usage=body.include_usage, usage_so_far=usage_so_far)
+        chunks = ChatChunks(head, include_usage=body.include_usage, usage_so_far=usage_so_far, style=style)
         return EventStream(generation, chunks, settings)
     results = await unless_gone(request.receive, generation.results())
-    return reply(_completion(body, head, results, generation.usage()))
-
-
-def _completion(
-    body: ChatCompletionRequest, head: Head, results: list[ChatResult], usage: CompletionUsage
-) -> ChatCompletion:
-    choices = [_choice(body, index, result) for index, result in enumerate(results)]
+    choices = [_choice(body, style, index, result) for index, result in enumerate(results)]
     extras = _extras(body, results[0])
-    return ChatCompletion(**head, object="chat.completion", choices=choices, usage=usage, **extras)
+    return reply(Answer(**head, object="chat.completion", choices=choices, usage=generation.usage(), **extras))
+
+
+async def _effort(body: ChatCompletionRequest, upstream: Upstream, model: str) -> dict[str, object]:
+    """What `reasoning_effort` is for the chat template. Raises ApiError if that knows no effort."""
+    if body.reasoning_effort is None:
+        return {}
+    kwargs = effort_kwargs(body.reasoning_effort, await upstream.template_kwargs(model))
+    if not kwargs and body.reasoning_effort != NO_EFFORT:
+        sentence = "the chat template of this model has no reasoning to choose; leave it out or send none"
+        raise ApiError(400, f"reasoning_effort: {sentence}", param="reasoning_effort", code="unsupported_value")
+    return kwargs
 
 
 def _extras(body: ChatCompletionRequest, result: ChatResult) -> dict[str, Any]:
@@ -76,12 +84,12 @@ def _extras(body: ChatCompletionRequest, result: ChatResult) -> dict[str, Any]:
     return extras
 
 
-def _choice(body: ChatCompletionRequest, index: int, result: ChatResult) -> Choice:
+def _choice(body: ChatCompletionRequest, style: Style, index: int, result: ChatResult) -> AnswerChoice:
     extras = {"token_ids": list(result.token_ids)} if body.return_token_ids else {}
-    return Choice(
+    return AnswerChoice(
         index=index,
-        message=ChatCompletionMessage(role="assistant", content=result.text, refusal=None),
+        message=style.message(result),
         logprobs=ChoiceLogprobs(content=chat_logprobs(result.logprobs), refusal=None) if result.logprobs else None,
-        finish_reason=finish_reason(result.finish_reason),
+        finish_reason=style.finish_reason(result.finish_reason),
         **extras,
     )

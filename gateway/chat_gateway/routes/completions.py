@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter
 from openai.types import Completion, CompletionChoice, CompletionUsage
@@ -11,7 +11,7 @@ from openai.types.completion_choice import Logprobs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chat_gateway.answers.chunks import CompletionChunks, Head, finish_reason
+from chat_gateway.answers.chunks import CompletionChunks, CompletionReason, Head
 from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
 from chat_gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
 from chat_gateway.answers.replies import described, reply
@@ -72,7 +72,7 @@ def _choice(body: CompletionRequest, index: int, result: ChatResult) -> Completi
         index=index,
         text=result.text,
         logprobs=_logprobs(body, result),
-        finish_reason=finish_reason(result.finish_reason),
+        finish_reason=cast("CompletionReason", result.finish_reason),
         **_extras(body, result),
     )
 

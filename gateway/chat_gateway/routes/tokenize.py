@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -28,9 +27,6 @@ from chat_gateway.upstream.retries import retried
 from triton_chat.errors import InvalidRequestError
 from triton_chat.types import TokenizerInfo, Tokens
 
-_NAMES: Final = {"text_input": "prompt", "token_ids": "tokens"}
-"""The model's names of fields, and those here."""
-
 router = APIRouter(route_class=JsonRoute, tags=["tokens"])
 
 
@@ -44,17 +40,19 @@ async def tokenize(
 
     def ask() -> Awaitable[Tokens]:
         return upstream.client.tokenize(
-            None if body.messages is None else [message.to_model() for message in body.messages],
+            body.to_model(),
             text=body.prompt,
             model=model,
             add_generation_prompt=body.add_generation_prompt,
             continue_final_message=body.continue_final_message,
+            tools=body.tools_of_model(),
+            chat_template_kwargs=body.chat_template_kwargs or None,
             add_special_tokens=body.add_special_tokens,
             return_token_strs=body.return_token_strs,
             headers=headers,
         )
 
-    with _renamed_fields():
+    with _renamed_fields(body.names):
         tokens = await unless_gone(request.receive, retried(ask, request_id))
     names = list(tokens.token_strs) if body.return_token_strs else None
     ids = list(tokens.token_ids)
@@ -72,7 +70,7 @@ async def detokenize(
     def ask() -> Awaitable[Tokens]:
         return upstream.client.detokenize(body.tokens, model=model, headers=headers)
 
-    with _renamed_fields():
+    with _renamed_fields({"token_ids": "tokens"}):
         tokens = await unless_gone(request.receive, retried(ask, request_id))
     return reply(DetokenizeResponse(prompt=tokens.text))
 
@@ -94,8 +92,9 @@ async def tokenizer_info(
 
 
 @contextmanager
-def _renamed_fields() -> Iterator[None]:
+def _renamed_fields(names: Mapping[str, str]) -> Iterator[None]:
+    """Takes the model's names of fields, to those here."""
     try:
         yield
     except InvalidRequestError as error:
-        raise renamed(error, _NAMES) from error
+        raise renamed(error, names) from error

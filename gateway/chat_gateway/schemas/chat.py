@@ -5,28 +5,29 @@ Source: `openai.types.chat.completion_create_params`; a test holds the two lists
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
-from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
-from chat_gateway.schemas.fields import (
-    NoSettings,
-    Nothing,
-    Strict,
-    User,
-    Whole,
-    only,
-    text_or_list,
-)
+from chat_gateway.schemas import messages as turns
+from chat_gateway.schemas.common import GenerationRequest
+from chat_gateway.schemas.fields import User, Whole, only
 from chat_gateway.schemas.inert import InertInChat
+from chat_gateway.schemas.messages import CACHED, NO_AUDIO, Message
+from chat_gateway.schemas.tools import (
+    AllowedToolsChoice,
+    FunctionChoice,
+    FunctionName,
+    NamedTool,
+    OldFunction,
+    Tool,
+    ToolChoice,
+)
 from triton_chat.types import SamplingParams
 
-_TEXT_ONLY: Final = "only parts of type text are supported, not images, audio or files"
-NO_TOOLS: Final = "tools are not supported; leave it out"
-_NO_AUDIO: Final = "audio is not supported; leave it out"
-_CACHED: Final = "Not used: the prefix cache works automatically and keeps entries as long as there is room."
 NO_TEMPLATE: Final = "only the model's own chat template is supported; leave it out"
 
 
@@ -37,37 +38,35 @@ def goes_on_or_begins(continues: bool | None, info: ValidationInfo) -> bool | No
     return continues
 
 
-class TextPart(Strict):
-    type: Annotated[Literal["text"], only(_TEXT_ONLY)]
-    text: str
-    prompt_cache_breakpoint: dict[str, Any] | None = Field(None, description=_CACHED)
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+NO_EFFORT: Final = "none"
+_SWITCHES: Final = ("enable_thinking", "thinking")
+"""What chat templates call it that the model thinks at all."""
 
 
-_TextParts = Annotated[list[TextPart], Field(min_length=1)]
+def effort_kwargs(effort: Effort, known: Collection[str]) -> dict[str, object]:
+    """`reasoning_effort` in the words of a chat template, of which `known` are those that it reads."""
+    kwargs: dict[str, object] = {"reasoning_effort": effort, **dict.fromkeys(_SWITCHES, effort != NO_EFFORT)}
+    return {name: value for name, value in kwargs.items() if name in known}
 
 
-class Message(Strict):
-    """One turn. The fields that take only nothing are those which an answer of the API has, so it can be sent back."""
+class ChatOptions(TypedDict, total=False):
+    """Keyword arguments of the SDK's `stream` that are about the conversation."""
 
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant"],
-        only("must be system, developer, user or assistant; tools and functions are not supported"),
-    ]
-    content: Annotated[str | _TextParts, text_or_list(str, _TextParts, "a string or a list of text parts")] = Field(
-        description="Parts are joined by a line break."
-    )
-    name: str | None = Field(None, description="Name of the speaker, for chat templates that use it.")
-    refusal: Annotated[None, only("refusals are not separate here; send the text as content")] = None
-    audio: Annotated[None, only(_NO_AUDIO)] = None
-    tool_calls: Annotated[Nothing | None, only(NO_TOOLS)] = None
-    function_call: Annotated[None, only(NO_TOOLS)] = None
-    annotations: Annotated[Nothing | None, only("annotations are not supported; leave it out")] = None
+    add_generation_prompt: bool | None
+    continue_final_message: bool | None
+    tools: Sequence[Mapping[str, object]] | None
+    tool_choice: str | Mapping[str, object] | None
+    parallel_tool_calls: bool | None
+    chat_template_kwargs: Mapping[str, object] | None
 
-    def to_model(self) -> dict[str, str]:
-        """As the model's chat template knows it. `developer` is OpenAI's newer word for `system`."""
-        role = "system" if self.role == "developer" else self.role
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        return {"role": role, "content": text, **({"name": self.name} if self.name else {})}
+
+_Choice = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None
+_OldChoice = Literal["none", "auto"] | FunctionName | None
+
+
+def _conflict(other: str) -> PydanticCustomError:
+    return PydanticCustomError("conflict", "cannot be combined with {other}; send one of them", {"other": other})
 
 
 class ChatCompletionRequest(InertInChat, GenerationRequest):
@@ -85,34 +84,39 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
         None, description="False: the prompt ends with the last message, without the header of an answer."
     )
     continue_final_message: bool | None = Field(None, description="True: the answer continues the last message.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="For the chat template, beside the conversation, such as enable_thinking."
+    )
+    reasoning_effort: Effort | None = Field(
+        None, description="Only for a model whose chat template has an effort or a switch for reasoning."
+    )
+    include_reasoning: bool | None = Field(None, description="False: the answer comes without its reasoning.")
 
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(None, description=_CACHED)
-    prompt_cache_options: dict[str, Any] | None = Field(None, description=_CACHED)
-    prompt_cache_retention: Annotated[str, Field(max_length=64)] | None = Field(None, description=_CACHED)
-    audio: Annotated[None, only(_NO_AUDIO)] = None
+    tools: list[Tool] | None = Field(None, description="Functions that the model may call.")
+    tool_choice: ToolChoice | None = Field(None, description="auto by default, if there are tools.")
+    parallel_tool_calls: bool | None = Field(None, description="False: at most one call in an answer.")
+    functions: list[OldFunction] | None = Field(
+        None, description="Older form of tools; the answer then has function_call in place of tool_calls."
+    )
+    function_call: FunctionChoice | None = Field(None, description="Older form of tool_choice.")
+
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(None, description=CACHED)
+    prompt_cache_options: dict[str, Any] | None = Field(None, description=CACHED)
+    prompt_cache_retention: Annotated[str, Field(max_length=64)] | None = Field(None, description=CACHED)
+    audio: Annotated[None, only(NO_AUDIO)] = None
     chat_template: Annotated[None, only(NO_TEMPLATE)] = None
-    chat_template_kwargs: Annotated[NoSettings | None, only(NO_TEMPLATE)] = None
-    function_call: Annotated[Literal["none"] | None, only(NO_TOOLS)] = None
-    functions: Annotated[Nothing | None, only(NO_TOOLS)] = None
     metadata: dict[str, Any] | None = Field(None, description="Not used: nothing is stored.")
     modalities: Annotated[
         Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None,
         only('only text is made here; leave it out or send ["text"]'),
     ] = None
     moderation: Annotated[None, only("moderation is not supported; leave it out")] = None
-    parallel_tool_calls: bool | None = Field(None, description="Not used: there are no tools.")
-    prediction: Annotated[None, only("predicted outputs are not supported; leave it out")] = None
-    reasoning_effort: Annotated[Literal["none"] | None, only("reasoning effort is not supported; leave it out")] = None
-    response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
+    prediction: dict[str, Any] | None = Field(None, description="Not used: an answer comes as quickly as it can.")
     service_tier: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="Not used: all requests are served alike."
     )
     store: bool | None = Field(None, description="Not used: nothing is stored.")
-    tool_choice: Annotated[Literal["none"] | None, only(NO_TOOLS)] = None
-    tools: Annotated[Nothing | None, only(NO_TOOLS)] = None
-    verbosity: Annotated[Literal["medium"] | None, only("verbosity is not supported; leave it out or send medium")] = (
-        None
-    )
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="Not used: say it in a message.")
     web_search_options: Annotated[None, only("web search is not supported; leave it out")] = None
 
     @field_validator("max_tokens", "max_completion_tokens")
@@ -136,16 +140,111 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
             raise PydanticCustomError("conflict", "requires logprobs: true; send both or neither")
         return value
 
-    def to_model(self) -> list[dict[str, str]]:
-        """The conversation as the engine takes it."""
-        return [message.to_model() for message in self.messages]
+    @field_validator("functions")
+    @classmethod
+    def _no_tools_beside(cls, value: list[OldFunction] | None, info: ValidationInfo) -> list[OldFunction] | None:
+        others = [name for name in ("tools", "tool_choice") if info.data.get(name)]
+        if value and others:
+            raise _conflict(others[0])
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _allows_what_there_is(cls, value: _Choice, info: ValidationInfo) -> _Choice:
+        if isinstance(value, AllowedToolsChoice) and "tools" in info.data:
+            known = {tool.function.name for tool in info.data["tools"] or ()}
+            unknown = [name for name in value.names if name not in known]
+            if unknown:
+                sentence = "allows {name}, which is none of the tools"
+                raise PydanticCustomError("unknown_tool", sentence, {"name": repr(unknown[0])})
+        return value
+
+    @field_validator("function_call")
+    @classmethod
+    def _needs_functions(cls, value: _OldChoice, info: ValidationInfo) -> _OldChoice:
+        if value is not None and info.data.get("tools"):
+            raise _conflict("tools")
+        if isinstance(value, FunctionName) and not info.data.get("functions", True):
+            raise PydanticCustomError("conflict", "requires functions; send both or neither")
+        return value
+
+    def to_model(self) -> list[dict[str, object]]:
+        """The conversation as the model server takes it."""
+        return turns.to_model(self.messages)
+
+    def options(self, effort: Mapping[str, object]) -> ChatOptions:
+        """How the conversation becomes a prompt, and what may be called.
+
+        Args:
+            effort: what `reasoning_effort` is for the chat template; what the caller says there himself goes first.
+        """
+        kwargs = {**effort, **(self.chat_template_kwargs or {})}
+        return {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+            "chat_template_kwargs": kwargs or None,
+            **self._tools(),
+        }
+
+    @property
+    def calls_functions(self) -> bool:
+        """The older form of calls is wanted."""
+        return bool(self.functions)
 
     @property
     def names(self) -> dict[str, str]:
-        """The fields of `sampling` that are called otherwise here."""
+        """The fields of `sampling`, `to_model` and `options` that are called otherwise here."""
         limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        return {"max_tokens": limit, "logprobs": "top_logprobs"}
+        effort = {f"chat_template_kwargs.{name}": "reasoning_effort" for name in ("reasoning_effort", *_SWITCHES)}
+        return {
+            "max_tokens": limit,
+            "logprobs": "top_logprobs",
+            **self.places_of_constraint,
+            **self._places_of_tools(),
+            **turns.places(self.messages),
+            **({} if self.chat_template_kwargs else effort),
+        }
 
     def sampling(self) -> SamplingParams:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return self.sampling_params(max_tokens=limit, logprobs=(self.top_logprobs or 0) if self.logprobs else None)
+
+    def _tools(self) -> ChatOptions:
+        """Without any, a choice that asks for none of them chooses nothing."""
+        if self.functions:
+            choice = self.function_call
+            return {
+                "tools": [function.to_tool() for function in self.functions],
+                "tool_choice": choice.to_choice() if isinstance(choice, FunctionName) else choice,
+                "parallel_tool_calls": False,
+            }
+        if self.tools:
+            return {
+                "tools": [self.tools[index].to_model() for index in self._visible_tools()],
+                "tool_choice": self._mode(),
+                "parallel_tool_calls": self.parallel_tool_calls,
+            }
+        return {} if self.tool_choice in (None, "none", "auto") else {"tool_choice": self._mode()}
+
+    def _visible_tools(self) -> list[int]:
+        """Those that the model may see, by their indexes."""
+        allowed = self.tool_choice.names if isinstance(self.tool_choice, AllowedToolsChoice) else None
+        tools = enumerate(self.tools or ())
+        return [index for index, tool in tools if allowed is None or tool.function.name in allowed]
+
+    def _mode(self) -> str | dict[str, object] | None:
+        match self.tool_choice:
+            case NamedTool() as named:
+                return named.to_model()
+            case AllowedToolsChoice() as some:
+                return some.allowed_tools.mode
+            case choice:
+                return choice
+
+    def _places_of_tools(self) -> dict[str, str]:
+        if self.functions:
+            functions = range(len(self.functions))
+            old = {"tools": "functions", "tool_choice": "function_call", "tool_choice.function": "function_call"}
+            return old | {f"tools[{index}].function": f"functions[{index}]" for index in functions}
+        visible = self._visible_tools()
+        return {f"tools[{here}]": f"tools[{index}]" for here, index in enumerate(visible) if here != index}

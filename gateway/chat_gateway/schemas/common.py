@@ -6,11 +6,12 @@ Sources: OpenAI API reference; vLLM's "extra parameters" of its OpenAI-compatibl
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
+from chat_gateway.schemas.constraints import ConstrainedRequest
 from chat_gateway.schemas.fields import WRITTEN_AS_FRACTION, ModelName, Strict, User, Whole
 from chat_gateway.schemas.inert import InertInGeneration
 from chat_gateway.schemas.sampling import sampling_fields
@@ -23,12 +24,6 @@ _ANY_SEED: Final = -1
 
 _Seed = Annotated[int, Field(ge=-SEEDS // 2, le=SEEDS - 1), WRITTEN_AS_FRACTION]
 _Count = Annotated[int, Field(ge=1), WRITTEN_AS_FRACTION]
-
-NO_FORMAT: Final = "structured output is not supported; leave it out or send type text"
-
-
-class TextFormat(Strict):
-    type: Literal["text"]
 
 
 class StreamOptions(Strict):
@@ -67,7 +62,7 @@ else:
     SampledRequest = create_model("SampledRequest", __base__=StreamableRequest, **sampling_fields())
 
 
-class GenerationRequest(SampledRequest):
+class GenerationRequest(ConstrainedRequest, SampledRequest):
     """The fields that `/v1/chat/completions` and `/v1/completions` share."""
 
     seed: _Seed | None = Field(
@@ -92,6 +87,12 @@ class GenerationRequest(SampledRequest):
         return value
 
     @property
+    def places_of_constraint(self) -> dict[str, str]:
+        """Where the caller wrote what `sampling` says in `structured_outputs`."""
+        constraint = self.constraint()
+        return {} if constraint is None else constraint.places
+
+    @property
     def num_answers(self) -> int:
         """To each prompt."""
         return self.n or 1
@@ -104,7 +105,7 @@ class GenerationRequest(SampledRequest):
     def continuous_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.continuous_usage
 
-    def sampling_params(self, **named_otherwise: int | None) -> SamplingParams:
+    def sampling_params(self, **named_otherwise: Any) -> SamplingParams:
         """How to sample one choice; the seed is that of the first one.
 
         Args:
@@ -112,4 +113,6 @@ class GenerationRequest(SampledRequest):
         """
         given = {field.name: getattr(self, field.name) for field in fields(SamplingParams)}
         seed = None if self.seed in (None, _ANY_SEED) else self.seed % SEEDS
-        return SamplingParams(**{**given, "seed": seed, **named_otherwise})
+        constraint = self.constraint()
+        outputs = None if constraint is None else constraint.outputs
+        return SamplingParams(**{**given, "seed": seed, "structured_outputs": outputs, **named_otherwise})

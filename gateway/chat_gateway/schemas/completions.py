@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from chat_gateway.schemas.common import NO_FORMAT, GenerationRequest, TextFormat
+from chat_gateway.schemas.common import GenerationRequest
 from chat_gateway.schemas.fields import Whole, only
 from chat_gateway.schemas.inert import InertInCompletions
 from chat_gateway.schemas.inputs import Inputs
@@ -28,7 +28,6 @@ class CompletionRequest(InertInCompletions, GenerationRequest):
     logprobs: Whole | None = Field(None, description="Alternatives to report per token; 0: only the chosen token.")
     echo: bool | None = Field(None, description="True: the text and the logprobs begin with the prompt.")
     best_of: Whole | None = Field(None, description="Must equal n.")
-    response_format: Annotated[TextFormat | None, only(NO_FORMAT)] = None
     suffix: Annotated[Literal[""] | None, only("insertion before a suffix is not supported; leave it out")] = None
 
     @field_validator("best_of")
@@ -50,7 +49,8 @@ class CompletionRequest(InertInCompletions, GenerationRequest):
     def names(self) -> dict[str, str]:
         """The engine's fields that are called otherwise here."""
         scored = "logprobs" if self._scored_by_echo else "prompt_logprobs"
-        return {"text_input": "prompt", "prompt_token_ids": "prompt", "prompt_logprobs": scored}
+        prompt = {"text_input": "prompt", "prompt_token_ids": "prompt", "prompt_logprobs": scored}
+        return prompt | self.places_of_constraint
 
     def sampling(self) -> SamplingParams:
         limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens

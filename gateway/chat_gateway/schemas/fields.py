@@ -5,7 +5,7 @@ The types say which values those are, so that the published schema is true; `onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,7 +19,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 
 
 class Strict(BaseModel):
@@ -69,6 +69,24 @@ def text_or_list(text: Any, items: Any, expected: str) -> WrapValidator:
     return by_form(lambda value: forms.get(type(value)), expected)
 
 
+def by_tag(tag: str, members: Mapping[str, Any], advice: str) -> WrapValidator:
+    """`by_form` for objects: which member of a union one is, its field `tag` says."""
+    adapters = {name: TypeAdapter(member) for name, member in members.items()}
+
+    def check(value: object, _: ValidatorFunctionWrapHandler) -> object:
+        if not isinstance(value, dict):
+            raise PydanticKnownError("model_type", {"class_name": "object"})
+        given = value.get(tag)
+        if isinstance(given, str) and given in adapters:
+            return adapters[given].validate_python(value, strict=True)
+        error = "missing" if tag not in value else PydanticCustomError("unsupported", advice)
+        raise ValidationError.from_exception_data(
+            "object", [InitErrorDetails(type=error, loc=(tag,), input=given)], hide_input=True
+        )
+
+    return WrapValidator(check)
+
+
 def _is_off(value: bool) -> bool:
     if value:
         raise ValueError("must be false")
@@ -93,4 +111,5 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256, description="A name from `/v1/models`.")]
 Nothing = Annotated[list[Any], Field(max_length=0)]
 NoSettings = Annotated[dict[str, Any], Field(max_length=0)]
+JsonSchema = Annotated[dict[str, Any], Field(description="A JSON schema.")]
 User = Annotated[str, Field(max_length=512, description="The caller's own identifier of the end user. Not used.")]

@@ -14,13 +14,11 @@ from chat_gateway.schemas.fields import NoSettings, Nothing, Off, On, Strict, on
 
 Name = Annotated[str, Field(max_length=512)]
 
-_STRUCTURED: Final = "structured output is not supported; leave it out"
 _NO_BEAMS: Final = "beam search is not supported; leave it out"
 _NO_TRANSFER: Final = "transfers between servers are not supported; leave it out"
 NO_MEDIA: Final = "only text is supported; leave it out"
 _NO_IDS: Final = "use logit_bias instead, and leave this out"
 
-NoGuide = Annotated[None, only(_STRUCTURED)]
 Zero = Annotated[int, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 
@@ -75,14 +73,6 @@ class InertInGeneration(InertEverywhere):
     watermarking: Annotated[Off | None, only("watermarking is not supported; leave it out")] = None
     routed_experts_prompt_start: Annotated[Zero | None, only("expert routing is not reported; leave it out")] = None
 
-    structured_outputs: NoGuide = None
-    guided_json: NoGuide = None
-    guided_regex: NoGuide = None
-    guided_choice: NoGuide = None
-    guided_grammar: NoGuide = None
-    guided_decoding_backend: NoGuide = None
-    guided_whitespace_pattern: NoGuide = None
-
     kv_transfer_params: Annotated[None, only(_NO_TRANSFER)] = None
     ec_transfer_params: Annotated[None, only(_NO_TRANSFER)] = None
     vllm_xargs: Annotated[NoSettings | None, only("vLLM extensions are not supported; leave it out")] = None
@@ -97,9 +87,6 @@ class InertInChat(InertInGeneration):
     echo: Annotated[Off | None, only("the last message is not repeated; leave it out or send false")] = None
     documents: Annotated[Nothing | None, only("write documents into the messages, and leave this out")] = None
     media_io_kwargs: Annotated[NoSettings | None, only(NO_MEDIA)] = None
-    include_reasoning: Annotated[
-        On | None, only("reasoning is not separated from the answer; leave it out or send true")
-    ] = None
     return_prompt_text: Annotated[
         Off | None, only("use POST /tokenize and /detokenize instead, and leave this out")
     ] = None

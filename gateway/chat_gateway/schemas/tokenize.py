@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from chat_gateway.schemas.chat import NO_TEMPLATE, NO_TOOLS, Message, goes_on_or_begins
-from chat_gateway.schemas.fields import ModelName, NoSettings, Nothing, Strict, TokenId, only
+from chat_gateway.schemas import messages as turns
+from chat_gateway.schemas.chat import NO_TEMPLATE, goes_on_or_begins
+from chat_gateway.schemas.fields import ModelName, NoSettings, Strict, TokenId, only
 from chat_gateway.schemas.inert import NO_MEDIA
+from chat_gateway.schemas.messages import Message
+from chat_gateway.schemas.tools import Tool
 
 _ONLY_ONE: Final = "Optional if only one chat model is served."
 
@@ -28,10 +31,12 @@ class TokenizeRequest(Strict):
     return_token_strs: bool | None = Field(None, description="True: token_strs contains the string of each token.")
 
     chat_template: Annotated[None, only(NO_TEMPLATE)] = None
-    chat_template_kwargs: Annotated[NoSettings | None, only(NO_TEMPLATE)] = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="Only for messages: what the chat template is given beside them."
+    )
     media_io_kwargs: Annotated[NoSettings | None, only(NO_MEDIA)] = None
     mm_processor_kwargs: Annotated[NoSettings | None, only(NO_MEDIA)] = None
-    tools: Annotated[Nothing | None, only(NO_TOOLS)] = None
+    tools: list[Tool] | None = Field(None, description="Only for messages: functions that the model may call.")
 
     @field_validator("prompt")
     @classmethod
@@ -48,12 +53,25 @@ class TokenizeRequest(Strict):
     def _goes_on_or_begins(cls, value: bool | None, info: ValidationInfo) -> bool | None:
         return goes_on_or_begins(value, info)
 
-    @field_validator("add_generation_prompt", "continue_final_message")
+    @field_validator("add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tools")
     @classmethod
-    def _only_for_messages(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value is not None and info.data.get("prompt") is not None:
+    def _only_for_messages(cls, value: object, info: ValidationInfo) -> object:
+        if value not in (None, [], {}) and info.data.get("prompt") is not None:
             raise PydanticCustomError("conflict", "only for messages; leave it out")
         return value
+
+    def to_model(self) -> list[dict[str, object]] | None:
+        """The conversation as the model server takes it, if it is one."""
+        return None if self.messages is None else turns.to_model(self.messages)
+
+    def tools_of_model(self) -> list[dict[str, object]] | None:
+        """As the model server takes them, if there are any."""
+        return [tool.to_model() for tool in self.tools] if self.tools else None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The fields of the model server that are called otherwise here."""
+        return {"text_input": "prompt", **turns.places(self.messages or ())}
 
 
 class DetokenizeRequest(Strict):

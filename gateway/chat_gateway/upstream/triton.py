@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -156,6 +156,17 @@ class Upstream:
     async def details(self, model: ServedModel) -> TokenizerInfo | None:
         """What the tokenizer says of a chat model; None for others, and where it says nothing."""
         return await self._details.of(model.target) if model.kind == "chat" else None
+
+    async def template_kwargs(self, target: str) -> Sequence[str]:
+        """What the chat template of a model reads beside the conversation.
+
+        Raises:
+            ApiError: 503 the tokenizer does not say anything now.
+        """
+        info = await self._details.of(target)
+        if info is None:
+            raise unavailable("the chat template cannot be looked into now; try again later", self._retry_after)
+        return info.template_kwargs
 
     async def close(self) -> None:
         """Close the connection; what is still running is cancelled."""
