@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from tritonclient.grpc import service_pb2 as pb
 
 from triton_chat import wire
 from triton_chat.errors import InvalidRequestError
 from triton_chat.rpc import Rpc
-from triton_chat.types import Messages, TokenizerInfo, Tokens
+from triton_chat.types import Messages, TokenizerInfo, Tokens, Tool, ToolChoice
 
 NAME = "tokenizer"
 
 MODEL = wire.TensorSpec("model", "BYTES", optional=True)
 TOKEN_IDS = wire.TensorSpec("token_ids", "BYTES", optional=True)
-INPUTS = (MODEL, wire.MESSAGES, wire.TEXT_INPUT, TOKEN_IDS)
+INPUTS = (MODEL, wire.MESSAGES, wire.TEXT_INPUT, TOKEN_IDS, wire.CHAT)
 TOKEN_STRS = wire.TensorSpec("token_strs", "BYTES")
 """A JSON array, empty where it is not asked for."""
 INFO = wire.TensorSpec("info", "BYTES")
@@ -38,6 +38,12 @@ PARAMETERS = (
     RETURN_INFO,
 )
 
+_CHAT_PARAMETERS: tuple[Literal["tools", "tool_choice", "chat_template_kwargs"], ...] = (
+    "tools",
+    "tool_choice",
+    "chat_template_kwargs",
+)
+
 
 class TokenizeOptions(TypedDict, total=False):
     """Keyword arguments of `tokenize`; None leaves an option to the server."""
@@ -50,6 +56,12 @@ class TokenizeOptions(TypedDict, total=False):
     """Such as the one that begins a text: by default yes with a text, no with messages, whose template has them."""
     return_token_strs: bool | None
     """Whether to name each token."""
+    tools: Sequence[Tool] | None
+    """Functions that the model may call, as the chat template shows them. For messages only."""
+    tool_choice: ToolChoice | None
+    """With `none` the template does not show the tools. For messages only."""
+    chat_template_kwargs: Mapping[str, object] | None
+    """What the chat template is given beside the conversation, such as `enable_thinking`. For messages only."""
 
 
 def tokenize(
@@ -67,8 +79,10 @@ def tokenize(
         if messages is not None
         else (wire.TEXT_INPUT, wire.encode_text(text or "", wire.TEXT_INPUT.name))
     )
-    flags = {name: bool(value) for name, value in options.items() if value is not None}
-    return Rpc("ModelInfer", _request(model, flags, given), partial(read, options=options), timeout)
+    flags = {name: bool(value) for name, value in options.items() if value is not None and name in PARAMETERS}
+    chat = {name: options[name] for name in _CHAT_PARAMETERS if options.get(name) is not None}
+    inputs = (given, (wire.CHAT, wire.dump_json(chat, wire.CHAT.name))) if chat else (given,)
+    return Rpc("ModelInfer", _request(model, flags, *inputs), partial(read, options=options), timeout)
 
 
 def detokenize(model: str, token_ids: Sequence[int], timeout: float | None) -> Rpc[Tokens]:
@@ -98,7 +112,15 @@ def read_info(response: pb.ModelInferResponse) -> TokenizerInfo:
     with wire.reading("a tokenizer"):
         (limit,), (given,) = wire.read_columns(response, (TOKENS[2], INFO))
         info = json.loads(given)
-        return TokenizerInfo(str(info["root"]), limit, dict(info["config"]))
+        template = info.get("template", {})  # an older server does not say
+        return TokenizerInfo(
+            str(info["root"]),
+            limit,
+            dict(info["config"]),
+            tuple(template.get("kwargs", ())),
+            template.get("tools"),
+            template.get("tool_calls"),
+        )
 
 
 def _request(

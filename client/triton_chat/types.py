@@ -374,6 +374,12 @@ class TokenizerInfo:
     max_model_len: int
     config: Mapping[str, Any]
     """As in its `tokenizer_config.json`: special tokens, chat template and the like; no paths."""
+    template_kwargs: tuple[str, ...] = ()
+    """What `chat_template_kwargs` may have: the variables that its chat template reads."""
+    shows_tools: bool | None = None
+    """Whether the chat template shows tools to the model; None where the server does not say."""
+    shows_tool_calls: bool | None = None
+    """Whether it takes messages with calls of tools and their results; None where the server does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
