@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2
 import vllm_contract
 from chat_engine import tokenizer
 from chat_engine.reading import request_parser as parse
+from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, ChatParameters
 from chat_engine.request import SamplingParams
 from chat_engine.service import metrics
 from local.options import ROOT
@@ -78,7 +79,8 @@ def test_the_model_knows_every_input() -> None:
     known = {field.name for field in fields(parse.WireRequest)} - {"id", "parameters"}
     assert known == {spec.name for spec in wire.INPUTS}
     assert tuple(spec.name for spec in wire.INPUTS[:3]) == parse.PROMPTS
-    assert set(parse.TEMPLATE_OPTIONS) < set(types.CHAT_PARAMETERS)
+    assert set(ChatParameters.model_fields) == set(types.CHAT_PARAMETERS)
+    assert set(TEMPLATE_OPTIONS) < set(types.CHAT_PARAMETERS)
     assert set(parse.SWITCHES) == {spec.name for spec in wire.INPUTS if spec.datatype == "BOOL"}
 
 
@@ -93,7 +95,7 @@ def test_the_models_name_every_output_in_order(source: str) -> None:
 def test_the_tokenizer_knows_every_input_option_and_output() -> None:
     known = [field.name for field in fields(tokenizer.TokenizerRequest)]
     assert known == [*(spec.name for spec in tokenizer_wire.INPUTS), "parameters"]
-    assert known == ["model", *parse.PROMPTS[:2], "token_ids", "parameters"]
+    assert known == ["model", *parse.PROMPTS[:2], "token_ids", "chat_parameters", "parameters"]
     assert tokenizer.OPTIONS == tokenizer_wire.PARAMETERS
     source = ast.walk(ast.parse((REPOSITORY / "tokenizer" / "1" / "model.py").read_text()))
     texts = {node.value for node in source if isinstance(node, ast.Constant)}

@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from chat_engine import tokenizer
 from chat_engine.errors import FAMILY, ChatError, to_wire
-from chat_engine.reading.request_parser import TEMPLATE_OPTIONS
+from chat_engine.reading.chat_parameters import ChatParameters
 from chat_engine.service.metrics import FAMILIES
 from chat_gateway.errors import from_client
 from chat_gateway.http.metrics import Metrics
@@ -50,7 +50,7 @@ def test_the_tensors_are_those_of_the_model(model: str) -> None:
 @pytest.mark.parametrize(
     ("heading", "names"),
     [
-        ("chat and chat_unary", TEMPLATE_OPTIONS),
+        ("chat and chat_unary", tuple(ChatParameters.model_fields)),
         ("tokenizer", tokenizer.OPTIONS),
         ("embeddings", EMBEDDINGS_PARAMETERS),
     ],

@@ -299,11 +299,15 @@ def test_parts_are_joined_by_line_breaks() -> None:
 @pytest.mark.parametrize(
     ("messages", "field", "complaint"),
     [
-        ([{"role": "assistant", "content": None}], "messages[0].content", "must be a text, or a list of parts"),
-        ([{"role": "assistant"}], "messages[0].content", "must be a text, or a list of parts"),
-        ([{"role": "assistant", "content": None, "tool_calls": []}], "messages[0].content", "must be a text, or"),
-        ([{"role": "user", "content": None}], "messages[0].content", "must be a text, or a list of parts"),
-        ([{"role": "user", "content": {}}], "messages[0].content", "must be a text, or a list of parts"),
+        ([{"role": "assistant", "content": None}], "messages[0].content", "a string, or a list of parts"),
+        ([{"role": "assistant"}], "messages[0].content", "a string, or a list of parts"),
+        ([{"role": "assistant", "content": None, "tool_calls": []}], "messages[0].content", "a string, or a list"),
+        ([{"role": "user", "content": None}], "messages[0].content", "a string, or a list of parts"),
+        (
+            [{"role": "user", "content": {}}],
+            "messages[0].content",
+            "must be a string, or a list of parts of the type text (",
+        ),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             "messages[0].content[0].type",
@@ -322,7 +326,7 @@ def test_parts_are_joined_by_line_breaks() -> None:
             "no assistant's message before it has",
         ),
         ([result(), *called()], "messages[0].tool_call_id", "no assistant's message before it has a call with this id"),
-        ([*called(), result(None)], "messages[2].content", "must be a text, or a list of parts"),
+        ([*called(), result(None)], "messages[2].content", "a string, or a list of parts"),
         (called(arguments="{city: Oslo}"), "messages[1].tool_calls[0].function.arguments", "not JSON"),
         (called(arguments='{"city": "Os'), "messages[1].tool_calls[0].function.arguments", "not JSON"),
         (called(arguments="[1]"), "messages[1].tool_calls[0].function.arguments", "must be a JSON object (got [1])"),
@@ -384,12 +388,10 @@ JSON = st.recursive(
 def survives(chat: object, messages: object) -> None:
     try:
         request = parse(chat, messages)
-    except InvalidArgumentError as refusal:
-        said = str(refusal)
+    except InvalidArgumentError as error:
+        assert len(str(error).encode()) < 1000  # noqa: PT017
     else:
-        said = "" if request.prompt_ids else "a prompt without tokens"
-        assert not said
-    assert len(said.encode()) < 4000
+        assert request.prompt_ids
 
 
 @examples(300)

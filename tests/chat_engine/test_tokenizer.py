@@ -61,6 +61,26 @@ class TestOneTokenizer:
         request = TokenizerRequest(messages=HELLO, parameters={"add_generation_prompt": False})
         assert chat.tokens(request).text == "[user]hi 中</s>"
 
+    def test_a_conversation_with_tools_and_variables(self, tmp_path: Path) -> None:
+        save_checkpoint(tmp_path)
+        (tmp_path / "chat_template.jinja").write_text(
+            "{% for t in tools or [] %}{{ t.function.name }}: {{ t.function.description }};{% endfor %}"
+            "{% for m in messages %}{{ m.content }}{% endfor %}{{ mood }}"
+        )
+        chat = ChatTokenizer(make_config(model=str(tmp_path)))
+        tool = {"type": "function", "function": {"name": "weather", "description": "now"}}
+        parameters = json.dumps({"tools": [tool], "chat_template_kwargs": {"mood": "!"}}).encode()
+        asked = TokenizerRequest(messages=HELLO, chat_parameters=parameters)
+        assert chat.tokens(asked) == Tokens(ids_of("weather: now;hi 中!"), "weather: now;hi 中!", CONTEXT)
+        assert refused(chat, text_input=b"x", chat_parameters=parameters).startswith("tools: only for messages")
+        info = chat.tokens(TokenizerRequest(parameters={"return_info": True})).info
+        assert info["template"] == {"kwargs": ["mood"], "tools": True, "tool_calls": False}
+
+    def test_an_option_given_in_both_places(self, chat: ChatTokenizer) -> None:
+        either = {"chat_parameters": b'{"add_generation_prompt": false}', "messages": HELLO}
+        assert chat.tokens(TokenizerRequest(**either)).text == "[user]hi 中</s>"
+        assert refused(chat, **either, parameters={"add_generation_prompt": True}).startswith("add_generation_prompt: ")
+
     def test_token_ids(self, chat: ChatTokenizer) -> None:
         ids = (1, *ids_of("hi 中"))
         assert chat.tokens(TokenizerRequest(token_ids=json.dumps(ids).encode())) == Tokens(ids, "<s>hi 中", CONTEXT)
@@ -101,6 +121,10 @@ class TestOneTokenizer:
             (
                 {"text_input": b"a", "parameters": {"return_info": True}},
                 "return_info: cannot be combined with other inputs; leave out text",
+            ),
+            (
+                {"chat_parameters": b"{}", "parameters": {"return_info": True}},
+                "return_info: cannot be combined with other inputs; leave out chat_parameters",
             ),
             (
                 {"parameters": {"return_info": True, "add_special_tokens": False}},

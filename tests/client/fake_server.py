@@ -75,6 +75,12 @@ def tokens_response(token_ids: str, text: str, max_model_len: int = 100) -> pb.M
     return response_of("tokenizer", columns, [1])
 
 
+def info_response(info: object, max_model_len: int = 100) -> pb.ModelInferResponse:
+    """What the model `tokenizer` answers when it is asked about the checkpoint."""
+    columns: dict[str, list[str] | list[int]] = {"max_model_len": [max_model_len], "info": [json.dumps(info)]}
+    return response_of("tokenizer", columns, [1])
+
+
 def response_of(model: str, columns: dict[str, list[str] | list[int]], shape: list[int]) -> pb.ModelInferResponse:
     response = pb.ModelInferResponse(model_name=model, model_version="1")
     for name, values in columns.items():

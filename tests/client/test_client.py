@@ -16,7 +16,7 @@ from tests.client import fake_server
 from tests.client.fake_server import WAIT_S, FakeTriton, Received, echo, fail, infer_response, pb, say, tokens_response
 from triton_chat import errors, tokenizer
 from triton_chat.client import ChatClient
-from triton_chat.types import Timeouts, Tokens
+from triton_chat.types import Timeouts, TokenizerInfo, Tokens
 
 QUICK = Timeouts(first_token=0.1, idle=0.1)
 
@@ -364,6 +364,24 @@ class TestTokenizer:
         flags = {name: value.bool_param for name, value in sent.message.parameters.items()}
         assert flags == {"add_generation_prompt": False, "add_special_tokens": True}
         assert {tuple(tensor.shape) for tensor in sent.message.inputs} == {(1,)}
+
+    def test_tools_and_variables_of_the_template_are_sent(self, fake: FakeTriton, client: ChatClient) -> None:
+        tool = {"type": "function", "function": {"name": "weather"}}
+        client.tokenize("hi", tools=[tool], tool_choice=None, chat_template_kwargs={"enable_thinking": False})
+        sent = fake.next_request()
+        assert json.loads(sent.tensor("chat_parameters")[0]) == {
+            "tools": [tool],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+        assert not sent.message.parameters
+
+    def test_what_the_server_knows_of_the_template(self) -> None:
+        said = {"root": "org/chat", "config": {}}
+        knows = {"template": {"kwargs": ["enable_thinking"], "tools": True, "tool_calls": False}}
+        assert tokenizer.read_info(fake_server.info_response({**said, **knows})) == TokenizerInfo(
+            "org/chat", 100, {}, ("enable_thinking",), shows_tools=True, shows_tool_calls=False
+        )
+        assert tokenizer.read_info(fake_server.info_response(said)) == TokenizerInfo("org/chat", 100, {})
 
     @pytest.mark.parametrize("given", [{}, {"messages": "a", "text": "b"}, {"text": "\ud800"}])
     def test_what_cannot_be_sent_is_refused(self, client: ChatClient, given: dict[str, str]) -> None:

@@ -57,7 +57,7 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "messages nested deeply": ({"messages": "[" * 100_000}, ["messages: nested too deeply"]),
     "no messages": ({"messages": []}, ["messages: the list is empty", "at least one"]),
     "empty prompt": ({"text_input": ""}, ["text_input: empty", "at least one"]),
-    "unknown role": (message(role="tool"), ["messages[0].role", "'tool'", "'system', 'user' or 'assistant'"]),
+    "unknown role": (message(role="robot"), ["messages[0].role", "'robot'", "'user', 'assistant' or 'tool'"]),
     "content of a wrong type": (message(content=5), ["messages[0].content", "5", "string"]),
     "content missing": ({"messages": [{"role": "user"}]}, ["messages[0].content", "required"]),
     "unknown field of a message": (message(nick="Bob"), ["messages[0].nick", "'Bob'"]),

@@ -249,8 +249,8 @@ def _is_in(content: str, text: str) -> bool:
 
 
 def _spellings(words: str) -> set[str]:
-    """As they are, and within JSON of nothing but ASCII."""
-    return {words, json.dumps(words)[1:-1]}
+    """As they are, and within JSON."""
+    return {words, *(json.dumps(words, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))}
 
 
 def _reason(error: Exception) -> str:

@@ -186,9 +186,9 @@ def _said(place: Place, content: object, part: type[_Part | _EchoedPart]) -> str
         return content
     place = (*place, "content")
     if not isinstance(content, list):
-        raise InvalidArgumentError(
-            f"must be a text, or a list of parts of the type text (got {show(content)})", field=field_name(*place)
-        )
+        wanted = "a string, or a list of parts of the type text"
+        wrong = f"{wanted}, is required" if content is None else f"must be {wanted} (got {show(content)})"
+        raise InvalidArgumentError(wrong, field=field_name(*place))
     parts = (_of_text(part, one, (*place, index)) for index, one in enumerate(content))
     return "\n".join(parts)
 

@@ -174,8 +174,8 @@ def _marked(
     guard: SpecialTokenGuard, write: Callable[..., str], conversation: Mapping[str, Any], text: str
 ) -> str | None:
     """The rendered text with marks in what callers wrote; None where nothing in it could be a special token."""
-    for marks in _MARKS:
-        marked_conversation = _marked_conversation(conversation, guard, marks)
+    for ends in (True, False):  # fewer marks, where a template looks at the name of a tool
+        marked_conversation = _marked_conversation(conversation, guard, ends=ends)
         if marked_conversation == conversation:
             return text if any(map(guard.lurks, _texts(conversation))) else None
         marked = guard.unescape(write(**marked_conversation))
@@ -186,39 +186,28 @@ def _marked(
     )
 
 
-@dataclass(frozen=True)
-class _Marks:
-    """Which marks are set; fewer where a template reacts to them.
-
-    Attributes:
-        tags: also in tokens that are not marked as special. Templates take some, as <think>, out of texts.
-        ends: also around names that are a part of a token.
-    """
-
-    tags: bool = True
-    ends: bool = True
-
-
-_MARKS = (_Marks(), _Marks(ends=False), _Marks(tags=False, ends=False))
 _NAMES = frozenset(("name", "id", "tool_call_id"))
 
 
-def _marked_conversation(conversation: Mapping[str, Any], guard: SpecialTokenGuard, marks: _Marks) -> dict[str, Any]:
-    """With marks in its texts: in an assistant's in special tokens alone, since they were answers with their tags."""
+def _marked_conversation(conversation: Mapping[str, Any], guard: SpecialTokenGuard, *, ends: bool) -> dict[str, Any]:
+    """With marks in its texts, and around names that are a part of a token.
 
-    def marked(value: Any, name: str = "", tags: bool = marks.tags) -> Any:
+    In what an assistant said, in special tokens alone: it was an answer, and templates look for its tags.
+    """
+
+    def marked(value: Any, name: str = "", *, only_special: bool = False) -> Any:
         if isinstance(value, str):
-            return guard.mark(value, only_special=not tags, ends=marks.ends and name in _NAMES)
+            return guard.mark(value, only_special=only_special, ends=ends and name in _NAMES)
         if isinstance(value, Mapping):
-            return {marked(key): marked(entry, key, tags) for key, entry in value.items()}
+            return {marked(key): marked(entry, key, only_special=only_special) for key, entry in value.items()}
         if isinstance(value, list | tuple):
-            return [marked(entry, "", tags) for entry in value]
+            return [marked(entry, only_special=only_special) for entry in value]
         return value
 
     def marked_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
         is_answer = turn["role"] == "assistant"
         rest = {name: marked(value, name) for name, value in turn.items() if name not in ("role", "content")}
-        content = {"content": marked(turn["content"], "", marks.tags and not is_answer)} if "content" in turn else {}
+        content = {"content": marked(turn["content"], only_special=is_answer)} if "content" in turn else {}
         return {"role": turn["role"], **content, **rest}
 
     kwargs = {name: marked(value) for name, value in conversation["kwargs"].items()}
