@@ -627,7 +627,7 @@ def test_answers_to_messages_are_read_by_the_format() -> None:
     prompts = PromptEncoder(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), chat_template=TEMPLATE))
     think = known_formats()["think"]
     parser = RequestParser(
-        prompts, make_config(), CONTEXT, VOCAB, {}, answers=AnswerRules(think, prompts.backend, make_config())
+        prompts, make_config(), CONTEXT, VOCAB, {}, answers=AnswerRules(make_config(), (think, prompts.backend))
     )
     said = b'[{"role": "user", "content": " <think> hey "}]'
     reply = parse(parser, messages=said).reply

@@ -31,7 +31,13 @@ WITH_STATUS = (("triton_grpc_error", "true"),)
 then when streams fail fast in that mode, so few tests use it."""
 
 CALL_S = 60.0
-_LISTS = ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids")  # outputs that hold JSON, or nothing
+_LISTS = (
+    "tool_calls",
+    "logprobs",
+    "prompt_logprobs",
+    "token_ids",
+    "prompt_token_ids",
+)  # outputs that hold JSON, or nothing
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Answer:
     """One response, or one row of it."""
 
     text: str
+    reasoning: str
+    tool_calls: list[dict[str, Any]]
     finish_reason: str
     num_input_tokens: int
     num_output_tokens: int
@@ -47,6 +55,7 @@ class Answer:
     prompt_logprobs: list[dict[str, Any]]
     token_ids: list[int]
     prompt_token_ids: list[int]
+    num_reasoning_tokens: int = 0
     is_final: bool = False
 
 
@@ -239,7 +248,7 @@ def _answers(response: pb.ModelInferResponse) -> list[Answer]:
 
 def _answer(row: dict[str, Any], is_final: bool) -> Answer:
     lists = {name: json.loads(row.pop(name, "") or "[]") for name in _LISTS}
-    return Answer(text=row.pop("text_output"), is_final=is_final, **lists, **row)
+    return Answer(text=row.pop("text_output"), reasoning=row.pop("reasoning_output"), is_final=is_final, **lists, **row)
 
 
 def _column(datatype: str, raw: bytes) -> list[Any]:

@@ -53,7 +53,7 @@ def _native(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
     except Exception:
         thread.close()
         raise
-    answers = AnswerRules(written, prompts.backend, config)
+    answers = AnswerRules(config, (written, prompts.backend) if written else None)
     parser = RequestParser(
         prompts, config, limits.max_model_len, limits.vocab_size, defaults.sampling, defaults.max_tokens, answers
     )

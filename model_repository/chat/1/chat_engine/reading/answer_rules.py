@@ -21,17 +21,19 @@ class AnswerRules:
     """Makes them for the requests of one model.
 
     Args:
-        answer_format: how the model writes its answers to messages; None: they are text.
-        tokenizer: its fast tokenizer.
         config: limits on requests.
+        answer_format: how the model writes its answers to messages, and its fast tokenizer; None: they are text.
     """
 
-    def __init__(self, answer_format: AnswerFormat | None, tokenizer: Tokenizer, config: EngineConfig) -> None:
-        self._format = answer_format
+    def __init__(self, config: EngineConfig, answer_format: tuple[AnswerFormat, Tokenizer] | None = None) -> None:
         self._config = config
-        self._lark = Lark(tokenizer)
-        syntax = answer_format.call if answer_format else None
-        self._calls = CallGrammar(self._lark, answer_format, syntax) if answer_format and syntax else None
+        self._format: AnswerFormat | None = None
+        self._calls: CallGrammar | None = None
+        if answer_format:
+            self._format, tokenizer = answer_format
+            self._lark = Lark(tokenizer)
+            if self._format.call:
+                self._calls = CallGrammar(self._lark, self._format, self._format.call)
 
     def of(
         self, outputs: StructuredOutputs | None, chat: ChatParameters, prompt: Prompt

@@ -75,7 +75,7 @@ class RequestParser:
         max_tokens: int | None = None,
         answers: AnswerRules | None = None,
     ) -> None:
-        self._answers = answers or AnswerRules(None, prompts.backend, config)
+        self._answers = answers or AnswerRules(config)
         self._prompts = PromptParser(prompts, config, vocab_size, "prompt_token_ids")
         self._config = config
         self._max_model_len = max_model_len
