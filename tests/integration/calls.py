@@ -31,7 +31,13 @@ WITH_STATUS = (("triton_grpc_error", "true"),)
 then when streams fail fast in that mode, so few tests use it."""
 
 CALL_S = 60.0
-_LISTS = ("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids")  # outputs that hold JSON, or nothing
+_LISTS = (
+    "logprobs",
+    "prompt_logprobs",
+    "token_ids",
+    "prompt_token_ids",
+    "tool_calls",
+)  # outputs that hold JSON, or nothing
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,9 @@ class Answer:
     prompt_logprobs: list[dict[str, Any]]
     token_ids: list[int]
     prompt_token_ids: list[int]
+    tool_calls: list[dict[str, Any]]
+    reasoning_output: str = ""
+    num_reasoning_tokens: int = 0
     is_final: bool = False
 
 
