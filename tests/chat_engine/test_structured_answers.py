@@ -452,9 +452,9 @@ def allowed(guide: Guide) -> set[int]:
     state = SamplingState.start(guided_request().sampling, 0, guide.stop_ids, ())
     state.guide = guide
     with RandomRunner()._masks.filling([state]) as masks:
-        rows, mask = masks.allowed()
+        rows, mask = masks.forbidden()
     assert rows == [0]
-    return set(mask[0].nonzero()[:, 0].tolist())
+    return set((~mask[0]).nonzero()[:, 0].tolist())
 
 
 def test_a_grammar_opens_in_the_middle_and_leaves_the_answer_free_again() -> None:
