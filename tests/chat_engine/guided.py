@@ -42,7 +42,7 @@ def grammars() -> Grammars:
 
 
 class RandomRunner(HashRunner):
-    """Logits are random numbers that depend on all tokens before; the next token is sampled from them as usual.
+    """Logits are random numbers that depend on all tokens before; the next token is sampled from them as ever.
 
     With `favourite`, that token is all but certain wherever it is allowed.
     """

@@ -70,7 +70,7 @@ class EngineConfig(BaseModel):
         le=1 << 20,
         description="Maximum size of a schema, regex or grammar, or of all choices, in bytes.",
     )
-    max_choices: int = Field(4096, ge=1, le=10_000, description="Maximum number of choices of structured_outputs.")
+    max_choices: int = Field(4000, ge=1, le=100_000, description="Maximum number of choices of structured_outputs.")
     max_grammar_symbols: int = Field(
         10_000, ge=1, le=100_000, description="Maximum size of a grammar once it is compiled, in symbols."
     )

@@ -12,7 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer
 
 from chat_engine.config import EngineConfig
-from chat_engine.errors import InvalidArgumentError
+from chat_engine.errors import InvalidArgumentError, OverloadedError
 from chat_engine.native.grammar_trial import GrammarTrial, TrialSetup, TrialUnavailableError
 from chat_engine.request import Constraint
 
@@ -30,7 +30,6 @@ _LIMITS: dict[str, int | bool] = {
 
 _TOO_COMPLEX = "too complex to be followed; make it smaller or simpler"
 _UNUSABLE = "not possible with this model: its tokenizer is of a kind for which answers cannot be constrained"
-_UNAVAILABLE = "cannot be checked at the moment; try again later"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,10 @@ class Grammars:
             self._trial = GrammarTrial(TrialSetup(vocab_size, ends, special, limits, config.grammar_seconds))
 
     def compile(self, constraint: Constraint) -> Grammar:
-        """Raises InvalidArgumentError. It may take as long as the settings allow twice over: once for the trial."""
+        """Raises InvalidArgumentError; OverloadedError for a moment when the process for trials does not start.
+
+        It may take as long as the settings allow twice over: once for the trial.
+        """
         if self._tokenizer is None:
             raise InvalidArgumentError(_UNUSABLE, field=constraint.field)
         text = constraint.grammar
@@ -131,10 +133,11 @@ class Grammars:
         assert self._trial
         assert self._tokenizer
         try:
-            if not self._trial.survives(text):
-                return _TOO_COMPLEX
-        except TrialUnavailableError:
-            return _UNAVAILABLE
+            survives = self._trial.survives(text)
+        except TrialUnavailableError as error:
+            raise OverloadedError("grammars cannot be compiled at the moment; try again later") from error
+        if not survives:
+            return _TOO_COMPLEX
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some find out only now; and the first mask is made for all who share it
@@ -150,15 +153,18 @@ def explained(error: str) -> str:
             return sentence
     line = error.rpartition("\nerror: ")[2] if "\nerror: " in error else error  # the end of an error of a regex
     line = _EXCERPT.split(line)[0].split("; following ")[0]
-    line = " ".join(_PLACE.sub("", line).split())
+    place = _PLACE.search(error)
+    where = f"line {place[1]}: " if place and place[1] != "1" else ""  # what is not written by a caller has one line
+    line = where + " ".join(_PLACE.sub("", line).replace(_OF_SCHEMA, "").split())
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
 
 
 _SHOWN = 300
 _EXCERPT = re.compile(r"\n *\d+ \| |<non-verbose/>|<state>")
-_PLACE = re.compile(r"^(at )?\d+\(\d+\): |failed to compile JSON schema: ")
+_PLACE = re.compile(r"^(?:at )?(\d+)\(\d+\): ")
+_OF_SCHEMA = "failed to compile JSON schema: "
 _SIGNS_OF_SIZE = (
-    "fuel", "too many", "Too many", "too big", "too large", "too complex", "too deeply", "Current row has",
+    "fuel", "too many", "Too many", "too big", "schema too large", "too complex", "too deeply", "Current row has",
     "Unable to determine if regex", "recursion limit", "precomputation", "Parser Error: token",
 )  # fmt: skip
 _SENTENCES = {

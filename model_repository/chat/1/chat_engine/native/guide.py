@@ -38,6 +38,7 @@ class Guide:
         self._matcher: LLMatcher | None = None
         self._field = ""
         self._then_ends = False
+        self._is_over = False
         if grammar:
             self.open(grammar, then_ends=True)
 
@@ -55,44 +56,41 @@ class Guide:
         matcher = self._call.behind(text)
         if matcher is not None:
             self._follow(self._call, matcher, self._single)
-            self._release()
+            self._look_whether_it_is_over()
 
     def _follow(self, grammar: Grammar, matcher: LLMatcher, then_ends: bool) -> None:
-        self._matcher, self._field, self._then_ends = matcher, grammar.field, then_ends
+        self._matcher, self._field = matcher, grammar.field
+        self._then_ends, self._is_over = then_ends, False
 
-    def _release(self) -> None:
-        """Once the grammar is finished, what follows is free, unless nothing may follow."""
-        if self._matcher and not self._then_ends and self._matcher.is_stopped() and not self._matcher.is_error():
+    def _look_whether_it_is_over(self) -> None:
+        if self._matcher is None or not self._matcher.is_stopped():  # which it is after an error, too
+            return
+        if self._then_ends or self._matcher.is_error():
+            self._is_over = True
+        else:
             self._matcher = None
 
     @property
     def matcher(self) -> LLMatcher | None:
-        """What says which token may come next; None where any may."""
-        return None if self.is_finished or self.has_failed else self._matcher
+        """What says which token may come next; None where any may, or none.
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the answer can no longer be followed."""
-        return self._matcher is not None and self._matcher.is_error()
+        This does not ask the matcher itself, which may be with another thread: see `masks.py`.
+        """
+        return None if self._is_over else self._matcher
 
     @property
     def error(self) -> InvalidArgumentError | None:
-        """What the caller is told then."""
-        if not self.has_failed:
+        """What the caller is told where the answer can no longer be followed."""
+        if self._matcher is None or not self._matcher.is_error():
             return None
         return InvalidArgumentError(
             "became too complex to be followed within this answer; make it simpler", field=self._field
         )
 
     @property
-    def may_end(self) -> bool:
-        """Whether the answer may be over: its grammar is complete, or there is none."""
-        return self._matcher is None or self._matcher.is_accepting()
-
-    @property
     def is_finished(self) -> bool:
         """Whether the answer is over: it is complete, and nothing can be added."""
-        return self._then_ends and self._matcher is not None and self._matcher.is_stopped() and not self.has_failed
+        return self._is_over and self._matcher is not None and not self._matcher.is_error()
 
     def ends_with(self, token_id: int) -> bool:
         """Whether the answer ends with this token, as the next one."""
@@ -105,4 +103,4 @@ class Guide:
         if self._matcher is None:
             return
         self._matcher.consume_token(token_id)
-        self._release()
+        self._look_whether_it_is_over()

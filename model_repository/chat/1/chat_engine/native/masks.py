@@ -1,4 +1,4 @@
-"""Which tokens the grammars of a batch allow, found out by other threads while the model computes."""
+"""Which tokens the grammars of a batch forbid, found out by other threads while the model computes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from llguidance import LLExecutor, LLMatcher
 from torch import Tensor
@@ -48,19 +49,19 @@ class MaskFiller:
         ]
         words = self._room(len(guided))
         matchers = [matcher for *_, matcher in guided]
-        filled: Future[None] = self._thread.submit(self._fill, matchers, words)
+        filled: Future[Tensor] = self._thread.submit(self._fill, matchers, words)
 
-        def allowed() -> tuple[list[int], Tensor]:
-            filled.result()
-            mask = self._unpacked(words)
+        def forbidden() -> tuple[list[int], Tensor]:
+            mask = self._on_device(filled.result())
             if ends:
                 index = torch.tensor(ends, device=self._device)
-                mask[index[:, 0], index[:, 1]] = True
+                mask[index[:, 0], index[:, 1]] = False
             alive = [place for place, matcher in enumerate(matchers) if not matcher.is_error()]
-            return [guided[place][0] for place in alive], mask[alive]
+            mask = mask if len(alive) == len(matchers) else mask[alive]
+            return [guided[place][0] for place in alive], mask
 
         try:
-            yield Masks(allowed)
+            yield Masks(forbidden)
         finally:
             filled.exception()  # nobody else may touch the matchers before
 
@@ -69,14 +70,22 @@ class MaskFiller:
             self._buffer = torch.empty(rows, self._words, dtype=torch.int32, pin_memory=self._device.type == "cuda")
         return self._buffer[:rows]
 
-    def _fill(self, matchers: list[LLMatcher], words: Tensor) -> None:
+    def _fill(self, matchers: list[LLMatcher], words: Tensor) -> Tensor:
+        """A bit for each token that is forbidden; for a CPU a byte, which is made here while the model computes."""
         if self._executor is None:
             self._executor = LLExecutor()
         rows = [(matcher, place) for place, matcher in enumerate(matchers)]
         self._executor.unsafe_compute_mask_ptr(rows, words.data_ptr(), 4 * self._words, len(rows))
+        words.bitwise_not_()
+        if self._device.type != "cpu":
+            return words
+        octets = words.numpy().view(np.uint8)
+        return torch.from_numpy(np.unpackbits(octets, axis=1, count=self._vocab_size, bitorder="little"))
 
-    def _unpacked(self, words: Tensor) -> Tensor:
+    def _on_device(self, filled: Tensor) -> Tensor:
         """`[rows, vocab]`, bool. The buffer is free again once the step's tokens have been read."""
-        octets = words.to(self._device, non_blocking=True).view(torch.uint8)
+        if self._device.type == "cpu":
+            return filled.view(torch.bool)
+        octets = filled.to(self._device, non_blocking=True).view(torch.uint8)
         bits = torch.tensor(_BITS, dtype=torch.uint8, device=self._device)
         return (octets[:, :, None] & bits).ne(0).flatten(1)[:, : self._vocab_size]

@@ -164,14 +164,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class Masks:
-    """What the grammars of a step allow.
+    """What the grammars of a step forbid.
 
     Attributes:
-        allowed: waits for them. Gives the rows that have one, and `[those rows, vocab]`, bool. Of a row whose grammar
+        forbidden: waits for them. Gives the rows that have one, and `[those rows, vocab]`, bool. Of a row whose grammar
             has failed it gives nothing: what comes next there does not matter any more.
     """
 
-    allowed: Callable[[], tuple[list[int], Tensor]]
+    forbidden: Callable[[], tuple[list[int], Tensor]]
 
 
 @torch.inference_mode()
@@ -190,11 +190,9 @@ def sample(logits: Tensor, rows: list[SamplingState], masks: Masks | None = None
         scores = raw.clone()
         _add_bias(scores, rows)
         _penalise(scores, rows)
-        guided, allowed = masks.allowed() if masks else ([], scores)
-        unbanned = scores[guided]
         _ban(scores, rows)
-        if guided:
-            scores[guided] = _constrained(scores[guided], unbanned, allowed)
+        if masks:
+            _constrain(scores, raw, rows, *masks.forbidden())
     token_ids = scores.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
@@ -269,15 +267,28 @@ def _ban(scores: Tensor, rows: list[SamplingState]) -> None:
         scores[_coordinates(banned, scores)] = -torch.inf
 
 
-def _constrained(scores: Tensor, unbanned: Tensor, allowed: Tensor) -> Tensor:
-    """The scores of allowed tokens. Where bans, or the model, leave none of them, the grammar wins."""
-    allowed = torch.nn.functional.pad(allowed, (0, scores.shape[1] - allowed.shape[1]))
-    scores = scores.masked_fill(~allowed, -torch.inf)
-    for choice in (unbanned, torch.zeros_like(unbanned)):
-        nothing = scores.amax(-1) == -torch.inf
-        if not nothing.any():
-            break
-        scores[nothing] = choice[nothing].masked_fill(~allowed[nothing], -torch.inf)
+def _constrain(scores: Tensor, raw: Tensor, rows: list[SamplingState], guided: list[int], forbidden: Tensor) -> None:
+    """Leaves each guided row what its grammar allows. Where bans, or the model, leave nothing of that, it wins."""
+    for row, mask in zip(guided, forbidden, strict=True):  # in place: a copy of such rows costs as much as all else
+        _forbid(scores[row], mask)
+    best = scores.amax(-1).tolist()
+    for row, mask in zip(guided, forbidden, strict=True):
+        if best[row] == -torch.inf:
+            scores[row] = _unbanned(raw[row], rows[row], mask)
+
+
+def _unbanned(raw: Tensor, row: SamplingState, mask: Tensor) -> Tensor:
+    """The scores of one row without its bans; where the model gives nothing that is allowed a chance, all the same."""
+    scores = raw[None].clone()
+    _add_bias(scores, [row])
+    _penalise(scores, [row])
+    _forbid(scores[0], mask)
+    return scores[0] if scores.amax() > -torch.inf else _forbid(torch.zeros_like(raw), mask)
+
+
+def _forbid(scores: Tensor, mask: Tensor) -> Tensor:
+    scores[: len(mask)].masked_fill_(mask, -torch.inf)
+    scores[len(mask) :] = -torch.inf  # ids beyond the vocabulary, in a table that is padded
     return scores
 
 

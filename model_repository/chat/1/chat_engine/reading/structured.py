@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llguidance import LLMatcher
+from llguidance import regex_to_lark
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError
@@ -19,6 +19,7 @@ from chat_engine.request import Constraint, StructuredOutputs
 
 FIELD = "structured_outputs"
 KINDS = tuple(field.alias or name for name, field in StructuredOutputs.model_fields.items())
+_ASCII = "d"  # \d is 0 to 9 in a regex as in the patterns of a schema, whatever digits a version of Unicode knows
 _OBJECT = {"type": "object"}
 _JSON_OPTIONS = {
     # At most one line break and its indentation between two parts: a model that likes blanks comes to an end.
@@ -51,7 +52,7 @@ def constraint_of(outputs: StructuredOutputs, config: EngineConfig) -> Constrain
         grammar = _of_choices(field, outputs.choice, config)
     elif outputs.regex is not None:
         _check(field, outputs.regex, config)
-        grammar = LLMatcher.grammar_from_regex(outputs.regex)
+        grammar = lark(f"start: /{regex_to_lark(outputs.regex, _ASCII)}/")
     else:
         assert outputs.grammar is not None, "exactly one is given"
         _check(field, outputs.grammar, config)
