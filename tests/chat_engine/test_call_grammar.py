@@ -166,6 +166,28 @@ def test_a_schema_may_refer_to_its_definitions_in_xml_too() -> None:
     assert not takes("qwen3_coder", "added", grammar, calls(FORMATS["qwen3_coder"], ("go", {"at": {}})))
 
 
+@pytest.mark.parametrize(
+    ("limit", "good", "bad"),
+    [
+        ({"maxLength": 3}, ["", "abc", "北京市"], ["abcd"]),
+        ({"minLength": 2}, ["ab", "a\nb" * 9], ["a"]),
+        ({"pattern": r"^\d{2}/\d$"}, ["12/3"], ["12", "112/3", "12/34"]),
+        ({"pattern": "b+"}, ["b", "abc"], ["", "ac"]),
+        ({"const": "x"}, ["x"], ["y", ""]),
+    ],
+)
+def test_limits_of_a_text_hold_where_it_is_written_without_quotes(
+    limit: dict[str, object], good: list[str], bad: list[str]
+) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string", **limit}}, "required": ["x"]}
+    grammar = grammars("qwen3_coder", "text").answer([Signature("f", schema)], parallel=False, prefix="")
+
+    def is_taken(value: str) -> bool:
+        return takes("qwen3_coder", "text", grammar, calls(FORMATS["qwen3_coder"], ("f", {"x": value})))
+
+    assert [value for value in (*good, *bad) if is_taken(value)] == good
+
+
 def test_what_the_library_does_not_know_is_an_error_only_where_a_tool_is_strict() -> None:
     schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
     words = reader("hermes", "text")

@@ -439,11 +439,12 @@ def test_where_no_row_has_a_grammar_nothing_is_asked() -> None:
 # Opened in the middle.
 
 
-def opened(grammar_text: str, made: list[int], **how: bool) -> Guide:
-    guide = Guide(frozenset({EOS}), frozenset({EOS}))
+def opened(grammar_text: str, begun: str, *, single: bool = False) -> Guide:
+    call = grammars().compile(Constraint(lark(grammar_text), "tools"))
+    guide = Guide(frozenset({EOS}), frozenset({EOS}), call=call, single=single)
     for token_id in ids("free text "):
         guide.append(token_id)
-    guide.open(grammars().compile(Constraint(lark(grammar_text), "tool_choice")), made, **how)
+    guide.open_call(begun)
     return guide
 
 
@@ -458,7 +459,7 @@ def allowed(guide: Guide) -> set[int]:
 
 
 def test_a_grammar_opens_in_the_middle_and_leaves_the_answer_free_again() -> None:
-    guide = opened('start: "hello" "!"', ids("he"))
+    guide = opened('start: "hello" "!"', "he")
     assert not guide.ends_with(EOS)
     assert allowed(guide) == {token("ll")}  # what is certain comes in the tokens that the tokenizer would make
     for token_id in [*ids("ll"), token("o"), token("!")]:
@@ -472,7 +473,7 @@ def test_a_grammar_opens_in_the_middle_and_leaves_the_answer_free_again() -> Non
 
 
 def test_or_only_the_end_may_follow_it() -> None:
-    guide = opened('start: "hi"', ids("h"), then_ends=True)
+    guide = opened('start: "hi"', "h", single=True)
     assert not guide.is_finished
     guide.append(token("i"))
     assert guide.is_finished
@@ -480,21 +481,21 @@ def test_or_only_the_end_may_follow_it() -> None:
 
 
 def test_one_that_was_open_can_be_opened_again() -> None:
-    guide = opened('start: "hi"', ids("hi"))
+    guide = opened('start: "hi" | "ho"', "hi")
     assert guide.matcher is None
-    guide.open(grammars().compile(Constraint(lark('start: "a" | "b"'), "tool_choice")))
-    assert allowed(guide) == {token("a"), token("b")}
+    guide.open_call("h")
+    assert allowed(guide) == {token("i"), token("o")}
 
 
-def test_tokens_that_do_not_follow_it_are_an_error_of_the_request() -> None:
-    guide = opened('start: "hi"', ids("xx"))
+def test_what_cannot_follow_any_more_stays_free() -> None:
+    guide = opened('start: "hi"', "xx")
     assert guide.matcher is None
-    assert guide.error is not None
-    assert guide.error.field == "tool_choice"
+    assert guide.error is None
+    assert guide.ends_with(EOS)
 
 
 def test_the_end_is_allowed_where_the_grammar_is_complete() -> None:
-    guide = opened('start: "a" "b"?', [])
+    guide = opened('start: "a" "b"?', "")
     assert allowed(guide) == {token("a")}
     guide.append(token("a"))
     assert allowed(guide) == {token("b"), EOS}

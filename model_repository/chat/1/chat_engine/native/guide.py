@@ -40,25 +40,21 @@ class Guide:
         self._then_ends = False
         self._is_over = False
         if grammar:
-            self.open(grammar, then_ends=True)
-
-    def open(self, grammar: Grammar, *, then_ends: bool = False) -> None:
-        """What follows must follow `grammar`.
-
-        With `then_ends`, the answer is over with it; otherwise what follows is free again.
-        """
-        self._follow(grammar, grammar.begin(), then_ends)
+            self._follow(grammar, grammar.begin(), then_ends=True)
 
     def open_call(self, text: str) -> None:
-        """The model has begun a call, with this text of it; the rest has to follow. Not where it cannot any more."""
+        """The model has begun a call, with this text of it; the rest has to follow, where it still can.
+
+        Behind the call the answer is free again, or over.
+        """
         if self._call is None or self._matcher is not None:
             return
         matcher = self._call.behind(text)
         if matcher is not None:
-            self._follow(self._call, matcher, self._single)
+            self._follow(self._call, matcher, then_ends=self._single)
             self._look_whether_it_is_over()
 
-    def _follow(self, grammar: Grammar, matcher: LLMatcher, then_ends: bool) -> None:
+    def _follow(self, grammar: Grammar, matcher: LLMatcher, *, then_ends: bool) -> None:
         self._matcher, self._field = matcher, grammar.field
         self._then_ends, self._is_over = then_ends, False
 

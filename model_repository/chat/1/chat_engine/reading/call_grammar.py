@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llguidance import regex_to_lark
+
 from chat_engine.answer_format import AnswerFormat, CallSyntax, XmlParameters
-from chat_engine.reading.lark import NOTHING, Lark, json_rule
+from chat_engine.reading.lark import ANY, NOTHING, Lark, json_rule
 
 _SHARED = ("$defs", "definitions", "$schema")
 
@@ -109,7 +111,7 @@ class CallGrammar:
                 rest = f"({' | '.join(map(literal, texts))}) {literal(form.after_value)}"
             else:
                 rest = f"{own}_text"
-                yield self._lark.up_to(rest, form.after_value)
+                yield self._lark.up_to(rest, form.after_value, _pattern(described))
             yield f"{own}: {literal(form.before_key + name + form.after_key)} {rest}"
 
 
@@ -120,3 +122,12 @@ def _texts(schema: Mapping[str, Any]) -> list[str] | None:
     if "const" in schema:
         return [schema["const"]] if isinstance(schema["const"], str) else None
     return [] if schema.get("type") == "string" else None
+
+
+def _pattern(schema: Mapping[str, Any]) -> str:
+    """What a text must be, as a regex in Lark. A `format` alone is no limit."""
+    if pattern := schema.get("pattern"):
+        begin, end = "" if pattern.startswith("^") else ANY, "" if pattern.endswith("$") else ANY
+        return regex_to_lark(f"{begin}({pattern.removeprefix('^').removesuffix('$')}){end}", "d")
+    low, high = schema.get("minLength", 0), schema.get("maxLength", "")
+    return f"[^<]{{{low},{high}}}" if low or high != "" else ANY  # without the beginning of what ends it

@@ -14,6 +14,7 @@ from chat_engine.reading.special_tokens import any_of
 from chat_engine.reading.structured import json_schema
 
 NOTHING = '""'
+ANY = r"(.|\n)*"
 _TAG = re.compile(r"<.*>", re.DOTALL)
 _BLANKS = r"/[ \t\r\n]{0,8}/"
 
@@ -35,10 +36,10 @@ class Lark:
         pieces = [piece for piece in self._any.split(text) if piece]
         return " ".join(self._piece(piece) for piece in pieces) or NOTHING
 
-    def up_to(self, rule: str, end: str) -> str:
-        """A rule for any text up to the first `end`, with it."""
+    def up_to(self, rule: str, end: str, pattern: str = ANY) -> str:
+        """A rule for a text that follows a pattern (a regex as Lark has it), up to the first `end`, with it."""
         head, token, rest = ([*self._any.split(end, 1), "", ""])[:3]
-        text = "(.|\\n)*" + re.sub(r"([^\w\s<>=\"'])", r"\\\1", head, flags=re.ASCII).replace("\n", "\\n")
+        text = pattern + re.sub(r"([^\w\s<>=\"'])", r"\\\1", head, flags=re.ASCII).replace("\n", "\\n")
         if token:
             return f"{rule}: /{text}/ {self.literal(token + rest)}"
         return f"{rule}[lazy]: /{text}/"
