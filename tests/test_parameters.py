@@ -19,13 +19,14 @@ import pytest
 from chat_engine.config import EngineConfig
 from chat_engine.request import MAX_SEED
 from chat_engine.request import SamplingParams as EngineParams
+from chat_engine.request import StructuredOutputs as EngineOutputs
 from chat_gateway.schemas.common import SEEDS
 from chat_page.options import Sampling as PageParams
 from embedder.config import EmbedderConfig
 from local.options import ROOT
 from tests.client.commands import run
 from tests.client.fake_server import FakeTriton
-from triton_chat.types import LogitBias, SamplingOptions, SamplingParams, Stop, TokenIds
+from triton_chat.types import LogitBias, SamplingOptions, SamplingParams, Stop, StructuredOutputs, TokenIds
 
 # --- A made-up parameter at each door ---------------------------------------------------------------------------------
 
@@ -125,6 +126,7 @@ CLIENT_TYPES: Mapping[object, object] = {
     tuple[str, ...]: Stop | None,
     tuple[int, ...]: TokenIds | None,
     dict[int, float]: LogitBias | None,
+    EngineOutputs | None: StructuredOutputs | None,
 }
 """The engine's types -> the client's, for which None is not given."""
 NOT_ON_THE_PAGE = {
