@@ -53,6 +53,7 @@ class RandomRunner(HashRunner):
         self._masks = MaskFiller(VOCAB, torch.device("cpu"))
         self._favourite, self._spread = favourite, spread
 
+    @torch.inference_mode()
     def run(self, rows: list[Row]) -> list[Sampled | None]:
         super().run(rows)
         states = [row.sampling for row in rows if row.sampling]

@@ -112,7 +112,7 @@ def test_in_a_longer_context_a_short_sequence_has_the_same_logits_beside_a_long_
     short, long = list(range(3, 12)), [3 + i % 100 for i in range(100)]
     alone = last_logits(runner, short)
     rows = [(short, [40, 41, 42]), (long, list(range(25)))]
-    together, _ = runner._forward([Row(ids, len(ids), blocks, state(temperature=0.0)) for ids, blocks in rows])
+    together = runner._forward([Row(ids, len(ids), blocks, state(temperature=0.0)) for ids, blocks in rows])
     assert torch.allclose(together[0], alone, atol=1e-4)
 
 
@@ -134,5 +134,5 @@ def load(folder: Path, **settings: object) -> ModelRunner:
 def last_logits(runner: ModelRunner, ids: list[int]) -> torch.Tensor:
     blocks = list(range(-(-len(ids) // 4)))
     with torch.inference_mode():
-        logits, _ = runner._forward([Row(ids, len(ids), blocks, state(temperature=0.0))])
+        logits = runner._forward([Row(ids, len(ids), blocks, state(temperature=0.0))])
     return logits[0]

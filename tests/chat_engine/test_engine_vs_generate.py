@@ -264,7 +264,7 @@ def test_logits_of_chunks_in_pages_are_those_of_one_plain_pass(model: Model) -> 
         order = sorted(rows, key=lambda i: (len(rows[i].tokens) > 1, rows[i].length))
         if not order:
             continue
-        logits, _ = runner._forward([rows[i] for i in order])
+        logits = runner._forward([rows[i] for i in order])
         for i, got in zip(order, logits, strict=True):
             expected = whole[i][rows[i].length - 1]
             assert torch.allclose(got, expected, atol=1e-4 * max(1.0, expected.abs().max().item()))
@@ -387,7 +387,7 @@ def test_on_cuda_in_bfloat16_logits_are_near_those_of_transformers(tmp_path: Pat
     for begin, end in ((0, 130), (130, 131), (131, 299), (299, 300)):
         rows = [Row(tokens[begin:end], end, blocks[: -(-end // size)], greedy)]
         with torch.inference_mode():
-            logits, _ = runner._forward(rows)
+            logits = runner._forward(rows)
         likeness = torch.nn.functional.cosine_similarity(logits[0].float(), expected[end - 1].float(), dim=0)
         assert likeness > 0.99
 

@@ -279,11 +279,30 @@ def test_a_process_that_was_killed_is_replaced() -> None:
         trial.close()
 
 
-def test_closed_it_tries_nothing() -> None:
+def test_closed_it_tries_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     trial = GrammarTrial(TrialSetup(VOCAB, (EOS,), {}, {}, 20.0))
+    process = trial._process
     trial.close()
+    assert process.returncode is not None
+    assert capfd.readouterr().err == ""
     with pytest.raises(TrialUnavailableError):
         trial.survives(lark('start: "a"'))
+
+
+def test_the_process_ends_with_its_parents_end_of_the_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+    trial = GrammarTrial(TrialSetup(VOCAB, (EOS,), {}, {}, 20.0))
+    trial._process.stdin.close()  # as when the parent is killed
+    assert trial._process.wait(20) == 0
+    assert capfd.readouterr().err == ""
+    trial._process.stdout.close()
+
+
+def test_the_trial_refuses_no_special_token_of_the_model() -> None:
+    trial = GrammarTrial(TrialSetup(VOCAB, (EOS,), {EOS: "</s>", 298: "<tool_call>"}, {}, 20.0))
+    try:
+        assert trial.survives(lark("start: <tool_call> <[298]>"))
+    finally:
+        trial.close()
 
 
 # The cache.

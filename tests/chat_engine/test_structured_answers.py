@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
 from chat_engine.errors import InvalidArgumentError, RequestCancelledError
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.grammar import Grammars
 from chat_engine.native.guide import Guide
+from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.sampler import SamplingState
 from chat_engine.native.token_rules import TokenRules
 from chat_engine.reading.structured import lark
@@ -28,6 +31,8 @@ from tests.chat_engine.builders import (
     make_config,
     renamed,
     run_out,
+    save_model,
+    solo,
 )
 from tests.chat_engine.guided import (
     TOOL,
@@ -400,6 +405,23 @@ def test_a_cancelled_one_leaves_its_neighbours_alone() -> None:
         assert heard(inboxes[i]) == alone[i]
     for i in (1, 3):
         assert isinstance(inboxes[i].last.error, RequestCancelledError)
+
+
+def test_the_same_with_the_weights_of_a_model(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, bos_token_id=1, eos_token_id=EOS, pad_token_id=0,
+    )  # fmt: skip
+    settings = {"model": str(save_model(config, tmp_path)), "dtype": "float32", "device": "cpu", "max_sequences": 6}
+    runner = ModelRunner(make_config(**settings, kv_cache_tokens=1024))
+
+    def engine() -> NativeEngine:
+        return NativeEngine(make_config(**settings), runner, tokenizer(), grammars=grammars())
+
+    alone = [heard(solo(engine, request)) for request in mixed()]
+    assert [heard(inbox) for inbox in together(engine())] == alone
+    assert [reason for _, reason, _ in alone].count(STOP) >= 2
+    assert re.fullmatch("[a-d]{30,60}", alone[1][0])
 
 
 def test_several_with_one_grammar_do_not_share_their_place_in_it() -> None:

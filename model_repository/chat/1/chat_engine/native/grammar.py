@@ -19,7 +19,7 @@ from chat_engine.request import Constraint
 log = logging.getLogger(__name__)
 
 _KEPT = 128
-# Of llguidance's limits those that bound the time of a mask, lower than its own; the figures are in decision 12.
+# Of llguidance's limits those that bound the time of a mask, lower than its own; the figures are in decision 13.
 _LIMITS: dict[str, int | bool] = {
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,

@@ -41,7 +41,10 @@ class _Bytes:
 def main() -> None:
     """Works until the end of its input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who started this
-    setup = json.loads(sys.stdin.readline())
+    first = sys.stdin.readline()
+    if not first:  # nobody wanted a grammar
+        return
+    setup = json.loads(first)
     sys.path[:] = setup["path"]
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper  # noqa: PLC0415 - path first
 

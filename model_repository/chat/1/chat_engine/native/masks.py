@@ -70,6 +70,7 @@ class MaskFiller:
             self._buffer = torch.empty(rows, self._words, dtype=torch.int32, pin_memory=self._device.type == "cuda")
         return self._buffer[:rows]
 
+    @torch.inference_mode()  # as the thread that has made the buffer
     def _fill(self, matchers: list[LLMatcher], words: Tensor) -> Tensor:
         """A bit for each token that is forbidden; for a CPU a byte, which is made here while the model computes."""
         if self._executor is None:
