@@ -14,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from chat_engine.errors import InvalidArgumentError, RequestCancelledError
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.grammar import Grammars
 from chat_engine.native.masks import MaskFiller
 from chat_engine.reading.answer_rules import AnswerRules
-from chat_engine.reading.chat_parameters import read_chat_parameters
+from chat_engine.reading.chat_parameters import ChatParameters, read_chat_parameters
 from chat_engine.reading.prompt_parser import Prompt
 from chat_engine.request import ChatRequest, FinishReason, SamplingParams, StructuredOutputs
 from chat_engine.text.answer_formats import known_formats
-from tests.chat_engine.builders import EOS, Inbox, byte_level_tokenizer, examples, make_config, run_out
+from tests.chat_engine.builders import EOS, Inbox, byte_level_tokenizer, checked_step, examples, make_config, run_out
 from tests.chat_engine.guided import RandomRunner
 
 WEATHER = {
@@ -177,3 +178,102 @@ def test_a_call_that_the_model_begins_is_valid(family: str, seed: int, single: b
     else:  # after the call it is free, and at random it ends late
         assert inbox.last.finish_reason is FinishReason.LENGTH
         check(calls[:-1] if len(calls) > 1 or not inbox.text else calls)
+
+
+# In company.
+
+
+def mixed() -> list[ChatRequest]:
+    """Calls that must be, calls that may be, and an answer without tools."""
+    requests = [
+        asked("hermes", {"tool_choice": "required"}, request_id="required", seed=1, max_tokens=80),
+        asked("hermes", {}, request_id="auto", seed=2, max_tokens=80),
+        asked("hermes", {"parallel_tool_calls": False}, request_id="single", seed=3, max_tokens=80),
+    ]
+    free = ChatRequest("free", PROMPT, SamplingParams(temperature=1.0), 80, 4)
+    return [*requests, free]
+
+
+def heard(inbox: Inbox) -> tuple[object, ...]:
+    return inbox.text, inbox.last.finish_reason, inbox.last.num_output_tokens, calls_of(inbox)
+
+
+def together(engine: NativeEngine, requests: Sequence[ChatRequest], *, cancelled: str = "") -> list[Inbox]:
+    inboxes = [Inbox() for _ in requests]
+    for request, inbox in zip(requests, inboxes, strict=True):
+        engine.submit(request, inbox)
+    for _ in range(30):
+        checked_step(engine)
+    engine.cancel(cancelled)
+    run_out(engine)
+    return inboxes
+
+
+def test_neighbours_and_preemptions_change_nothing() -> None:
+    script = opening("hermes")
+    alone = [heard(answer("hermes", request, script)) for request in mixed()]
+    assert alone[0][3]
+    assert alone[1][3]
+    crowded = engine_of("hermes", script, num_blocks=16, block_size=8, max_step_tokens=64, max_model_len=100)
+    assert [heard(inbox) for inbox in together(crowded, mixed())] == alone
+    assert crowded.scheduler.preemptions > 0
+
+
+def test_one_that_is_cancelled_in_its_call_leaves_the_others_alone() -> None:
+    script = opening("hermes")
+    alone = [heard(answer("hermes", request, script)) for request in mixed()]
+    inboxes = together(engine_of("hermes", script), mixed(), cancelled="auto")
+    assert isinstance(inboxes[1].last.error, RequestCancelledError)
+    assert calls_of(inboxes[1]), "it was in its call"
+    assert [heard(inboxes[i]) for i in (0, 2, 3)] == [alone[i] for i in (0, 2, 3)]
+
+
+# Together with a form for the answer, and what is refused.
+
+NUMBER = StructuredOutputs.model_validate({"json": {"type": "object", "properties": {}, "required": []}})
+
+
+def test_an_answer_follows_its_form_or_is_a_call() -> None:
+    request = asked("hermes", {}, NUMBER, seed=5)
+    free = answer("hermes", request)
+    assert free.last.finish_reason in (FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.LENGTH)
+    if free.last.finish_reason is FinishReason.STOP:
+        assert isinstance(json.loads(free.text), dict)
+    called = answer("hermes", asked("hermes", {}, NUMBER, seed=6), opening("hermes"))
+    assert called.text == ""
+    assert calls_of(called)
+
+
+def test_a_form_comes_behind_the_reasoning() -> None:
+    script = "<think>\nHm.\n</think>\n\n"
+    inbox = answer("hermes", asked("hermes", {"tools": []}, NUMBER, seed=7), script)
+    assert "".join(event.reasoning for event in inbox.events) == "Hm."
+    assert inbox.last.num_reasoning_tokens > 0
+    if inbox.last.finish_reason is FinishReason.STOP:
+        assert isinstance(json.loads(inbox.text), dict)
+
+
+def test_a_call_must_be_known_to_be_asked_for() -> None:
+    chat = ChatParameters(tools=read_chat_parameters(json.dumps({"tools": TOOLS}).encode(), make_config()).tools)
+    required = chat.model_copy(update={"tool_choice": "required"})
+    prompt = Prompt(PROMPT, None, of_messages=True)
+    for rules in (
+        AnswerRules(make_config()),
+        AnswerRules(make_config(), (known_formats()["think"], tokenizer("hermes"))),
+    ):
+        rules.of(None, chat, prompt)
+        with pytest.raises(InvalidArgumentError, match="required is not possible") as caught:
+            rules.of(None, required, prompt)
+        assert caught.value.field == "tool_choice"
+    with pytest.raises(InvalidArgumentError, match="cannot be combined") as caught:
+        AnswerRules(make_config(), (FORMATS["hermes"], tokenizer("hermes"))).of(NUMBER, required, prompt)
+    assert caught.value.field == "structured_outputs"
+
+
+def test_a_schema_that_cannot_be_followed_is_refused_by_its_tool() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+        "type": "object", "properties": {"x": {"type": "strin"}}}}}]  # fmt: skip
+    for choice in ("auto", "required"):
+        with pytest.raises(InvalidArgumentError) as caught:
+            answer("hermes", asked("hermes", {"tools": tools, "tool_choice": choice}))
+        assert caught.value.field == "tools"
