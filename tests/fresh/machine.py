@@ -26,8 +26,8 @@ python3 -m venv --without-pip .venv
 folder=$(echo .venv/lib/python3.*)
 rmdir $folder/site-packages
 ln -s {_LENT} $folder/site-packages
-mkdir -p .cache/node .cache/checkov-venv
-touch .venv/.ready .cache/node/.ready .cache/checkov-venv/.ready
+mkdir -p .cache/node .cache/openai-node .cache/checkov-venv .cache/agents-venv
+touch .venv/.ready .cache/{node,openai-node,checkov-venv,agents-venv}/.ready
 """
 
 

@@ -24,7 +24,6 @@ _OBJECT = {"type": "object"}
 _JSON_OPTIONS = {
     # At most one line break and its indentation between two parts: a model that likes blanks comes to an end.
     "whitespace_pattern": r"(\r?\n)?[\x20\x09]{0,64}",
-    "coerce_one_of": False,
 }
 """How llguidance is to read a schema. They stand in the schema itself, in place of any that the caller wrote."""
 
@@ -68,9 +67,9 @@ def lark(text: str) -> str:
 def json_schema(schema: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
     """A schema as llguidance is to read it, for `%json` in Lark, too.
 
-    `lenient`: what it does not know in the schema does not count, instead of being an error.
+    `lenient`: what it does not know in the schema does not count, instead of being an error, and `oneOf` is `anyOf`.
     """
-    return {**schema, "x-guidance": {**_JSON_OPTIONS, "lenient": lenient}}
+    return {**schema, "x-guidance": {**_JSON_OPTIONS, "lenient": lenient, "coerce_one_of": lenient}}
 
 
 def _of_schema(field: str, schema: Mapping[str, Any] | bool, config: EngineConfig) -> str:
