@@ -21,13 +21,14 @@ CLONE = f"/home/{USER}/triton-chat"
 _LENT = "/lent"
 _CREATE_USER = f"useradd --create-home --shell /bin/bash {USER}"
 _CLONE = f"mkdir {CLONE} && tar --extract --file=/sources.tar --directory={CLONE}"
+_TOOLS = ".cache/node .cache/openai-node .cache/checkov-venv .cache/agents-venv"
 _LEND = f"""\
 python3 -m venv --without-pip .venv
 folder=$(echo .venv/lib/python3.*)
 rmdir $folder/site-packages
 ln -s {_LENT} $folder/site-packages
-mkdir -p .cache/node .cache/openai-node .cache/checkov-venv .cache/agents-venv
-touch .venv/.ready .cache/{node,openai-node,checkov-venv,agents-venv}/.ready
+mkdir -p {_TOOLS}
+touch .venv/.ready $(printf '%s/.ready ' {_TOOLS})
 """
 
 

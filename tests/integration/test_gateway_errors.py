@@ -90,6 +90,16 @@ def plain(body: bytes, says: str, status: int = 400, **headers: str) -> Bad:
     return Bad(CHAT, body, None, says, status, headers={**JSON, **headers})
 
 
+def tool(name: str, **function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **function}}
+
+
+def formatted(schema: dict[str, Any], says: str) -> Bad:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    return asks("response_format.json_schema.schema", says, response_format=form)
+
+
+A_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
 VALID = json.dumps({"model": "chat", "messages": HELLO, "max_tokens": 1}).encode()
 
 # What the gateway refuses by itself: nothing at all reaches Triton.
@@ -125,7 +135,8 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "a message of a wrong type": asks("messages[0]", "object", messages=["Hello"]),
     "content of a wrong type": says("messages[0].content", 5, "string"),
     "content missing": asks("messages[0].content", "required", messages=[{"role": "user"}]),
-    "unknown role": asks("messages[0].role", "user or assistant", messages=[{"role": "tool", "content": "a"}]),
+    "unknown role": asks("messages[0].role", "user", messages=[{"role": "narrator", "content": "a"}]),
+    "a result of no call": asks("messages[0].tool_call_id", "required", messages=[{"role": "tool", "content": "a"}]),
     "a name of a wrong type": says("messages[0].name", "a", "string", name=5),
     "an image": says(
         "messages[0].content[0].type", [{"type": "image_url", "image_url": {"url": DATA_URL}}], "not images"
@@ -136,9 +147,11 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "a file": says("messages[0].content[0].type", [{"type": "file", "file": {"file_id": "a"}}], "text"),
     "no parts": says("messages[0].content", [], "at least 1"),
     "a chat template": asks("chat_template", "only the model's own", chat_template="{{ 7 * 7 }}"),
-    "template arguments": asks("chat_template_kwargs", "only the model's own", chat_template_kwargs={"a": 1}),
-    "tools": asks("tools", "not supported", tools=[{"type": "function", "function": {"name": "f"}}]),
-    "JSON mode": asks("response_format", "structured output", response_format={"type": "json_object"}),
+    "an unknown kind of tool": asks("tools[0].type", "function", tools=[{"type": "web_search"}]),
+    "an unknown format": asks("response_format.type", "", response_format={"type": "yaml"}),
+    "two formats": asks(
+        "response_format", "structured_outputs", response_format=A_SCHEMA, structured_outputs={"regex": "a"}
+    ),
     "audio out": asks("modalities", "only text", modalities=["audio"]),
     "text for a number": asks("temperature", "number", temperature="1"),
     "truth for a number": asks("max_tokens", "integer", max_tokens=True),
@@ -148,7 +161,7 @@ BY_THE_GATEWAY: dict[str, Bad] = {
     "no tokens": asks("max_tokens", "at least 1", max_tokens=0),
     "beams": asks("use_beam_search", "beam search", use_beam_search=True),
     "a prompt to be cut": continues("truncate_prompt_tokens", "never truncated", truncate_prompt_tokens=10),
-    "a schema": continues("guided_json", "structured output", guided_json={}),
+    "two formats by older names": continues("guided_regex", "guided_json", guided_json={}, guided_regex="a"),
     "two beginnings of an answer": asks(
         "continue_final_message", "add_generation_prompt", continue_final_message=True, add_generation_prompt=True
     ),
@@ -180,6 +193,38 @@ BY_THE_GATEWAY: dict[str, Bad] = {
 
 # What only the model can know: it comes as far as Triton and not into the engine.
 BY_THE_MODEL: dict[str, Bad] = {
+    "129 tools": asks("tools", ("129", "128"), tools=[tool(f"f{i}") for i in range(129)]),
+    "two tools of a name": asks("tools[1].function.name", "two tools", tools=[tool("f"), tool("f")]),
+    "a name with blanks": asks("tools[0].function.name", "letters", tools=[tool("get weather")]),
+    "a choice of no tool": asks(
+        "tool_choice.function.name", "no tool has the name 'g'", tools=[tool("f")], tool_choice=tool("g")
+    ),
+    "required without tools": asks("tool_choice", "needs tools", tool_choice="required"),
+    "a result of an unknown call": asks(
+        "messages[0].tool_call_id", "c1", messages=[{"role": "tool", "tool_call_id": "c1", "content": "a"}]
+    ),
+    "arguments that are no JSON": asks(
+        "messages[0].tool_calls[0].function.arguments",
+        "not JSON",
+        messages=[{"role": "assistant", "tool_calls": [{**tool("f", arguments="{"), "id": "c1"}]}],
+    ),
+    "a schema of an unknown type": formatted({"type": "strin"}, "strin"),
+    "a schema that refers to nothing": formatted({"$ref": "#/$defs/x"}, ""),
+    "a schema that nothing can follow": formatted(
+        {"type": "object", "required": ["a"], "properties": {"a": False}}, ""
+    ),
+    "a huge schema": formatted({"enum": ["x" * 300_000]}, "131072"),
+    "a schema that explodes": formatted({"type": "integer", "multipleOf": 999_983}, "complex"),
+    "a regex that explodes": asks("structured_outputs.regex", "", structured_outputs={"regex": "(.?){5000}" * 50}),
+    "a broken regex": continues("guided_regex", "", guided_regex="["),
+    "a broken grammar": asks("structured_outputs.grammar", "", structured_outputs={"grammar": "start: x"}),
+    "a strict tool of an unknown type": asks(
+        "tools", "strin", tools=[tool("f", strict=True, parameters={"properties": {"a": {"type": "strin"}}})]
+    ),
+    "a form and a call": asks(
+        "response_format", "tool_choice", response_format=A_SCHEMA, tools=[tool("f")], tool_choice="required"
+    ),
+    "template arguments": asks("chat_template_kwargs.a", "does not read it", chat_template_kwargs={"a": 1}),
     "temperature too high": asks("temperature", ("less than or equal to 2", "2.5"), temperature=2.5),
     "top_p below zero": asks("top_p", "greater than or equal to 0", top_p=-0.1),
     "penalty too high": asks("presence_penalty", "2", presence_penalty=3),
