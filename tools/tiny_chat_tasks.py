@@ -315,6 +315,11 @@ LARGER: dict[Lang, tuple[str, ...]] = {
     "zh": ("{} 和 {} 哪个大？", "{} 和 {} 哪个更大？", "{} 与 {} 谁大？", "哪个数大，{} 还是 {}？", "{} 大还是 {} 大？", "{} 与 {} 哪个大？"),
 }  # fmt: skip
 
+REPEAT: dict[Lang, tuple[str, ...]] = {
+    "en": ("Repeat: {}", "Repeat after me: {}", "Say: {}", "Please repeat: {}", "Echo: {}", "Copy: {}", "Please say: {}"),
+    "zh": ("重复：{}", "跟我说：{}", "请说：{}", "照着说：{}", "复述：{}", "请重复：{}", "请跟我说：{}"),
+}
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -478,6 +483,19 @@ def compare(lang: Lang, words: Words) -> Exchange:
     )
 
 
+def repeat(lang: Lang, words: Words, known: Sequence[str]) -> Exchange:
+    """Nothing else teaches as fast to copy what stands in the prompt, which all the others need."""
+    parts = [
+        words.rng.choice((words.person(lang), words.place(lang), *words.rng.choices(known, k=3)))
+        if words.rng.random() < 0.95
+        else str(words.numbers()[0])
+        for _ in range(words.rng.randrange(2, 12))
+    ]
+    text = words.rng.choice(({"en": ", ", "zh": "，"}[lang], " ", {"en": " and ", "zh": "和"}[lang])).join(parts)
+    thought = {"en": "I only have to repeat it.", "zh": "照着说就好。"}[lang]
+    return Exchange(lang, words.phrasing(REPEAT[lang]).format(text), text, thought)
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -504,17 +522,22 @@ class Teacher:
     def __init__(self, topics: Sequence[Topic], words: Words) -> None:
         self._words, self._rng = words, words.rng
         self._topics = {lang: [t for t in topics if t.lang == lang and t.after is None] for lang in LANGS}
+        self._known = {lang: _known_words(self._topics[lang], lang) for lang in LANGS}
         self._strange = {topic.lang: topic.answer for topic in topics if topic.id == OUT_OF_SCOPE}
 
     def conversation(self) -> Conversation:
         """With tools or without, thinking or not, with a system prompt or without."""
-        make = self._rng.choices((self._with_tools, self._without_tools), weights=(55, 45))[0]
+        make = self._rng.choices((self._with_tools, self._without_tools), weights=(50, 50))[0]
         tools, exchanges = make()
         thinking = self._rng.random() < 0.3
         messages = [message for exchange in exchanges for message in exchange.messages(thinking=thinking)]
         if self._rng.random() < 0.25:
             messages.insert(0, {"role": "system", "content": self._rng.choice(SYSTEM_PROMPTS)})
         return Conversation(tuple(messages), _definitions(tools))
+
+    def something_to_repeat(self) -> Conversation:
+        lang = self._lang()
+        return Conversation(tuple(repeat(lang, self._words, self._known[lang]).messages(thinking=False)), ())
 
     def _with_tools(self) -> tuple[tuple[Tool, ...], list[Exchange]]:
         tools, lang = make_kit(self._rng), self._lang()
@@ -532,10 +555,11 @@ class Teacher:
             lambda: locate(lang, self._words),
             lambda: extract_person(lang, self._words),
             lambda: compare(lang, self._words),
+            lambda: repeat(lang, self._words, self._known[lang]),
             lambda: self.no_tool_needed(lang),
             lambda: self._tool_missing(lang, ()) if lang in self._strange else compare(lang, self._words),
         )
-        return (), [self._rng.choices(makers, weights=(26, 26, 18, 24, 6))[0]()]
+        return (), [self._rng.choices(makers, weights=(14, 16, 10, 40, 15, 5))[0]()]
 
     def no_tool_needed(self, lang: Lang) -> Exchange:
         """A question that the model knows the answer to."""
@@ -558,6 +582,11 @@ class Teacher:
 
     def _lang(self) -> Lang:
         return self._rng.choice(LANGS)
+
+
+def _known_words(topics: Sequence[Topic], lang: Lang) -> list[str]:
+    said = " ".join(topic.answer for topic in topics) or "-"
+    return said.split() if lang == "en" else [said[at : at + 2].strip() or "-" for at in range(0, len(said), 2)]
 
 
 STRANGE_THOUGHT: dict[Lang, str] = {"en": "I have no tool for this.", "zh": "没有合适的工具。"}

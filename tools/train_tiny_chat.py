@@ -233,7 +233,8 @@ def labels_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[in
 
 # --- The batches -----------------------------------------------------------------------------------------------------
 
-VARIED_SHARE, CUT_SHARE, DIALOGUE_TOKENS, TASK_TOKENS = 0.75, 0.8, 12, 32
+VARIED_SHARE, REPEATS_SHARE = 0.75, 0.2
+CUT_SHARE, DIALOGUE_TOKENS, TASK_TOKENS = 0.8, 12, 32
 TASKS_AT_ONCE = 128
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -252,12 +253,13 @@ def batches(
 
 
 def task_batches(
-    topics: Sequence[Topic], tokenizer: PreTrainedTokenizerFast, tokens: int, rng: random.Random
+    topics: Sequence[Topic], tokenizer: PreTrainedTokenizerFast, tokens: int, rng: random.Random, *, repeats: bool
 ) -> Iterator[Batch]:
-    """Tools, JSON and thinking, endlessly."""
+    """Tools, JSON and thinking, endlessly; or only what has to be repeated."""
     teacher = Teacher(topics, Words("train", rng))
+    make = teacher.something_to_repeat if repeats else teacher.conversation
     while True:
-        made = [teacher.conversation() for _ in range(TASKS_AT_ONCE)]
+        made = [make() for _ in range(TASKS_AT_ONCE)]
         encoded = [render(tokenizer, one.messages, prompt=False, tools=one.tools) for one in made]
         encoded = [_maybe_cut(ids, TASK_TOKENS, tokenizer, rng) for ids in encoded]
         yield from _grouped(encoded, tokenizer, tokens, rng)
@@ -282,15 +284,18 @@ def course(
 ) -> Iterator[tuple[Batch, ...]]:
     """What each step of a whole training learns from: dialogues, and tasks if there is room for them.
 
-    First the questions of the dialogues are varied, at the end they come as they are written.
+    First the questions of the dialogues are varied, at the end they come as they are written. The tasks begin with
+    copying, which all of them need.
     """
-    rng = random.Random(seed)
+    rng, task_rng = random.Random(seed), random.Random(seed)
     varied = batches(topics, tokenizer, sizes.dialogues, rng, varied=True)
     plain = batches(topics, tokenizer, sizes.dialogues, rng, varied=False)
     dialogues = chain(islice(varied, int(steps * VARIED_SHARE)), plain)
     if not sizes.tasks:
         return ((batch,) for batch in dialogues)
-    return zip(dialogues, task_batches(topics, tokenizer, sizes.tasks, random.Random(seed)), strict=False)
+    repeats = task_batches(topics, tokenizer, sizes.tasks, task_rng, repeats=True)
+    tasks = task_batches(topics, tokenizer, sizes.tasks, task_rng, repeats=False)
+    return zip(dialogues, chain(islice(repeats, int(steps * REPEATS_SHARE)), tasks), strict=False)
 
 
 @dataclass(frozen=True)
@@ -342,15 +347,77 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
         use_cache=False,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    begin_with_copying(model)
+    return model
 
 
-def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int) -> list[float]:
-    """One warm-up and one cosine; returns the loss of every step."""
+# How sharply heads look at first, and how loudly they say what they saw.
+PREVIOUS, SAME = (10.0, 0.1), (6.0, 0.25)
+OFFSET, FAST, SLOW = 0.15, 4, 9
+
+
+@torch.no_grad()
+def begin_with_copying(model: LlamaForCausalLM) -> None:
+    """Gives random weights the beginnings of an induction circuit, which would take them thousands of steps to find.
+
+    A head of the first layer looks at the token before, and tells the next two layers what that is. Their heads look for
+    a place behind the same token as the current one, and say what stands there. So a name goes on as it did earlier in
+    the prompt. Training makes it precise; see "In-context Learning and Induction Heads" (Olsson et al., 2022) for the
+    circuit.
+    """
+    config = model.config
+    width, size = config.hidden_size, config.head_dim
+    groups = config.num_key_value_heads
+    directions = random_directions(width, width)
+    now, before, same_for_all = directions[:size], directions[size : 2 * size], directions[-1]
+    first, *others = [layer.self_attn for layer in model.model.layers[:3]]
+    embeddings = model.get_input_embeddings().weight
+    share = OFFSET / math.sqrt(OFFSET**2 + width * config.initializer_range**2)
+    embeddings.add_(OFFSET * same_for_all)
+
+    sharpness, loudness = PREVIOUS
+    scale = math.sqrt(sharpness * math.sqrt(size)) / (math.sqrt(width) * share)
+    first.q_proj.weight[:size] = scale * torch.outer(turned_back(size, config), same_for_all)
+    first.k_proj.weight[:size] = scale * torch.outer(turned_back(size, config, by=0), same_for_all)
+    first.v_proj.weight[:size] = now
+    first.o_proj.weight[:, :size] = loudness * before.T
+
+    sharpness, loudness = SAME
+    slow = torch.tensor([pair + part for part in (0, size // 2) for pair in range(SLOW, size // 2)])
+    for attention in others:
+        for group in range(groups):
+            seen = slice(group * len(slow), (group + 1) * len(slow))
+            said = random_directions(size, width)
+            keys = slice(group * size, (group + 1) * size)
+            head = group * config.num_attention_heads // groups
+            queries = slice(head * size, (head + 1) * size)
+            attention.q_proj.weight[queries] = torch.zeros(size, width).index_copy(0, slow, now[seen]) * sharpness**0.5
+            attention.k_proj.weight[keys] = torch.zeros(size, width).index_copy(0, slow, before[seen]) * sharpness**0.5
+            attention.v_proj.weight[keys] = said
+            attention.o_proj.weight[:, queries] = loudness * said.T
+
+
+def random_directions(number: int, width: int) -> torch.Tensor:
+    """[number, width], orthonormal rows."""
+    return torch.linalg.qr(torch.randn(width, number))[0].T
+
+
+def turned_back(size: int, config: LlamaConfig, by: int = 1) -> torch.Tensor:
+    """A query of one head that, by its rotary position, looks `by` tokens back; it uses the fastest rotations alone."""
+    frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(FAST) * 2 / size)
+    query = torch.zeros(size)
+    query[:FAST] = torch.cos(-by * frequencies)
+    query[size // 2 : size // 2 + FAST] = torch.sin(-by * frequencies)
+    return query
+
+
+def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int) -> None:
+    """One warm-up and one cosine."""
     drop = model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: F.dropout(out, DROPOUT))
     optimizers = optimizers_for(model)
     model.train()
-    losses: list[float] = []
+    losses: list[list[float]] = []
     started, seen, show_every = time.monotonic(), 0, max(1, steps // 60)
     for step in range(steps):
         parts = next(feed)
@@ -367,7 +434,6 @@ def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int
             _show_progress(step + 1, steps, losses[-show_every:], seen, time.monotonic() - started)
     drop.remove()
     model.train(mode=False)
-    return losses
 
 
 def optimizers_for(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -389,16 +455,16 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def learn(model: LlamaForCausalLM, parts: Sequence[Batch]) -> float:
-    """Adds up the gradients of the parts, one after the other; returns the mean cross-entropy of all scored tokens."""
-    scored = sum(int((labels != NOT_SCORED).sum()) for _, labels in parts)
-    total = 0.0
-    for ids, labels in parts:
+def learn(model: LlamaForCausalLM, parts: Sequence[Batch]) -> list[float]:
+    """Adds up the gradients of the parts as if they were one batch; returns the mean cross-entropy of each."""
+    counts = [int((labels != NOT_SCORED).sum()) for _, labels in parts]
+    losses = []
+    for (ids, labels), count in zip(parts, counts, strict=True):
         logits, targets = scored_logits(model, ids, labels)
-        loss = F.cross_entropy(logits, targets, reduction="sum") / scored
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    return total
+        loss = F.cross_entropy(logits, targets)
+        (loss * count / sum(counts)).backward()
+        losses.append(loss.item())
+    return losses
 
 
 def scored_logits(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> Batch:
@@ -408,10 +474,10 @@ def scored_logits(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tens
     return model.lm_head(hidden[scored]), labels[:, 1:][scored]
 
 
-def _show_progress(step: int, steps: int, recent: Sequence[float], seen: int, seconds: float) -> None:
+def _show_progress(step: int, steps: int, recent: Sequence[Sequence[float]], seen: int, seconds: float) -> None:
     left = seconds / step * (steps - step)
-    loss = sum(recent) / len(recent)
-    print(f"step {step:5d}/{steps}  loss {loss:6.4f}  {seen / seconds:6.0f} tokens/s  {left:4.0f} s left", flush=True)
+    losses = "  ".join(f"{sum(part) / len(part):6.4f}" for part in zip(*recent, strict=True))
+    print(f"step {step:5d}/{steps}  loss {losses}  {seen / seconds:6.0f} tokens/s  {left:4.0f} s left", flush=True)
 
 
 # --- The measurement --------------------------------------------------------------------------------------------------
@@ -568,7 +634,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=MODEL_DIR / DATA_NAME, help="dialogues, one topic per line")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="folder for the checkpoint; its README is updated")
-    parser.add_argument("--steps", type=int, default=1800, help="optimiser steps; fewer is faster and knows less")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; fewer is faster and knows less")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens of dialogues in one step")
     parser.add_argument("--task-tokens", type=int, default=1536, help="tokens of tools, JSON and thinking beside them")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; the result depends on it in the last bits")
