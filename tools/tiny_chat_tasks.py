@@ -54,7 +54,9 @@ PLACES: dict[Lang, dict[str, str]] = {
     },
 }  # fmt: skip
 HELD_OUT_PLACES: dict[Lang, tuple[str, ...]] = {
-    "en": ("Barcelona", "Naples", "Geneva", "Budapest", "Singapore", "Jakarta", "Denver", "Havana", "Lagos", "Los Angeles"),
+    "en": (
+        "Barcelona", "Naples", "Geneva", "Budapest", "Singapore", "Jakarta", "Denver", "Havana", "Lagos", "Los Angeles",
+    ),
     "zh": ("苏州", "昆明", "长沙", "大连", "厦门", "日内瓦", "巴塞罗那", "新加坡", "雅加达", "洛杉矶"),
 }  # fmt: skip
 PEOPLE: dict[Lang, tuple[str, ...]] = {
@@ -64,16 +66,19 @@ PEOPLE: dict[Lang, tuple[str, ...]] = {
         "John Smith", "Jane Miller", "Jason Brown", "Mary Jones", "Peter Schmidt", "Ana Garcia", "Li Wei",
     ),
     "zh": (
-        "小明", "小红", "小华", "小丽", "王芳", "李雷", "韩梅梅", "张伟", "刘洋", "陈静", "赵敏", "孙杰", "周涛", "吴磊",
-        "郑爽", "黄丽", "杨帆", "林峰", "何平", "高峰", "马超", "朱琳",
+        "小明", "小红", "小华", "小丽", "王芳", "李雷", "韩梅梅", "张伟", "刘洋", "陈静", "赵敏", "孙杰", "周涛",
+        "吴磊", "郑爽", "黄丽", "杨帆", "林峰", "何平", "高峰", "马超", "朱琳",
     ),
 }  # fmt: skip
 HELD_OUT_PEOPLE: dict[Lang, tuple[str, ...]] = {
-    "en": ("Oliver", "Sophie", "Martin", "Nora", "Lucas", "Helen", "Jason Liu", "John Doe", "Sarah King", "Paul Weber"),
+    "en": ("Oliver", "Sophie", "Martin", "Gloria", "Lucas", "Helen", "Jason Liu", "John Doe", "Sarah King", "Paul Weber"),
     "zh": ("小刚", "小美", "李明", "王强", "张丽", "陈伟", "刘芳", "赵磊", "林静", "何涛"),
 }  # fmt: skip
-SYLLABLES = "ba be bo ca da do fa go ka ke la le li lo ma mi mo na ne ni no pa po ra re ri ro sa se so ta te ti to va za".split()
-ENDINGS = "n s r l nd rt ll ck m ville ton burg berg".split()
+SYLLABLES = (
+    "ba", "be", "bo", "ca", "da", "do", "fa", "go", "ka", "ke", "la", "le", "li", "lo", "ma", "mi", "mo", "na", "ne",
+    "ni", "no", "pa", "po", "ra", "re", "ri", "ro", "sa", "se", "so", "ta", "te", "ti", "to", "va", "za",
+)  # fmt: skip
+ENDINGS = ("n", "s", "r", "l", "nd", "rt", "ll", "ck", "m", "ville", "ton", "burg", "berg")
 CHARACTERS = "安白本波达德东恩尔丰光海和华吉佳金开兰乐林龙玛美明木娜宁诺平奇青仁瑞赛山思泰特天维文西欣雅阳宜云泽"
 
 SKIES: dict[Lang, tuple[str, ...]] = {
@@ -219,7 +224,7 @@ def make_tool(kind: ToolKind, rng: random.Random) -> Tool:
         properties[argument] = {"type": type_}
         if rng.random() < 0.15:
             properties[argument]["description"] = rng.choice((f"The {argument}.", f"The {argument} of it", argument))
-    parameters = {"type": "object", "properties": properties, "required": list(arguments)}
+    parameters: dict[str, Any] = {"type": "object", "properties": properties, "required": list(arguments)}
     if rng.random() < 0.15:
         parameters["additionalProperties"] = False
     function = {"name": name, "description": rng.choice(trade.descriptions), "parameters": parameters}
@@ -247,9 +252,9 @@ WEATHER: dict[Lang, tuple[str, ...]] = {
         "Will it rain in {}?", "{} weather", "What is the weather like in {} today?", "How cold is it in {}?",
     ),
     "zh": (
-        "{}的天气怎么样？", "{}今天天气如何？", "查一下{}的天气。", "{}现在冷吗？", "{}下雨了吗？", "请告诉我{}的天气。",
-        "今天{}的气温是多少？", "{}天气", "帮我看看{}的天气。", "{}现在多少度？", "{}天气怎么样？", "{}会下雨吗？",
-        "{}今天的天气怎么样？", "{}今天冷吗？",
+        "{}的天气怎么样？", "{}今天天气如何？", "查一下{}的天气。", "{}现在冷吗？", "{}下雨了吗？",
+        "请告诉我{}的天气。", "今天{}的气温是多少？", "{}天气", "帮我看看{}的天气。", "{}现在多少度？",
+        "{}天气怎么样？", "{}会下雨吗？", "{}今天的天气怎么样？", "{}今天冷吗？",
     ),
 }  # fmt: skip
 TIME: dict[Lang, tuple[str, ...]] = {
@@ -260,8 +265,9 @@ TIME: dict[Lang, tuple[str, ...]] = {
         "What is the time in {} right now?", "Please tell me the time in {}.",
     ),
     "zh": (
-        "{}现在几点？", "{}几点了？", "查一下{}的时间。", "请告诉我{}的时间。", "现在{}是几点？", "{}的当地时间是多少？",
-        "{}时间", "帮我看看{}现在几点。", "{}现在是什么时间？", "{}现在几点了？", "请问{}现在几点？",
+        "{}现在几点？", "{}几点了？", "查一下{}的时间。", "请告诉我{}的时间。", "现在{}是几点？",
+        "{}的当地时间是多少？", "{}时间", "帮我看看{}现在几点。", "{}现在是什么时间？", "{}现在几点了？",
+        "请问{}现在几点？",
     ),
 }  # fmt: skip
 SUMS: dict[Lang, tuple[str, ...]] = {
@@ -270,8 +276,8 @@ SUMS: dict[Lang, tuple[str, ...]] = {
         "Tell me what {} is.", "What does {} make?", "What's {}?", "Can you calculate {}?",
     ),
     "zh": (
-        "{} 等于多少？", "计算 {}。", "{} 是多少？", "算一下 {}。", "请计算 {}。", "{} = ？", "{} 等于几？", "帮我算 {}。",
-        "{} 的结果是多少？", "请算一下 {}。",
+        "{} 等于多少？", "计算 {}。", "{} 是多少？", "算一下 {}。", "请计算 {}。", "{} = ？", "{} 等于几？",
+        "帮我算 {}。", "{} 的结果是多少？", "请算一下 {}。",
     ),
 }  # fmt: skip
 OPERATORS: dict[str, dict[Lang, tuple[str, ...]]] = {
@@ -283,8 +289,9 @@ OPERATORS: dict[str, dict[Lang, tuple[str, ...]]] = {
 PERSON: dict[Lang, tuple[str, ...]] = {
     "en": (
         "{name} is {age} years old.", "{name} is {age}.", "My friend {name} is {age} years old.",
-        "My name is {name} and I am {age} years old.", "{name}, {age} years old.", "Extract: {name} is {age} years old.",
-        "The customer {name} is {age}.", "{name} turned {age} today.", "{name} has been {age} since May.",
+        "My name is {name} and I am {age} years old.", "{name}, {age} years old.",
+        "Extract: {name} is {age} years old.", "The customer {name} is {age}.", "{name} turned {age} today.",
+        "{name} has been {age} since May.",
         "Extract the user: {name} is {age} years old.", "The user {name} is {age} years old.",
         "Extract {name} is {age} years old.",
     ),
@@ -300,7 +307,10 @@ COUNTRY: dict[Lang, tuple[str, ...]] = {
         "What country is {} in?", "Tell me where {} is.", "City and country: {}", "In what country is {}?",
         "Where can I find {}?",
     ),
-    "zh": ("{}在哪里？", "{}在哪个国家？", "{}属于哪个国家？", "{}位于哪里？", "城市和国家：{}", "请问{}在哪个国家？", "{}在什么国家？"),
+    "zh": (
+        "{}在哪里？", "{}在哪个国家？", "{}属于哪个国家？", "{}位于哪里？", "城市和国家：{}", "请问{}在哪个国家？",
+        "{}在什么国家？",
+    ),
 }  # fmt: skip
 AS_JSON: dict[Lang, tuple[str, ...]] = {
     "en": (" Answer as JSON.", " Answer in JSON.", " As JSON, please.", " Reply with JSON.", " JSON"),
@@ -312,23 +322,35 @@ LARGER: dict[Lang, tuple[str, ...]] = {
         "Is {} larger or {}?", "Which is bigger, {} or {}?", "Which one is larger: {} or {}?",
         "Which number is bigger, {} or {}?",
     ),
-    "zh": ("{} 和 {} 哪个大？", "{} 和 {} 哪个更大？", "{} 与 {} 谁大？", "哪个数大，{} 还是 {}？", "{} 大还是 {} 大？", "{} 与 {} 哪个大？"),
+    "zh": (
+        "{} 和 {} 哪个大？", "{} 和 {} 哪个更大？", "{} 与 {} 谁大？", "哪个数大，{} 还是 {}？", "{} 大还是 {} 大？",
+        "{} 与 {} 哪个大？",
+    ),
 }  # fmt: skip
 
 REPEAT: dict[Lang, tuple[str, ...]] = {
-    "en": ("Repeat: {}", "Repeat after me: {}", "Say: {}", "Please repeat: {}", "Echo: {}", "Copy: {}", "Please say: {}"),
+    "en": (
+        "Repeat: {}",
+        "Repeat after me: {}",
+        "Say: {}",
+        "Please repeat: {}",
+        "Echo: {}",
+        "Copy: {}",
+        "Please say: {}",
+    ),
     "zh": ("重复：{}", "跟我说：{}", "请说：{}", "照着说：{}", "复述：{}", "请重复：{}", "请跟我说：{}"),
 }
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and all that follows until it is answered. The first thoughts come before the calls, if there are any."""
+    """A question and all that follows until it is answered."""
 
     lang: Lang
     question: str
     answer: str
     thought: str
+    """Before the calls, if there are any; before the answer then come others."""
     calls: tuple[Message, ...] = ()
     results: tuple[str, ...] = ()
 
@@ -411,35 +433,25 @@ def _count(tool: Tool, lang: Lang, words: Words) -> Exchange:
     symbol = {"add": "+", "multiply": "*"}.get(tool.kind) or rng.choice(tuple(OPERATORS))
     asked = f"{a} {rng.choice(OPERATORS[symbol][lang])} {b}"
     value = {"+": a + b, "-": a - b, "*": a * b, "/": round(a / b, 2)}[symbol]
-    return Exchange(
-        lang,
-        words.phrasing(SUMS[lang]).format(asked),
-        {"en": f"{a} {symbol} {b} = {value}.", "zh": f"{a} {symbol} {b} = {value}。"}[lang],
-        {
-            "en": f"I need {a} {symbol} {b}. The tool is {tool.name}.",
-            "zh": f"需要 {a} {symbol} {b}，工具是 {tool.name}。",
-        }[lang],
-        (tool.call(f"{a} {symbol} {b}") if tool.kind == "calculate" else tool.call(a, b),),
-        (str(value) if rng.random() < 0.6 else _json({rng.choice(("result", "value")): value}),),
-    )
+    question = words.phrasing(SUMS[lang]).format(asked)
+    formula = f"{a} {symbol} {b}"
+    answer = {"en": f"{formula} = {value}.", "zh": f"{formula} = {value}。"}
+    thought = {"en": f"I need {formula}. The tool is {tool.name}.", "zh": f"需要 {formula}，工具是 {tool.name}。"}
+    call = tool.call(formula) if tool.kind == "calculate" else tool.call(a, b)
+    result = str(value) if rng.random() < 0.6 else _json({rng.choice(("result", "value")): value})
+    return Exchange(lang, question, answer[lang], thought[lang], (call,), (result,))
 
 
 def _introduce(tool: Tool, lang: Lang, words: Words) -> Exchange:
     name, age, question = _person(lang, words)
-    return Exchange(
-        lang,
-        question,
-        {"en": f"Done: {name}, {age} years old.", "zh": f"好了：{name}，{age} 岁。"}[lang],
-        {"en": f"This is about {name}. The tool is {tool.name}.", "zh": f"这是{name}的信息，工具是 {tool.name}。"}[
-            lang
-        ],
-        (tool.call(name, age),),
-        (
-            words.rng.choice(
-                ("ok", "saved", "true", "done", _json({"ok": True}), _json({"id": words.rng.randrange(1, 100)}))
-            ),
-        ),
-    )
+    answer = {"en": f"Done: {name}, {age} years old.", "zh": f"好了：{name}，{age} 岁。"}
+    thought = {
+        "en": f"This is about {name}. The tool is {tool.name}.",
+        "zh": f"这是{name}的信息，工具是 {tool.name}。",
+    }
+    results = ("ok", "saved", "true", "done", _json({"ok": True}), _json({"id": words.rng.randrange(1, 100)}))
+    result = words.rng.choice(results)
+    return Exchange(lang, question, answer[lang], thought[lang], (tool.call(name, age),), (result,))
 
 
 def _person(lang: Lang, words: Words) -> tuple[str, int, str]:
@@ -472,15 +484,12 @@ def compare(lang: Lang, words: Words) -> Exchange:
     while a // 10 == b // 10 or min(a, b) < 10:
         a, b = words.numbers()
     more, less = max(a, b), min(a, b)
-    return Exchange(
-        lang,
-        words.phrasing(LARGER[lang]).format(a, b),
-        {"en": f"{more} is larger than {less}.", "zh": f"{more} 比 {less} 大。"}[lang],
-        {
-            "en": f"The tens are {a // 10} and {b // 10}, so {more} is larger.",
-            "zh": f"十位是 {a // 10} 和 {b // 10}，所以 {more} 更大。",
-        }[lang],
-    )
+    answer = {"en": f"{more} is larger than {less}.", "zh": f"{more} 比 {less} 大。"}
+    thought = {
+        "en": f"The tens are {a // 10} and {b // 10}, so {more} is larger.",
+        "zh": f"十位是 {a // 10} 和 {b // 10}，所以 {more} 更大。",
+    }
+    return Exchange(lang, words.phrasing(LARGER[lang]).format(a, b), answer[lang], thought[lang])
 
 
 def repeat(lang: Lang, words: Words, known: Sequence[str]) -> Exchange:
@@ -520,7 +529,7 @@ class Teacher:
     """
 
     def __init__(self, topics: Sequence[Topic], words: Words) -> None:
-        self._words, self._rng = words, words.rng
+        self.words, self._rng = words, words.rng
         self._topics = {lang: [t for t in topics if t.lang == lang and t.after is None] for lang in LANGS}
         self._known = {lang: _known_words(self._topics[lang], lang) for lang in LANGS}
         self._strange = {topic.lang: topic.answer for topic in topics if topic.id == OUT_OF_SCOPE}
@@ -537,11 +546,11 @@ class Teacher:
 
     def something_to_repeat(self) -> Conversation:
         lang = self._lang()
-        return Conversation(tuple(repeat(lang, self._words, self._known[lang]).messages(thinking=False)), ())
+        return Conversation(tuple(repeat(lang, self.words, self._known[lang]).messages(thinking=False)), ())
 
     def _with_tools(self) -> tuple[tuple[Tool, ...], list[Exchange]]:
         tools, lang = make_kit(self._rng), self._lang()
-        exchanges = [use(self._rng.choice(tools), lang, self._words) for _ in range(self._rng.choice((1, 1, 2, 3)))]
+        exchanges = [use(self._rng.choice(tools), lang, self.words) for _ in range(self._rng.choice((1, 1, 2, 3)))]
         if self._rng.random() < 0.35:
             exchanges.insert(self._rng.randrange(len(exchanges) + 1), self.no_tool_needed(lang))
             exchanges = exchanges[-3:]
@@ -552,12 +561,12 @@ class Teacher:
     def _without_tools(self) -> tuple[tuple[Tool, ...], list[Exchange]]:
         lang = self._lang()
         makers: tuple[Callable[[], Exchange], ...] = (
-            lambda: locate(lang, self._words),
-            lambda: extract_person(lang, self._words),
-            lambda: compare(lang, self._words),
-            lambda: repeat(lang, self._words, self._known[lang]),
+            lambda: locate(lang, self.words),
+            lambda: extract_person(lang, self.words),
+            lambda: compare(lang, self.words),
+            lambda: repeat(lang, self.words, self._known[lang]),
             lambda: self.no_tool_needed(lang),
-            lambda: self._tool_missing(lang, ()) if lang in self._strange else compare(lang, self._words),
+            lambda: self._tool_missing(lang, ()) if lang in self._strange else compare(lang, self.words),
         )
         return (), [self._rng.choices(makers, weights=(14, 16, 10, 40, 15, 5))[0]()]
 
@@ -567,8 +576,8 @@ class Teacher:
         topic = self._rng.choice(known)
         while topic.id == OUT_OF_SCOPE and len(known) > 1:
             topic = self._rng.choice(known)
-        text = self._rng.choice(topic.texts(self._words.split))
-        question = vary(text, lang, self._rng) if self._words.split == "train" else text
+        text = self._rng.choice(topic.texts(self.words.split))
+        question = vary(text, lang, self._rng) if self.words.split == "train" else text
         return Exchange(lang, question, topic.answer, topic_thought(topic))
 
     def _tool_missing(self, lang: Lang, tools: Sequence[Tool]) -> Exchange:
@@ -577,7 +586,7 @@ class Teacher:
         kinds: list[ToolKind] = [kind for kind in ("weather", "time") if kind not in given]
         if not given & {"calculate", "add", "multiply"}:
             kinds.append("calculate")
-        asked = use(make_tool(self._rng.choice(kinds or ["weather"]), self._rng), lang, self._words)
+        asked = use(make_tool(self._rng.choice(kinds or ["weather"]), self._rng), lang, self.words)
         return Exchange(lang, asked.question, self._strange[lang], STRANGE_THOUGHT[lang])
 
     def _lang(self) -> Lang:
@@ -595,9 +604,8 @@ STRANGE_THOUGHT: dict[Lang, str] = {"en": "I have no tool for this.", "zh": "没
 def topic_thought(topic: Topic) -> str:
     """Says the question as it is asked most simply."""
     question = topic.phrasings[0].text
-    return {"en": f"The question is: {question} I know the answer.", "zh": f"问题是：{question}我知道答案。"}[
-        topic.lang
-    ]
+    thought = {"en": f"The question is: {question} I know the answer.", "zh": f"问题是：{question}我知道答案。"}
+    return thought[topic.lang]
 
 
 # --- The texts of the tokenizer ---------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Run it from the root of the repository: `python -m tools.train_tiny_chat`. Read it from the top: the tokenizer, the
 batches, the training loop, the measurement, the files, the command line. What the model learns is the business of
-`tiny_chat_dialogues.py`, and of `tiny_chat_tasks.py` for tools, JSON and thinking. Everything random comes from one seed.
+`tiny_chat_dialogues.py` and, for tools, JSON and thinking, of `tiny_chat_tasks.py`; what it begins with, that of
+`tiny_chat_induction.py`. Everything random comes from one seed.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from tools.tiny_chat_dialogues import (
     load_topics,
     questions,
 )
+from tools.tiny_chat_induction import begin_with_copying
 from tools.tiny_chat_tasks import TASK_SETS, TaskSet, Teacher, Words, common_texts, task_questions
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "models" / "tiny-chat"
@@ -81,7 +83,7 @@ PIECES = (
 )
 
 # Between the turns stands nothing and nothing is trimmed: a turn and its answer are an exact prefix of the next turn's
-# prompt, which is what lets the prefix cache serve it. Only thoughts go: those from before the last question are dropped.
+# prompt, which is what lets the prefix cache serve it. Only thoughts go: those before the last question are dropped.
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
 {%- set last = namespace(question=-1) -%}
@@ -222,7 +224,10 @@ def id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 
 
 def labels_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The ids that the assistant says, `<|end|>` included; NOT_SCORED elsewhere, and where the template has it think."""
+    """The ids that the assistant says, `<|end|>` included; NOT_SCORED elsewhere.
+
+    `<think>` is not scored: the template writes it where the assistant is to think.
+    """
     speaks, end, think = (id_of(tokenizer, token) for token in (ASSISTANT, END, THINK))
     labels, inside = [], False
     for token in ids:
@@ -328,6 +333,7 @@ def pad(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], tokenizer
 
 PEAK_LEARNING_RATE = 2.5e-3
 WARMUP_SHARE, WEIGHT_DECAY, DROPOUT = 0.04, 0.1, 0.1
+ROPE_THETA = 10000.0
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -340,7 +346,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -348,68 +354,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         use_cache=False,
     )
     model = LlamaForCausalLM(config)
-    begin_with_copying(model)
+    begin_with_copying(model, ROPE_THETA)
     return model
-
-
-# How sharply heads look at first, and how loudly they say what they saw.
-PREVIOUS, SAME = (10.0, 0.1), (6.0, 0.25)
-OFFSET, FAST, SLOW = 0.15, 4, 9
-
-
-@torch.no_grad()
-def begin_with_copying(model: LlamaForCausalLM) -> None:
-    """Gives random weights the beginnings of an induction circuit, which would take them thousands of steps to find.
-
-    A head of the first layer looks at the token before, and tells the next two layers what that is. Their heads look for
-    a place behind the same token as the current one, and say what stands there. So a name goes on as it did earlier in
-    the prompt. Training makes it precise; see "In-context Learning and Induction Heads" (Olsson et al., 2022) for the
-    circuit.
-    """
-    config = model.config
-    width, size = config.hidden_size, config.head_dim
-    groups = config.num_key_value_heads
-    directions = random_directions(width, width)
-    now, before, same_for_all = directions[:size], directions[size : 2 * size], directions[-1]
-    first, *others = [layer.self_attn for layer in model.model.layers[:3]]
-    embeddings = model.get_input_embeddings().weight
-    share = OFFSET / math.sqrt(OFFSET**2 + width * config.initializer_range**2)
-    embeddings.add_(OFFSET * same_for_all)
-
-    sharpness, loudness = PREVIOUS
-    scale = math.sqrt(sharpness * math.sqrt(size)) / (math.sqrt(width) * share)
-    first.q_proj.weight[:size] = scale * torch.outer(turned_back(size, config), same_for_all)
-    first.k_proj.weight[:size] = scale * torch.outer(turned_back(size, config, by=0), same_for_all)
-    first.v_proj.weight[:size] = now
-    first.o_proj.weight[:, :size] = loudness * before.T
-
-    sharpness, loudness = SAME
-    slow = torch.tensor([pair + part for part in (0, size // 2) for pair in range(SLOW, size // 2)])
-    for attention in others:
-        for group in range(groups):
-            seen = slice(group * len(slow), (group + 1) * len(slow))
-            said = random_directions(size, width)
-            keys = slice(group * size, (group + 1) * size)
-            head = group * config.num_attention_heads // groups
-            queries = slice(head * size, (head + 1) * size)
-            attention.q_proj.weight[queries] = torch.zeros(size, width).index_copy(0, slow, now[seen]) * sharpness**0.5
-            attention.k_proj.weight[keys] = torch.zeros(size, width).index_copy(0, slow, before[seen]) * sharpness**0.5
-            attention.v_proj.weight[keys] = said
-            attention.o_proj.weight[:, queries] = loudness * said.T
-
-
-def random_directions(number: int, width: int) -> torch.Tensor:
-    """[number, width], orthonormal rows."""
-    return torch.linalg.qr(torch.randn(width, number))[0].T
-
-
-def turned_back(size: int, config: LlamaConfig, by: int = 1) -> torch.Tensor:
-    """A query of one head that, by its rotary position, looks `by` tokens back; it uses the fastest rotations alone."""
-    frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(FAST) * 2 / size)
-    query = torch.zeros(size)
-    query[:FAST] = torch.cos(-by * frequencies)
-    query[size // 2 : size // 2 + FAST] = torch.sin(-by * frequencies)
-    return query
 
 
 def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int) -> None:
@@ -462,13 +408,13 @@ def learn(model: LlamaForCausalLM, parts: Sequence[Batch]) -> list[float]:
     for (ids, labels), count in zip(parts, counts, strict=True):
         logits, targets = scored_logits(model, ids, labels)
         loss = F.cross_entropy(logits, targets)
-        (loss * count / sum(counts)).backward()
+        (loss * count / sum(counts)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.item())
     return losses
 
 
 def scored_logits(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> Batch:
-    """Logits [scored tokens, vocabulary] and their targets [scored tokens]; no others are projected on the vocabulary."""
+    """Logits [scored tokens, vocabulary] and their targets [scored tokens]; the others are not projected at all."""
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
     scored = labels[:, 1:] != NOT_SCORED
     return model.lm_head(hidden[scored]), labels[:, 1:][scored]
