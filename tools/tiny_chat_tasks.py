@@ -71,7 +71,9 @@ PEOPLE: dict[Lang, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 HELD_OUT_PEOPLE: dict[Lang, tuple[str, ...]] = {
-    "en": ("Oliver", "Sophie", "Martin", "Gloria", "Lucas", "Helen", "Jason Liu", "John Doe", "Sarah King", "Paul Weber"),
+    "en": (
+        "Oliver", "Sophie", "Martin", "Gloria", "Lucas", "Helen", "Jason Liu", "John Doe", "Sarah King", "Paul Weber",
+    ),
     "zh": ("小刚", "小美", "李明", "王强", "张丽", "陈伟", "刘芳", "赵磊", "林静", "何涛"),
 }  # fmt: skip
 SYLLABLES = (

@@ -145,7 +145,8 @@ def test_calls_and_results_in_history(tokenizer, arguments):
     turn = dialogues.assistant(None, tool_calls=[call_of("get_weather", arguments)])
     assert text_of(tokenizer, dialogues.user("Köln?"), turn, result("fog")) == (
         "<|begin|><|user|>Köln?<|end|><|assistant|><tool_call>\n"
-        '{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call><|end|><|tool|><tool_response>\nfog\n</tool_response><|end|>'
+        '{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call><|end|>'
+        "<|tool|><tool_response>\nfog\n</tool_response><|end|>"
     )
 
 

@@ -131,4 +131,4 @@ def test_a_fresh_model_looks_at_the_token_before_and_for_the_same_token():
     previous = attentions[0][0, 0].diagonal(-1)
     assert previous.mean() > 0.6
     after_the_same = attentions[1][0, 0].diagonal(-39)[1:]
-    assert after_the_same.mean() > 0.2
+    assert after_the_same.mean() > 0.1  # of about 60 tokens
