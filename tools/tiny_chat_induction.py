@@ -9,6 +9,7 @@ Induction Heads", 2022.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import LlamaForCausalLM
@@ -20,11 +21,31 @@ MATCH_SHARPNESS, MATCH_LOUDNESS = 6.0, 0.25
 FAST_PAIRS, SLOW_PAIRS_FROM = 4, 9  # of the rotary embedding: the fast tell neighbours apart, the slow see far
 
 
+TWIN_SHARE = 0.8  # of the square of an embedding
+
+
+def twins(vocabulary: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Ids of the tokens that are the same but for a leading space, with it and without it."""
+    return sorted(
+        (token, vocabulary[text[1:]]) for text, token in vocabulary.items() if text[0] == "Ġ" and text[1:] in vocabulary
+    )
+
+
 @torch.no_grad()
-def begin_with_copying(model: LlamaForCausalLM, rope_theta: float) -> None:
-    """Writes the circuit into the first head of each group in the first three layers; the others stay random."""
+def begin_with_copying(model: LlamaForCausalLM, rope_theta: float, alike: Sequence[tuple[int, int]] = ()) -> None:
+    """Writes the circuit into the first head of each group in the first three layers; the others stay random.
+
+    Args:
+        rope_theta: of the rotary embedding.
+        alike: pairs of tokens, the first of which begins nearly as the second: a name is copied from the middle of a
+            sentence to where no space stands before it.
+    """
     embeddings = model.get_input_embeddings().weight
     assert isinstance(embeddings, torch.Tensor)
+    if alike:
+        first_ids, second_ids = map(torch.tensor, zip(*alike, strict=True))
+        own, shared = (1 - TWIN_SHARE) ** 0.5, TWIN_SHARE**0.5
+        embeddings[first_ids] = own * embeddings[first_ids] + shared * embeddings[second_ids]
     width = embeddings.shape[1]
     size = int(model.config.head_dim or 0)
     directions = random_directions(width, width)

@@ -305,9 +305,9 @@ PERSON: dict[Lang, tuple[str, ...]] = {
 }  # fmt: skip
 COUNTRY: dict[Lang, tuple[str, ...]] = {
     "en": (
-        "Where is {}?", "Which country is {} in?", "In which country is {}?", "Where is {} located?",
-        "What country is {} in?", "Tell me where {} is.", "City and country: {}", "In what country is {}?",
-        "Where can I find {}?",
+        "Where is {}?", "Which country is {} in?", "In what country is {}?", "Where can I find {}?",
+        "What country is {} in?", "Tell me where {} is.", "City and country: {}", "In which country is {}?",
+        "Where is {} located?",
     ),
     "zh": (
         "{}在哪里？", "{}在哪个国家？", "{}属于哪个国家？", "{}位于哪里？", "城市和国家：{}", "请问{}在哪个国家？",
@@ -341,6 +341,11 @@ REPEAT: dict[Lang, tuple[str, ...]] = {
         "Please say: {}",
     ),
     "zh": ("重复：{}", "跟我说：{}", "请说：{}", "照着说：{}", "复述：{}", "请重复：{}", "请跟我说：{}"),
+}
+
+LIST: dict[Lang, tuple[str, ...]] = {
+    "en": ("As a JSON list: {}", "JSON list: {}", "Make a JSON list: {}", "List as JSON: {}", "A JSON list of {}"),
+    "zh": ("JSON 列表：{}", "做成 JSON 列表：{}", "用 JSON 列出：{}", "写成 JSON 列表：{}", "列成 JSON：{}"),
 }
 
 
@@ -502,7 +507,11 @@ def repeat(lang: Lang, words: Words, known: Sequence[str]) -> Exchange:
         else str(words.numbers()[0])
         for _ in range(words.rng.randrange(2, 12))
     ]
-    text = words.rng.choice(({"en": ", ", "zh": "，"}[lang], " ", {"en": " and ", "zh": "和"}[lang])).join(parts)
+    comma = {"en": ", ", "zh": "，"}[lang]
+    if words.rng.random() < 0.5:
+        thought = {"en": "I only have to make a list of it.", "zh": "列出来就好。"}[lang]
+        return Exchange(lang, words.phrasing(LIST[lang]).format(comma.join(parts)), _json(parts), thought)
+    text = words.rng.choice((comma, " ", {"en": " and ", "zh": "和"}[lang])).join(parts)
     thought = {"en": "I only have to repeat it.", "zh": "照着说就好。"}[lang]
     return Exchange(lang, words.phrasing(REPEAT[lang]).format(text), text, thought)
 
@@ -538,7 +547,7 @@ class Teacher:
 
     def conversation(self) -> Conversation:
         """With tools or without, thinking or not, with a system prompt or without."""
-        make = self._rng.choices((self._with_tools, self._without_tools), weights=(50, 50))[0]
+        make = self._rng.choices((self._with_tools, self._without_tools), weights=(45, 55))[0]
         tools, exchanges = make()
         thinking = self._rng.random() < 0.3
         messages = [message for exchange in exchanges for message in exchange.messages(thinking=thinking)]
@@ -556,7 +565,7 @@ class Teacher:
         if self._rng.random() < 0.35:
             exchanges.insert(self._rng.randrange(len(exchanges) + 1), self.no_tool_needed(lang))
             exchanges = exchanges[-3:]
-        if self._rng.random() < 0.1 and lang in self._strange:
+        if self._rng.random() < 0.05 and lang in self._strange:
             exchanges = [self._tool_missing(lang, tools)]
         return tools, exchanges
 
@@ -570,7 +579,7 @@ class Teacher:
             lambda: self.no_tool_needed(lang),
             lambda: self._tool_missing(lang, ()) if lang in self._strange else compare(lang, self.words),
         )
-        return (), [self._rng.choices(makers, weights=(14, 16, 10, 40, 15, 5))[0]()]
+        return (), [self._rng.choices(makers, weights=(24, 20, 20, 8, 24, 4))[0]()]
 
     def no_tool_needed(self, lang: Lang) -> Exchange:
         """A question that the model knows the answer to."""
@@ -580,7 +589,7 @@ class Teacher:
             topic = self._rng.choice(known)
         text = self._rng.choice(topic.texts(self.words.split))
         question = vary(text, lang, self._rng) if self.words.split == "train" else text
-        return Exchange(lang, question, topic.answer, topic_thought(topic))
+        return Exchange(lang, question, topic.answer, KNOWN_THOUGHT[lang])
 
     def _tool_missing(self, lang: Lang, tools: Sequence[Tool]) -> Exchange:
         """A question for a tool that is not among those given."""
@@ -600,14 +609,8 @@ def _known_words(topics: Sequence[Topic], lang: Lang) -> list[str]:
     return said.split() if lang == "en" else [said[at : at + 2].strip() or "-" for at in range(0, len(said), 2)]
 
 
+KNOWN_THOUGHT: dict[Lang, str] = {"en": "I know this. No tool is needed.", "zh": "这个我知道，不需要工具。"}
 STRANGE_THOUGHT: dict[Lang, str] = {"en": "I have no tool for this.", "zh": "没有合适的工具。"}
-
-
-def topic_thought(topic: Topic) -> str:
-    """Says the question as it is asked most simply."""
-    question = topic.phrasings[0].text
-    thought = {"en": f"The question is: {question} I know the answer.", "zh": f"问题是：{question}我知道答案。"}
-    return thought[topic.lang]
 
 
 # --- The texts of the tokenizer ---------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from tools.tiny_chat_dialogues import (
     load_topics,
     questions,
 )
-from tools.tiny_chat_induction import begin_with_copying
+from tools.tiny_chat_induction import begin_with_copying, twins
 from tools.tiny_chat_tasks import TASK_SETS, TaskSet, Teacher, Words, common_texts, task_questions
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "models" / "tiny-chat"
@@ -354,7 +354,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         use_cache=False,
     )
     model = LlamaForCausalLM(config)
-    begin_with_copying(model, ROPE_THETA)
+    begin_with_copying(model, ROPE_THETA, twins(tokenizer.get_vocab()))
     return model
 
 
