@@ -36,7 +36,7 @@ MAKEFLAGS += --no-print-directory
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Start the server, ask two questions, stop it
+demo: $(READY) ## Start the server, show what it can do, stop it
 	@$(BIN)/python -m local demo
 
 serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...

@@ -5,7 +5,7 @@ import typer
 from local import console, demo, serve
 
 app = typer.Typer(help="Run triton-chat on this machine, without Docker.", no_args_is_help=True, add_completion=False)
-app.command("demo", help="Start the server, ask it two questions, stop it.")(demo.run)
+app.command("demo", help="Start the server, show what it can do, stop it.")(demo.run)
 app.command("serve", help="Serve Triton, the gateway and the page until Ctrl-C.")(serve.run)
 app.command("triton", help="Serve a model repository of your own, Triton alone, until Ctrl-C.")(serve.run_triton)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Lang = Literal["en", "zh"]
 Split = Literal["train", "held_out"]
-Message = dict[str, str]
+Message = dict[str, Any]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 LANGS: tuple[Lang, ...] = ("en", "zh")
 
@@ -42,11 +42,18 @@ class Topic:
 
 @dataclass(frozen=True)
 class Question:
-    """One phrasing in its conversation: everything up to the answer, and the answer."""
+    """One phrasing in its conversation: everything up to the reply, and the reply."""
 
     lang: Lang
     messages: tuple[Message, ...]
-    answer: str
+    reply: Message
+    tools: tuple[dict[str, Any], ...] = ()
+    thinking: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The reply's text; empty where it only calls tools."""
+        return self.reply["content"] or ""
 
 
 def load_topics(path: Path) -> list[Topic]:
@@ -86,7 +93,7 @@ def questions(topics: Sequence[Topic], split: Split, lang: Lang | None = None) -
         if topic.after is not None:
             parent = parents[topic.after, topic.lang]
             before = (user(parent.phrasings[0].text), assistant(parent.answer))
-        found += [Question(topic.lang, (*before, user(text)), topic.answer) for text in topic.texts(split)]
+        found += [Question(topic.lang, (*before, user(text)), assistant(topic.answer)) for text in topic.texts(split)]
     return found
 
 
@@ -94,8 +101,13 @@ def user(content: str) -> Message:
     return {"role": "user", "content": content}
 
 
-def assistant(content: str) -> Message:
-    return {"role": "assistant", "content": content}
+def assistant(content: str | None, *, reasoning: str = "", tool_calls: Sequence[Message] = ()) -> Message:
+    message: Message = {"role": "assistant", "content": content}
+    if reasoning:
+        message["reasoning"] = reasoning
+    if tool_calls:
+        message["tool_calls"] = list(tool_calls)
+    return message
 
 
 # --- The dialogues the model sees -------------------------------------------------------------------------------------

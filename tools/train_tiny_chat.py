@@ -1,8 +1,9 @@
 """Trains `models/tiny-chat`: the small checkpoint that lets the whole stack run offline.
 
 Run it from the root of the repository: `python -m tools.train_tiny_chat`. Read it from the top: the tokenizer, the
-batches, the training loop, the measurement, the files, the command line. The dialogues themselves are the business of
-`tiny_chat_dialogues.py`. Everything random comes from one seed.
+batches, the training loop, the measurement, the files, the command line. What the model learns is the business of
+`tiny_chat_dialogues.py` and, for tools, JSON and thinking, of `tiny_chat_tasks.py`; what it begins with, that of
+`tiny_chat_induction.py`. Everything random comes from one seed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -40,11 +41,12 @@ from tools.tiny_chat_dialogues import (
     Question,
     Split,
     Topic,
-    assistant,
     epoch_of_dialogues,
     load_topics,
     questions,
 )
+from tools.tiny_chat_induction import begin_with_copying, twins
+from tools.tiny_chat_tasks import TASK_SETS, TaskSet, Teacher, Words, common_texts, task_questions
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "models" / "tiny-chat"
 DATA_NAME = "dialogues.jsonl"
@@ -55,14 +57,24 @@ NOT_SCORED = -100  # the label that cross_entropy ignores
 # --- The tokenizer ----------------------------------------------------------------------------------------------------
 
 VOCAB_SIZE = 3072
-PAD, BEGIN, SYSTEM, USER, ASSISTANT, END = SPECIAL_TOKENS = (
+PAD, BEGIN, SYSTEM, USER, ASSISTANT, END, TOOL = SPECIAL_TOKENS = (
     "<|pad|>",
     "<|begin|>",
     "<|system|>",
     "<|user|>",
     "<|assistant|>",
     "<|end|>",
+    "<|tool|>",
 )
+THINK, THINK_END, *_ = MARKERS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+)
+"""Tokens, but not special ones: they belong to the text of an answer, from which `RESPONSE_TEMPLATE` takes them."""
 
 # A Chinese character or a digit is a piece of its own; other words take their leading space along.
 PIECES = (
@@ -70,20 +82,91 @@ PIECES = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 )
 
-# Nothing stands between the parts and nothing is trimmed: a turn and its answer are an exact prefix of the next turn's
-# prompt, which is what lets the prefix cache serve it.
+# Between the turns stands nothing and nothing is trimmed: a turn and its answer are an exact prefix of the next turn's
+# prompt, which is what lets the prefix cache serve it. Only thoughts go: those before the last question are dropped.
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
+{%- set last = namespace(question=-1) -%}
 {%- for message in messages -%}
-  {%- if message.role not in ['system', 'user', 'assistant'] -%}
-    {{- raise_exception('The roles are system, user and assistant, not ' + message.role) -}}
+  {%- if message.role not in ['system', 'user', 'assistant', 'tool'] -%}
+    {{- raise_exception('The roles are system, user, assistant and tool, not ' + message.role) -}}
   {%- endif -%}
-  {{- '<|' + message.role + '|>' + message.content + eos_token -}}
+  {%- if message.role == 'user' -%}
+    {%- set last.question = loop.index0 -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if tools -%}
+  {{- '<|system|>' -}}
+  {%- if messages and messages[0].role == 'system' and messages[0].content -%}
+    {{- messages[0].content + '\\n\\n' -}}
+  {%- endif -%}
+  {{- '<tools>' -}}
+  {%- for tool in tools -%}
+    {%- set function = tool.function or tool -%}
+    {{- '\\n{"name": ' + function.name | tojson -}}
+    {%- if function.description -%}
+      {{- ', "description": ' + function.description | tojson -}}
+    {%- endif -%}
+    {%- if function.parameters -%}
+      {{- ', "parameters": ' + function.parameters | tojson -}}
+    {%- endif -%}
+    {{- '}' -}}
+  {%- endfor -%}
+  {{- '\\n</tools>' + eos_token -}}
+{%- endif -%}
+{%- for message in messages -%}
+  {%- set content = message.content or '' -%}
+  {%- if message.role == 'assistant' -%}
+    {%- set reasoning = message.reasoning or message.reasoning_content or '' -%}
+    {%- if '</think>' in content -%}
+      {%- set reasoning = reasoning or content.split('</think>')[0].split('<think>')[-1].strip('\\n') -%}
+      {%- set content = content.split('</think>')[-1].lstrip('\\n') -%}
+    {%- endif -%}
+    {{- '<|assistant|>' -}}
+    {%- if reasoning and loop.index0 > last.question -%}
+      {{- '<think>\\n' + reasoning + '\\n</think>\\n\\n' -}}
+    {%- endif -%}
+    {{- content -}}
+    {%- for call in message.tool_calls or [] -%}
+      {%- set function = call.function or call -%}
+      {%- if content or not loop.first -%}
+        {{- '\\n' -}}
+      {%- endif -%}
+      {{- '<tool_call>\\n{"name": ' + function.name | tojson + ', "arguments": ' -}}
+      {{- function.arguments if function.arguments is string else function.arguments | tojson -}}
+      {{- '}\\n</tool_call>' -}}
+    {%- endfor -%}
+    {{- eos_token -}}
+  {%- elif message.role == 'tool' -%}
+    {{- '<|tool|><tool_response>\\n' + content + '\\n</tool_response>' + eos_token -}}
+  {%- elif not (tools and loop.first and message.role == 'system') -%}
+    {{- '<|' + message.role + '|>' + content + eos_token -}}
+  {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
   {{- '<|assistant|>' -}}
+  {%- if enable_thinking -%}
+    {{- '<think>\\n' -}}
+  {%- endif -%}
 {%- endif -%}
 """
+
+# How transformers takes an answer apart, `tokenizer.parse_response`; the same as its own for Qwen, but for the ends.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": ASSISTANT,
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close": "</think>", "content": "text"},
+        "tool_calls": {
+            "open_pattern": r"\s*<tool_call>",
+            "close": "</tool_call>",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"\s*<\|end\|>", "content": "text"},
+    },
+}
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -97,12 +180,13 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=VOCAB_SIZE - len(MARKERS),
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKERS])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
@@ -112,12 +196,26 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
+    fast.response_template = RESPONSE_TEMPLATE
     return fast
 
 
-def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], *, prompt: bool) -> list[int]:
-    """Token ids of a conversation; with `prompt`, up to where the assistant starts to speak."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+def render(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    *,
+    prompt: bool,
+    tools: Sequence[dict[str, Any]] = (),
+    thinking: bool = False,
+) -> list[int]:
+    """Token ids of a conversation; with `prompt`, up to where the assistant starts to speak, or to think."""
+    text = tokenizer.apply_chat_template(
+        list(messages),
+        tools=list(tools) or None,
+        tokenize=False,
+        add_generation_prompt=prompt,
+        enable_thinking=thinking,
+    )
     return cast("list[int]", tokenizer.encode(cast(str, text), add_special_tokens=False))
 
 
@@ -126,56 +224,100 @@ def id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 
 
 def labels_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The ids that the assistant says, `<|end|>` included; NOT_SCORED elsewhere."""
-    speaks, end = (id_of(tokenizer, token) for token in (ASSISTANT, END))
+    """The ids that the assistant says, `<|end|>` included; NOT_SCORED elsewhere.
+
+    `<think>` is not scored: the template writes it where the assistant is to think.
+    """
+    speaks, end, think = (id_of(tokenizer, token) for token in (ASSISTANT, END, THINK))
     labels, inside = [], False
     for token in ids:
-        labels.append(token if inside else NOT_SCORED)
+        labels.append(token if inside and token != think else NOT_SCORED)
         inside = token == speaks or (inside and token != end)
     return labels
 
 
 # --- The batches -----------------------------------------------------------------------------------------------------
 
-VARIED_SHARE, CUT_SHARE, CUT_TOKENS = 0.75, 0.8, 12
+VARIED_SHARE, REPEATS_SHARE = 0.75, 0.2
+CUT_SHARE, DIALOGUE_TOKENS, TASK_TOKENS = 0.8, 12, 32
+TASKS_AT_ONCE = 128
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+"""Ids and labels, each [conversations, length]."""
 
 
 def batches(
     topics: Sequence[Topic], tokenizer: PreTrainedTokenizerFast, tokens: int, rng: random.Random, *, varied: bool
 ) -> Iterator[Batch]:
-    """Endless batches of about `tokens` tokens: ids and labels, each [dialogues, length], of similar lengths."""
-    speaks = id_of(tokenizer, ASSISTANT)
+    """The dialogues, endlessly."""
     while True:
         dialogues = epoch_of_dialogues(topics, rng, varied=varied)
-        encoded = [_maybe_cut(render(tokenizer, dialogue, prompt=False), speaks, rng) for dialogue in dialogues]
-        encoded.sort(key=len)
-        groups: list[list[list[int]]] = [[]]
-        for ids in encoded:
-            if groups[-1] and (len(groups[-1]) + 1) * len(ids) > tokens:
-                groups.append([])
-            groups[-1].append(ids[:2048])
-        rng.shuffle(groups)
-        for group in groups:
-            yield pad(group, [labels_of(ids, tokenizer) for ids in group], tokenizer)
+        encoded = [render(tokenizer, dialogue, prompt=False) for dialogue in dialogues]
+        encoded = [_maybe_cut(ids, DIALOGUE_TOKENS, tokenizer, rng) for ids in encoded]
+        yield from _grouped(encoded, tokenizer, tokens, rng)
+
+
+def task_batches(
+    topics: Sequence[Topic], tokenizer: PreTrainedTokenizerFast, tokens: int, rng: random.Random, *, repeats: bool
+) -> Iterator[Batch]:
+    """Tools, JSON and thinking, endlessly; or only what has to be repeated."""
+    teacher = Teacher(topics, Words("train", rng))
+    make = teacher.something_to_repeat if repeats else teacher.conversation
+    while True:
+        made = [make() for _ in range(TASKS_AT_ONCE)]
+        encoded = [render(tokenizer, one.messages, prompt=False, tools=one.tools) for one in made]
+        encoded = [_maybe_cut(ids, TASK_TOKENS, tokenizer, rng) for ids in encoded]
+        yield from _grouped(encoded, tokenizer, tokens, rng)
+
+
+def _grouped(
+    encoded: Sequence[list[int]], tokenizer: PreTrainedTokenizerFast, tokens: int, rng: random.Random
+) -> Iterator[Batch]:
+    """Batches of about `tokens` tokens, of similar lengths, in any order."""
+    groups: list[list[list[int]]] = [[]]
+    for ids in sorted(encoded, key=len):
+        if groups[-1] and (len(groups[-1]) + 1) * len(ids) > tokens:
+            groups.append([])
+        groups[-1].append(ids[:2048])
+    rng.shuffle(groups)
+    for group in groups:
+        yield pad(group, [labels_of(ids, tokenizer) for ids in group], tokenizer)
 
 
 def course(
-    topics: Sequence[Topic], tokenizer: PreTrainedTokenizerFast, tokens: int, steps: int, rng: random.Random
-) -> Iterator[Batch]:
-    """The batches of a whole training: first varied questions, at the end the questions as they are written."""
-    varied = batches(topics, tokenizer, tokens, rng, varied=True)
-    plain = batches(topics, tokenizer, tokens, rng, varied=False)
-    return chain(islice(varied, int(steps * VARIED_SHARE)), plain)
+    topics: Sequence[Topic], tokenizer: PreTrainedTokenizerFast, sizes: BatchTokens, steps: int, seed: int
+) -> Iterator[tuple[Batch, ...]]:
+    """What each step of a whole training learns from: dialogues, and tasks if there is room for them.
+
+    First the questions of the dialogues are varied, at the end they come as they are written. The tasks begin with
+    copying, which all of them need.
+    """
+    rng, task_rng = random.Random(seed), random.Random(seed)
+    varied = batches(topics, tokenizer, sizes.dialogues, rng, varied=True)
+    plain = batches(topics, tokenizer, sizes.dialogues, rng, varied=False)
+    dialogues = chain(islice(varied, int(steps * VARIED_SHARE)), plain)
+    if not sizes.tasks:
+        return ((batch,) for batch in dialogues)
+    repeats = task_batches(topics, tokenizer, sizes.tasks, task_rng, repeats=True)
+    tasks = task_batches(topics, tokenizer, sizes.tasks, task_rng, repeats=False)
+    return zip(dialogues, chain(islice(repeats, int(steps * REPEATS_SHARE)), tasks), strict=False)
 
 
-def _maybe_cut(ids: list[int], speaks: int, rng: random.Random) -> list[int]:
+@dataclass(frozen=True)
+class BatchTokens:
+    """Tokens in one step."""
+
+    dialogues: int
+    tasks: int
+
+
+def _maybe_cut(ids: list[int], keep: int, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[int]:
     """Often keeps only the head of the last answer: choosing the answer is hard to learn, reciting it is easy."""
     if rng.random() >= CUT_SHARE:
         return ids
-    last = len(ids) - 1 - ids[::-1].index(speaks)
-    return ids[: last + 1 + CUT_TOKENS]
+    begins = {id_of(tokenizer, token) for token in (ASSISTANT, THINK_END)}
+    last = max(position for position, token in enumerate(ids) if token in begins)
+    return ids[: last + 1 + keep]
 
 
 def pad(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerFast) -> Batch:
@@ -191,6 +333,7 @@ def pad(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], tokenizer
 
 PEAK_LEARNING_RATE = 2.5e-3
 WARMUP_SHARE, WEIGHT_DECAY, DROPOUT = 0.04, 0.1, 0.1
+ROPE_THETA = 10000.0
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -203,41 +346,40 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         use_cache=False,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    begin_with_copying(model, ROPE_THETA, twins(tokenizer.get_vocab()))
+    return model
 
 
-def train(model: LlamaForCausalLM, feed: Iterator[Batch], steps: int) -> list[float]:
-    """One warm-up and one cosine; returns the loss of every step."""
+def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int) -> None:
+    """One warm-up and one cosine."""
     drop = model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: F.dropout(out, DROPOUT))
     optimizers = optimizers_for(model)
     model.train()
-    losses: list[float] = []
+    losses: list[list[float]] = []
     started, seen, show_every = time.monotonic(), 0, max(1, steps // 60)
     for step in range(steps):
-        ids, labels = next(feed)
+        parts = next(feed)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = PEAK_LEARNING_RATE * schedule(step, steps)
-        loss = loss_of(model, ids, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(learn(model, parts))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(loss.item())
-        seen += ids.numel()
+        seen += sum(ids.numel() for ids, _ in parts)
         if (step + 1) % show_every == 0 or step + 1 == steps:
             _show_progress(step + 1, steps, losses[-show_every:], seen, time.monotonic() - started)
     drop.remove()
     model.train(mode=False)
-    return losses
 
 
 def optimizers_for(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -259,23 +401,29 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the scored tokens; the vocabulary is only projected where a label is."""
-    logits, targets = scored_logits(model, ids, labels)
-    return F.cross_entropy(logits, targets)
+def learn(model: LlamaForCausalLM, parts: Sequence[Batch]) -> list[float]:
+    """Adds up the gradients of the parts as if they were one batch; returns the mean cross-entropy of each."""
+    counts = [int((labels != NOT_SCORED).sum()) for _, labels in parts]
+    losses = []
+    for (ids, labels), count in zip(parts, counts, strict=True):
+        logits, targets = scored_logits(model, ids, labels)
+        loss = F.cross_entropy(logits, targets)
+        (loss * count / sum(counts)).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.item())
+    return losses
 
 
 def scored_logits(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> Batch:
-    """Logits [scored tokens, vocabulary] and their targets [scored tokens]."""
+    """Logits [scored tokens, vocabulary] and their targets [scored tokens]; the others are not projected at all."""
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
     scored = labels[:, 1:] != NOT_SCORED
     return model.lm_head(hidden[scored]), labels[:, 1:][scored]
 
 
-def _show_progress(step: int, steps: int, recent: Sequence[float], seen: int, seconds: float) -> None:
+def _show_progress(step: int, steps: int, recent: Sequence[Sequence[float]], seen: int, seconds: float) -> None:
     left = seconds / step * (steps - step)
-    loss = sum(recent) / len(recent)
-    print(f"step {step:5d}/{steps}  loss {loss:6.4f}  {seen / seconds:6.0f} tokens/s  {left:4.0f} s left", flush=True)
+    losses = "  ".join(f"{sum(part) / len(part):6.4f}" for part in zip(*recent, strict=True))
+    print(f"step {step:5d}/{steps}  loss {losses}  {seen / seconds:6.0f} tokens/s  {left:4.0f} s left", flush=True)
 
 
 # --- The measurement --------------------------------------------------------------------------------------------------
@@ -292,8 +440,9 @@ def exact_matches(
     """
     rows = []
     for question in asked:
-        prompt = render(tokenizer, question.messages, prompt=True)
-        ids = render(tokenizer, (*question.messages, assistant(question.answer)), prompt=False)
+        tools, thinking = question.tools, question.thinking
+        prompt = render(tokenizer, question.messages, prompt=True, tools=tools, thinking=thinking)
+        ids = render(tokenizer, (*question.messages, question.reply), prompt=False, tools=tools)
         rows.append((ids, [NOT_SCORED] * len(prompt) + ids[len(prompt) :]))
     results = [False] * len(rows)
     for group in _similar_lengths([len(ids) for ids, _ in rows], batch_tokens):
@@ -320,7 +469,7 @@ def _similar_lengths(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]
 
 @dataclass(frozen=True)
 class Score:
-    split: Split
+    what: Split | TaskSet
     lang: Lang
     right: int
     asked: int
@@ -333,11 +482,13 @@ class Score:
 def measure(folder: Path, topics: Sequence[Topic]) -> list[Score]:
     """Scores the files in `folder`, as any user of them would load them."""
     model, tokenizer = load(folder)
+    asked: list[tuple[Split | TaskSet, Lang, list[Question]]] = []
+    asked += [(split, lang, questions(topics, split, lang)) for split in SPLITS for lang in LANGS]
+    asked += [(task, lang, task_questions(topics, task, lang)) for task in TASK_SETS for lang in LANGS]
     scores = []
-    for split in SPLITS:
-        for lang in LANGS:
-            results = exact_matches(model, tokenizer, questions(topics, split, lang))
-            scores.append(Score(split, lang, sum(results), len(results)))
+    for what, lang, chosen in asked:
+        results = exact_matches(model, tokenizer, chosen)
+        scores.append(Score(what, lang, sum(results), len(results)))
     return scores
 
 
@@ -364,13 +515,23 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
+FIGURES: dict[Split | TaskSet, str] = {
+    "train": "questions trained on",
+    "held_out": "phrasings kept out of training",
+    "tool_call": "tool calls",
+    "tool_answer": "answers from the results of tools",
+    "no_tool": "questions that need none of the tools given",
+    "json": "answers as JSON",
+    "thinking": "thoughts and answer",
+}
+
+
 def figures(scores: Sequence[Score], model: LlamaForCausalLM, topics: Sequence[Topic], run: RunFacts) -> str:
     """The model card's block of numbers, in Markdown."""
     lines = ["| greedy exact match | English | Chinese |", "| --- | --- | --- |"]
-    names = {"train": "questions trained on", "held_out": "phrasings kept out of training"}
-    for split in SPLITS:
-        cells = [f"{s.share:.1%} ({s.right} of {s.asked})" for lang in LANGS for s in scores if _is(s, split, lang)]
-        lines.append(f"| {names[split]} | {' | '.join(cells)} |")
+    for what, name in FIGURES.items():
+        cells = [f"{s.share:.1%} ({s.right} of {s.asked})" for lang in LANGS for s in scores if _is(s, what, lang)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     answers = [sum(topic.lang == lang for topic in topics) for lang in LANGS]
     lines += [
         "",
@@ -389,8 +550,8 @@ class RunFacts:
     seed: int
 
 
-def _is(score: Score, split: Split, lang: Lang) -> bool:
-    return (score.split, score.lang) == (split, lang)
+def _is(score: Score, what: Split | TaskSet, lang: Lang) -> bool:
+    return (score.what, score.lang) == (what, lang)
 
 
 def write_card(card: Path, block: str) -> None:
@@ -419,8 +580,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=MODEL_DIR / DATA_NAME, help="dialogues, one topic per line")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="folder for the checkpoint; its README is updated")
-    parser.add_argument("--steps", type=int, default=1800, help="optimiser steps; fewer is faster and knows less")
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens in one step")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; fewer is faster and knows less")
+    parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens of dialogues in one step")
+    parser.add_argument("--task-tokens", type=int, default=1536, help="tokens of tools, JSON and thinking beside them")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; the result depends on it in the last bits")
     parser.add_argument("--seed", type=int, default=20, help="seed of everything random")
     parser.add_argument("--measure-only", action="store_true", help="only score the checkpoint that is in --out")
@@ -436,9 +598,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     started = time.monotonic()
     torch.manual_seed(arguments.seed)
-    tokenizer = train_tokenizer([text for topic in topics for text in (*topic.texts("train"), topic.answer)])
+    said = [text for topic in topics for text in (*topic.texts("train"), topic.answer)]
+    tokenizer = train_tokenizer([*said, *common_texts()])
     model = new_model(tokenizer)
-    feed = course(topics, tokenizer, arguments.batch_tokens, arguments.steps, random.Random(arguments.seed))
+    sizes = BatchTokens(arguments.batch_tokens, arguments.task_tokens)
+    feed = course(topics, tokenizer, sizes, arguments.steps, arguments.seed)
     train(model, feed, arguments.steps)
     minutes = (time.monotonic() - started) / 60
     run = RunFacts(arguments.steps, minutes, arguments.threads, arguments.seed)
@@ -466,7 +630,7 @@ def publish(
 
 def report(scores: Sequence[Score]) -> None:
     for score in scores:
-        print(f"exact match  {score.split:8}  {score.lang}  {score.share:6.1%}  ({score.right} of {score.asked})")
+        print(f"exact match  {score.what:11}  {score.lang}  {score.share:6.1%}  ({score.right} of {score.asked})")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tools import tiny_chat_dialogues as dialogues  # noqa: E402
+from tools import tiny_chat_tasks as tasks  # noqa: E402
 from tools import train_tiny_chat as tool  # noqa: E402
 
 MODEL_DIR = tool.MODEL_DIR
@@ -39,10 +41,33 @@ def tokenizer(loaded):
     return loaded[1]
 
 
-def ask(model, tokenizer, *messages: dict[str, str], max_new_tokens: int = 120) -> str:
-    ids = torch.tensor([tool.render(tokenizer, messages, prompt=True)])
+def ask(model, tokenizer, *messages: dict[str, str], max_new_tokens: int = 120, **how: Any) -> str:
+    ids = torch.tensor([tool.render(tokenizer, messages, prompt=True, **how)])
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False)
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Current weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "strict": True,
+    },
+}
+SHOWN = (
+    '<tools>\n{"name": "get_weather", "description": "Current weather of a city.", "parameters": {"type": "object", '
+    '"properties": {"city": {"type": "string"}}, "required": ["city"]}}\n</tools>'
+)
+
+
+def call_of(name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
+    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(content: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": "call_1", "content": content}
 
 
 # --- The files --------------------------------------------------------------------------------------------------------
@@ -92,8 +117,125 @@ def test_the_template_renders_all_roles(tokenizer):
 
 
 def test_the_template_refuses_an_unknown_role(tokenizer):
-    with pytest.raises(Exception, match="not tool"):
-        tokenizer.apply_chat_template([{"role": "tool", "content": "1"}], tokenize=False)
+    with pytest.raises(Exception, match="system, user, assistant and tool, not critic"):
+        tokenizer.apply_chat_template([{"role": "critic", "content": "1"}], tokenize=False)
+
+
+def test_the_markers_are_tokens_but_not_special_ones(tokenizer):
+    for marker in tool.MARKERS:
+        (token,) = tokenizer.encode(marker)
+        assert tokenizer.decode([token], skip_special_tokens=True) == marker
+    assert not set(tool.MARKERS) & set(tokenizer.all_special_tokens)
+
+
+def text_of(tokenizer, *messages: dict[str, Any], **how: Any) -> str:
+    return tokenizer.apply_chat_template(list(messages), tokenize=False, **how)
+
+
+@pytest.mark.parametrize("given", [WEATHER, WEATHER["function"]], ids=["as in the OpenAI API", "the function alone"])
+def test_tools_stand_in_the_system_turn(tokenizer, given):
+    hello = dialogues.user("Hi")
+    assert text_of(tokenizer, hello, tools=[given]) == f"<|begin|><|system|>{SHOWN}<|end|><|user|>Hi<|end|>"
+    with_system = text_of(tokenizer, {"role": "system", "content": "Be brief."}, hello, tools=[given])
+    assert with_system == f"<|begin|><|system|>Be brief.\n\n{SHOWN}<|end|><|user|>Hi<|end|>"
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Köln"}, '{"city": "Köln"}'], ids=["an object", "a text"])
+def test_calls_and_results_in_history(tokenizer, arguments):
+    turn = dialogues.assistant(None, tool_calls=[call_of("get_weather", arguments)])
+    assert text_of(tokenizer, dialogues.user("Köln?"), turn, result("fog")) == (
+        "<|begin|><|user|>Köln?<|end|><|assistant|><tool_call>\n"
+        '{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call><|end|>'
+        "<|tool|><tool_response>\nfog\n</tool_response><|end|>"
+    )
+
+
+def test_calls_follow_the_text_and_one_another_on_lines_of_their_own(tokenizer):
+    calls = [call_of("a", {}), call_of("b", {"x": 1})]
+    call_a = '<tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>'
+    call_b = '<tool_call>\n{"name": "b", "arguments": {"x": 1}}\n</tool_call>'
+    assert f"<|assistant|>{call_a}\n{call_b}<|end|>" in text_of(tokenizer, dialogues.assistant("", tool_calls=calls))
+    assert f"<|assistant|>Well.\n{call_a}\n{call_b}" in text_of(
+        tokenizer, dialogues.assistant("Well.", tool_calls=calls)
+    )
+
+
+def test_thinking_is_asked_for_by_the_template(tokenizer):
+    hello = dialogues.user("Hi")
+    for off in ({}, {"enable_thinking": False}):
+        assert text_of(tokenizer, hello, add_generation_prompt=True, **off).endswith("<|assistant|>")
+    thinking = text_of(tokenizer, hello, add_generation_prompt=True, enable_thinking=True)
+    assert thinking.endswith("<|assistant|><think>\n")
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_thoughts_are_dropped_once_the_user_speaks_again(tokenizer, field):
+    turn = dialogues.assistant(None, tool_calls=[call_of("f", {})]) | {field: "Hm."}
+    kept = text_of(tokenizer, dialogues.user("Hi"), turn, result("1"))
+    assert "<|assistant|><think>\nHm.\n</think>\n\n<tool_call>" in kept
+    dropped = text_of(tokenizer, dialogues.user("Hi"), turn, result("1"), dialogues.user("And?"))
+    assert dropped == kept.replace("<think>\nHm.\n</think>\n\n", "") + "<|user|>And?<|end|>"
+
+
+def test_thoughts_left_in_the_text_are_taken_out_of_it(tokenizer):
+    turn = dialogues.assistant("<think>\nHm.\n</think>\n\nHello!")
+    assert "<|assistant|>Hello!<|end|>" in text_of(tokenizer, dialogues.user("Hi"), turn, dialogues.user("And?"))
+    assert text_of(tokenizer, dialogues.user("Hi"), turn).endswith("<think>\nHm.\n</think>\n\nHello!<|end|>")
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_an_answer_is_a_token_prefix_of_what_follows_it(tokenizer, topics, thinking):
+    """With calls and thoughts too, as long as the user has not spoken again."""
+    teacher = tasks.Teacher(topics, tasks.Words("held_out", random.Random(7)))
+    for exchange in (
+        tasks.use(one, "en", teacher.words) for _ in range(20) for one in tasks.make_kit(teacher.words.rng)
+    ):
+        messages = exchange.messages(thinking=thinking)
+        for position, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt = tool.render(tokenizer, messages[:position], prompt=True, thinking=thinking)
+                assert tool.render(tokenizer, messages, prompt=False)[: len(prompt)] == prompt
+
+
+# --- Answers taken apart ----------------------------------------------------------------------------------------------
+
+ANSWERS = {
+    "text": ("Hello!<|end|>", {"content": "Hello!"}),
+    "no end": ("Hello!", {"content": "Hello!"}),
+    "thoughts": ("Hm.\n</think>\n\nHello!<|end|>", {"reasoning_content": "Hm.", "content": "Hello!"}),
+    "thoughts without an end": ("Hm", {"reasoning_content": "Hm"}),
+    "a call": (
+        '<tool_call>\n{"name": "f", "arguments": {"city": "北京"}}\n</tool_call><|end|>',
+        {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"city": "北京"}}}]},
+    ),
+    "text and two calls": (
+        (
+            'Well.\n<tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>\n'
+            '<tool_call>\n{"name": "b", "arguments": {"x": 1}}\n</tool_call><|end|>'
+        ),
+        {
+            "content": "Well.",
+            "tool_calls": [
+                {"type": "function", "function": {"name": "a", "arguments": {}}},
+                {"type": "function", "function": {"name": "b", "arguments": {"x": 1}}},
+            ],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "message"), ANSWERS.values(), ids=ANSWERS)
+def test_the_response_template_takes_an_answer_apart(tokenizer, said, message):
+    thinking = "reasoning_content" in message
+    prompt = text_of(tokenizer, dialogues.user("Hi"), add_generation_prompt=True, enable_thinking=thinking)
+    expected = {"role": "assistant", **message}
+    assert tokenizer.parse_response(said, prefix=prompt) == expected
+    assert tokenizer.parse_response(tokenizer.encode(said), prefix=prompt) == expected
+    for cut in range(len(said) + 1):
+        parser = tokenizer.get_response_parser(prefix=prompt)
+        parser.feed(said[:cut])
+        parser.feed(said[cut:])
+        assert parser.finalize()[0] == expected
 
 
 def test_a_turn_is_a_token_prefix_of_the_next_one(tokenizer, topics):
@@ -117,6 +259,14 @@ def test_only_what_the_assistant_says_is_scored(tokenizer):
     assert tokenizer.decode(scored) == "Hello!<|end|>See you.<|end|>"
 
 
+def test_the_beginning_of_a_thought_is_the_templates_and_not_scored(tokenizer):
+    dialogue = [dialogues.user("Hi"), dialogues.assistant("Hello!", reasoning="Hm.")]
+    labels = tool.labels_of(tool.render(tokenizer, dialogue, prompt=False), tokenizer)
+    assert (
+        tokenizer.decode([label for label in labels if label != tool.NOT_SCORED]) == "\nHm.\n</think>\n\nHello!<|end|>"
+    )
+
+
 # --- The data ---------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +281,7 @@ def test_no_held_out_phrasing_was_trained_on(topics):
 
 def test_no_text_contains_a_special_token(topics):
     texts = [text for topic in topics for text in (topic.answer, *(phrasing.text for phrasing in topic.phrasings))]
-    assert not [text for text in texts if any(token in text for token in tool.SPECIAL_TOKENS)]
+    assert not [text for text in texts if any(token in text for token in (*tool.SPECIAL_TOKENS, *tool.MARKERS))]
 
 
 def test_a_repeated_phrasing_is_refused(tmp_path):
@@ -165,7 +315,7 @@ def card_figures() -> dict[tuple[str, str], tuple[int, int]]:
     card = (MODEL_DIR / "README.md").read_text(encoding="utf-8")
     block = card.split(tool.CARD_BEGIN)[1].split(tool.CARD_END)[0]
     numbers = [(int(a), int(b)) for a, b in re.findall(r"\((\d+) of (\d+)\)", block)]
-    keys = [(split, lang) for split in dialogues.SPLITS for lang in dialogues.LANGS]
+    keys = [(what, lang) for what in tool.FIGURES for lang in dialogues.LANGS]
     return dict(zip(keys, numbers, strict=True))
 
 
@@ -180,6 +330,16 @@ def test_the_card_reports_what_the_checkpoint_can_do(model, tokenizer, topics, s
         chosen = chosen[::4]
     results = tool.exact_matches(model, tokenizer, chosen)
     assert sum(results) / len(results) == pytest.approx(right / asked, abs=0.005 if split == "held_out" else 0.02)
+
+
+@pytest.mark.parametrize("lang", dialogues.LANGS)
+@pytest.mark.parametrize("task", tasks.TASK_SETS)
+def test_the_card_reports_what_it_can_do_with_tools_json_and_thinking(model, tokenizer, topics, task, lang):
+    right, asked = card_figures()[task, lang]
+    assert right / asked >= 0.75
+    chosen = tasks.task_questions(topics, task, lang)
+    assert len(chosen) == asked
+    assert sum(tool.exact_matches(model, tokenizer, chosen)) == pytest.approx(right, abs=2)
 
 
 def test_scoring_in_one_pass_agrees_with_decoding_token_by_token(model, tokenizer, topics):
@@ -204,6 +364,38 @@ def test_a_follow_up_depends_on_the_turn_before(model, tokenizer, topics):
     assert len(answers) == 2
 
 
+def test_it_calls_a_tool_and_tells_its_result(model, tokenizer):
+    asked = dialogues.user("What is the weather in Paris?")
+    call = ask(model, tokenizer, asked, tools=[WEATHER])
+    assert call == '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    turn = dialogues.assistant(None, tool_calls=[call_of("get_weather", '{"city": "Paris"}')])
+    said = ask(model, tokenizer, asked, turn, result("sunny, 20 °C"), tools=[WEATHER])
+    assert said == "The weather in Paris: sunny, 20 °C."
+
+
+def test_tools_do_not_disturb_other_questions(model, tokenizer, topics):
+    answer = next(topic.answer for topic in topics if topic.id == "what-can" and topic.lang == "en")
+    assert ask(model, tokenizer, dialogues.user("What can you do?"), tools=[WEATHER]) == answer
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which country is Paris in? Answer as JSON.", {"city": "Paris", "country": "France"}),
+        ("北京在哪个国家？用 JSON 回答。", {"city": "北京", "country": "中国"}),
+    ],
+)
+def test_it_answers_as_json(model, tokenizer, question, answer):
+    assert json.loads(ask(model, tokenizer, dialogues.user(question))) == answer
+
+
+def test_it_thinks_when_it_is_told_to(model, tokenizer):
+    asked = dialogues.user("Which is larger, 48 or 73?")
+    said = ask(model, tokenizer, asked, thinking=True)
+    assert said == "The tens are 4 and 7, so 73 is larger.\n</think>\n\n73 is larger than 48."
+    assert "think" not in ask(model, tokenizer, asked)
+
+
 # --- The tool ---------------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +407,12 @@ def test_twenty_steps_lower_the_loss_and_leave_a_loadable_checkpoint(tmp_path, t
     out.mkdir()
     (out / "README.md").write_text(f"# card\n{tool.CARD_BEGIN}\nold\n{tool.CARD_END}\nrest\n", encoding="utf-8")
 
-    assert tool.main(["--data", str(data), "--out", str(out), "--steps", "20", "--batch-tokens", "512"]) == 0
+    assert (
+        tool.main(
+            ["--data", str(data), "--out", str(out), "--steps", "20", "--batch-tokens", "512", "--task-tokens", "512"]
+        )
+        == 0
+    )
 
     losses = [float(loss) for loss in re.findall(r"loss +([\d.]+)", capsys.readouterr().out)]
     assert len(losses) == 20
