@@ -35,11 +35,11 @@ WEATHER = {
     },
 }
 
-JSON_QUESTION = "Which country is Paris in? Answer as JSON."
-PLACE = {
+JSON_QUESTION = "Anna is 31 years old. Answer as JSON."
+PERSON = {
     "type": "object",
-    "properties": {"city": {"type": "string"}, "country": {"type": "string"}},
-    "required": ["city", "country"],
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
     "additionalProperties": False,
 }
 
@@ -98,7 +98,7 @@ def call_a_tool(client: ChatClient) -> None:
 
 def answer_as_json(client: ChatClient) -> None:
     show_question(JSON_QUESTION, "with a JSON schema")
-    answer(client, [_user(JSON_QUESTION)], structured_outputs={"json": PLACE})
+    answer(client, [_user(JSON_QUESTION)], structured_outputs={"json": PERSON})
 
 
 def think_first(client: ChatClient) -> None:

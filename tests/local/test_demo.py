@@ -76,10 +76,10 @@ def test_a_model_that_calls_nothing_has_answered(printed: Console) -> None:
 
 
 def test_json_follows_a_schema(printed: Console) -> None:
-    text = json.dumps({"city": "Paris", "country": "France"})
+    text = json.dumps({"name": "Anna", "age": 31})
     script = Script([ChatEvent(text, "stop")])
     demo.answer_as_json(client(script))
-    assert script.asked[0][1]["structured_outputs"] == {"json": demo.PLACE}
+    assert script.asked[0][1]["structured_outputs"] == {"json": demo.PERSON}
     assert printed.export_text().endswith(f"{text}\n")
 
 
