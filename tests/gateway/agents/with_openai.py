@@ -12,9 +12,11 @@ from pydantic import BaseModel, Field
 
 
 class Place(BaseModel):
-    city: str = Field(examples=["Köln"])
-    country: str = Field(examples=["DE"])
-    population: int
+    """Bounded, since a small model may find no end."""
+
+    city: str = Field(examples=["Köln"], max_length=30)
+    country: str = Field(examples=["DE"], max_length=30)
+    population: int = Field(ge=0, le=10**8)
 
 
 class GetWeather(BaseModel):
