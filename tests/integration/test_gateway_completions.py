@@ -13,7 +13,7 @@ from local.options import DEFAULT_MODEL
 from tests.integration.openai_calls import TWO_WAYS, WAYS, Asker, Way
 from triton_chat import ChatClient
 
-PROMPT = "Triton is a server that"
+PROMPT = "I am tiny-chat, a"
 CHINESE = "月亮是🌙"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 IGNORE_EOS: dict[str, Any] = {"extra_body": {"ignore_eos": True}}
@@ -78,7 +78,7 @@ def test_stop(ask: Asker, engine: ChatClient, way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", TWO_WAYS)
-@pytest.mark.parametrize(("prompt", "top"), [(PROMPT, 0), ("这是", 3)])
+@pytest.mark.parametrize(("prompt", "top"), [(PROMPT, 0), ("我是", 3)])
 def test_logprobs_are_the_engines(ask: Asker, engine: ChatClient, way: Way, prompt: str, top: int) -> None:
     answer = ask("completions", way, prompt=prompt, logprobs=top, **GREEDY)
     expected = engine.generate(prompt=prompt, logprobs=top, **GREEDY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -74,7 +75,7 @@ def answer_format(
     written = list(_probe_texts(tokenizer, template))
     found = _that_reads(written) or _by_tokens(backend)
     shipped = getattr(tokenizer, "response_template", None)
-    if shipped is not None and (chosen := _shipped(shipped, found, written)):
+    if shipped is not None and (chosen := _shipped(tokenizer, shipped, found, written)):
         return chosen
     return _without_unknown_tags(found or known_formats()[_THINKS], backend, template)
 
@@ -103,13 +104,15 @@ def _read(path: Path) -> AnswerFormat:
 # What the checkpoint ships.
 
 
-def _shipped(shipped: Mapping[str, Any], found: AnswerFormat | None, written: list[str]) -> AnswerFormat | None:
+def _shipped(
+    tokenizer: PreTrainedTokenizerBase, shipped: Mapping[str, Any], found: AnswerFormat | None, written: list[str]
+) -> AnswerFormat | None:
     """The checkpoint's own; where one of ours reads and writes calls as it does, with that, which can do more.
 
     transformers reads a call when it is complete. With the syntax known, its arguments are streamed, and the model can
     be made to call.
     """
-    own = AnswerFormat("tokenizer", shipped, shipped=True)
+    own = AnswerFormat("tokenizer", _without_end(shipped, tokenizer.eos_token), shipped=True)
     try:
         region_template(own, True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -121,6 +124,22 @@ def _shipped(shipped: Mapping[str, Any], found: AnswerFormat | None, written: li
     if with_ours and any(_reads(own, text) and _reads(with_ours, text) for text in written):
         return with_ours
     return own
+
+
+def _without_end(shipped: Mapping[str, Any], end: str | None) -> Mapping[str, Any]:
+    """Without the end token as what closes the content: an answer ends by its id, and text of that name is text."""
+    content = (shipped.get("fields") or {}).get("content") or {}
+    pattern = content.get("close_pattern")
+    try:
+        is_end = bool(end and pattern and re.fullmatch(pattern, end)) or (
+            end is not None and content.get("close") == end
+        )
+    except re.error:
+        is_end = False
+    if not is_end:
+        return shipped
+    kept = {name: value for name, value in content.items() if name not in ("close", "close_pattern")}
+    return {**shipped, "fields": {**shipped["fields"], "content": kept}}
 
 
 # What the chat template writes.
