@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from chat_engine.answer_format import AnswerFormat
 from chat_engine.errors import ConfigError
 from chat_engine.request import Reply
-from chat_engine.text.answer_formats import answer_format, known_formats
+from chat_engine.text.answer_formats import _without_end, answer_format, known_formats
 from chat_engine.text.answer_parts import AnswerParts, Kind
 from tests.chat_engine.answers import ARGUMENTS, HERMES, ONE, TOOLS, joined
 from tests.chat_engine.builders import byte_level_tokenizer
@@ -240,3 +240,20 @@ def test_the_formats_are_consistent() -> None:
             read = [*parts.feed(text), *parts.finish()]
             assert joined([d for part in read for d in part.calls]) == (("now", "{}"),) * (1 + other), name
             assert not any(part.text for part in read), name
+
+
+@pytest.mark.parametrize(
+    ("closing", "kept"),
+    [
+        ({"close": "<|im_end|>"}, False),
+        ({"close_pattern": r"\s*(?:<\|im_end\|>|<\|eot\|>)"}, False),
+        ({"close": "<mark>"}, True),
+        ({"close_pattern": "("}, True),
+    ],
+)
+def test_the_end_token_is_no_mark_of_a_shipped_format(closing: dict[str, str], kept: bool) -> None:
+    """An answer ends by its id; where the name of that token shows, it was asked for."""
+    shipped = {"fields": {"content": {"content": "text", **closing}}}
+    content = _without_end(shipped, "<|im_end|>")["fields"]["content"]
+    assert (closing.keys() <= content.keys()) is kept
+    assert _without_end({}, None) == {}

@@ -513,3 +513,23 @@ def test_the_watcher_offers_what_rested_too_long(
     clock[0] = 3601.0
     channel.wait_until_sent(2)
     assert channel.texts == ["a", "b"]
+
+
+def test_a_stream_whose_tokens_show_nothing_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers end a stream that is silent for long; hidden tokens and markers that are held back are no silence."""
+    time = [100.0]
+    monkeypatch.setattr(delivery_module, "now", lambda: time[0])
+    line: list[Mailbox] = []
+    mailboxes = [Mailbox(name, FakeChannel(), stream, line.append) for name, stream in (("s", True), ("w", False))]
+    for count in (1, 2, 3):
+        for mailbox in mailboxes:
+            mailbox.put(event(count=count))
+    assert line == []
+    time[0] += 5.0
+    for mailbox in mailboxes:
+        mailbox.offer()
+    assert line == mailboxes[:1]
+    assert line[0].take() == event(count=3)
+    line[0].settle()
+    line[0].put(event(count=4))
+    assert line == mailboxes[:1]

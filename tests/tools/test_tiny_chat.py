@@ -412,8 +412,9 @@ def test_twenty_steps_lower_the_loss_and_leave_a_loadable_checkpoint(tmp_path, t
     out.mkdir()
     (out / "README.md").write_text(f"# card\n{tool.CARD_BEGIN}\nold\n{tool.CARD_END}\nrest\n", encoding="utf-8")
 
-    options = "--steps 20 --batch-tokens 512 --task-tokens 512".split()
-    options += ["--threads", "1"]  # two wait for each other, and long where others want the processor, too
+    sizes = {"--steps": 20, "--batch-tokens": 512, "--task-tokens": 512}
+    sizes["--threads"] = 1  # two wait for each other, and long where others want the processor, too
+    options = [str(word) for pair in sizes.items() for word in pair]
     assert tool.main(["--data", str(data), "--out", str(out), *options]) == 0
 
     torch.set_num_threads(threads)
