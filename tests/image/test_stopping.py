@@ -12,7 +12,7 @@ from tests.image.conftest import Image
 from tests.image.containers import TINY, Container, Containers, Running
 from tools.images.podman import Podman
 
-TOKENS = 500  # seconds, so that the signal comes while they run, and fewer than a drain takes
+TOKENS = 1000  # seconds, so that the signal comes while they run, and fewer than a drain takes
 LONG = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "logit_bias": {"5": -100}}  # no end token, but text
 IDLE_STOP_S = 30
 BUSY_STOP_S = 60
