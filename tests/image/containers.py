@@ -104,7 +104,7 @@ class Containers:
 
     def triton(self, *flags: str, arguments: Sequence[str] = ()) -> Container:
         """Healthy, with a network of its own that nothing leaves or enters."""
-        triton = self.start("triton", "--env=OMP_NUM_THREADS=1", "--network=none", *flags, arguments=arguments)
+        triton = self.start("triton", "--network=none", *flags, arguments=arguments)
         triton.wait_until_healthy()
         return triton
 
