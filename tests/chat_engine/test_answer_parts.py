@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.utils.chat_parsing import parse_response
 
+from chat_engine.request import Reply
 from chat_engine.text.answer_formats import known_formats
 from chat_engine.text.answer_parts import AnswerParts
 from tests.chat_engine.answers import (
@@ -98,3 +99,21 @@ def test_call_ids_differ() -> None:
     parts = AnswerParts(reply_of(WELL_FORMED[1]))
     ids = [delta.id for part in parts.feed(WELL_FORMED[1].text) for delta in part.calls if delta.id]
     assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize(
+    ("family", "written"),
+    [
+        ("hermes", '<tool_call>{"x": %s, "name": "now"}</tool_call>'),
+        ("llama3", '{"name": "now", "x": %s, "parameters": {}}'),
+        ("mistral_list", '[TOOL_CALLS] [{"x": %s, "name": "now"}]'),
+        ("qwen3_coder", "<tool_call><function=now>\n<parameter=x>\n%s\n</parameter>\n</function></tool_call>"),
+    ],
+)
+def test_nesting_that_nobody_can_read_raises_nothing(family: str, written: str) -> None:
+    """A caller can make the model write it."""
+    array = {"type": "function", "function": {"name": "now", "parameters": {"properties": {"x": {"type": "array"}}}}}
+    parts = AnswerParts(Reply(known_formats()[family], (array,)))
+    deep = "[" * 20_000 + "]" * 20_000
+    found = [*parts.feed(written % deep), *parts.finish()]
+    assert any(part.calls or part.text for part in found)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from chat_engine.errors import InvalidArgumentError, RequestCancelledError
+from chat_engine.errors import InvalidArgumentError, NotComputedError, RequestCancelledError
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.grammar import Grammars
 from chat_engine.native.masks import MaskFiller
@@ -22,6 +22,7 @@ from chat_engine.reading.answer_rules import AnswerRules
 from chat_engine.reading.chat_parameters import ChatParameters, read_chat_parameters
 from chat_engine.reading.prompt_parser import Prompt
 from chat_engine.request import ChatRequest, FinishReason, SamplingParams, StructuredOutputs
+from chat_engine.text.answer import AnswerText
 from chat_engine.text.answer_formats import known_formats
 from tests.chat_engine.builders import EOS, Inbox, byte_level_tokenizer, checked_step, examples, make_config, run_out
 from tests.chat_engine.guided import RandomRunner
@@ -226,6 +227,16 @@ def test_one_that_is_cancelled_in_its_call_leaves_the_others_alone() -> None:
     assert isinstance(inboxes[1].last.error, RequestCancelledError)
     assert calls_of(inboxes[1]), "it was in its call"
     assert [heard(inboxes[i]) for i in (0, 2, 3)] == [alone[i] for i in (0, 2, 3)]
+
+
+def test_an_answer_that_cannot_be_read_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: AnswerText, *_: object) -> None:
+        raise RuntimeError("a fault in the code of a format")
+
+    monkeypatch.setattr(AnswerText, "push", fails)
+    inboxes = together(engine_of("hermes"), mixed())
+    assert [type(inbox.last.error) for inbox in inboxes] == [*[NotComputedError] * 3, type(None)]
+    assert "fault" not in str(inboxes[0].last.error)
 
 
 # Together with a form for the answer, and what is refused.

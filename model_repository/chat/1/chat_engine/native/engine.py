@@ -192,7 +192,12 @@ class NativeEngine(Door[Running]):
         reason = None
         if isinstance(result, Sampled):
             self._generated += 1
-            reason = running.append(result)
+            try:
+                reason = running.append(result)
+            except Exception:  # what a model writes is read by code of many formats: it ends this request and no other
+                log.exception("request %s: its answer could not be read", running.request.id)
+                self._end(running, FinishReason.ERROR, NotComputedError("internal error: the answer could not be read"))
+                return
         elif not chunk.sequence.num_uncomputed:  # only the prompt was wanted
             reason = FinishReason.LENGTH
         elif not scores:  # the prompt goes on, and there is nothing to tell

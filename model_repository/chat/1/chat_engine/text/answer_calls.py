@@ -378,7 +378,7 @@ def _parsed(answer_format: AnswerFormat, text: str, tools: Tools) -> list[tuple[
         calls = found.get(CALLS) or []
         functions = [_function(call) for call in (calls if isinstance(calls, list) else [calls])]
         return [(str(function["name"]), function.get("arguments")) for function in functions]
-    except (ValueError, KeyError, TypeError, AttributeError):  # what it raises at nonsense
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # what it raises at nonsense
         return []
 
 
@@ -403,5 +403,5 @@ def _as_text(arguments: object) -> str:
 def _loads(text: str) -> Any:
     try:
         return json.loads(text, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
