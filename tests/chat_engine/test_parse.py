@@ -622,6 +622,26 @@ def test_any_scalar_parameters_are_parsed_or_refused(parameters: dict[str, objec
     survives(parameters=parameters)
 
 
+@pytest.mark.parametrize("said", ["hi", "k", "think", "n", "<think>", "a</think>b", ""])
+def test_what_the_template_has_written_of_an_answer_does_not_depend_on_the_question(said: str) -> None:
+    template = TEMPLATE + "{% if add_generation_prompt %}<think>{% endif %}"
+    prompts = PromptEncoder(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), chat_template=template))
+    rules = AnswerRules(make_config(), (known_formats()["think"], prompts.backend))
+    parser = RequestParser(prompts, make_config(), CONTEXT, VOCAB, {}, answers=rules)
+
+    def prefix(*messages: dict[str, str], **options: bool) -> str:
+        raw = json.dumps(messages).encode()
+        reply = parse(parser, messages=raw, chat_parameters=json.dumps(options).encode()).reply
+        assert reply is not None
+        return reply.prefix
+
+    question = {"role": "user", "content": said}
+    assert prefix(question) == "[assistant]<think>"
+    assert prefix(question, add_generation_prompt=False) == ""
+    answer = {"role": "assistant", "content": "<think>Hm"}
+    assert prefix(question, answer, continue_final_message=True) == "<think>Hm"
+
+
 def test_answers_to_messages_are_read_by_the_format() -> None:
     """With what the template has written behind the last message; other prompts have text for an answer."""
     prompts = PromptEncoder(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), chat_template=TEMPLATE))
@@ -633,6 +653,6 @@ def test_answers_to_messages_are_read_by_the_format() -> None:
     reply = parse(parser, messages=said).reply
     assert reply is not None
     assert reply.format is think
-    assert reply.prefix == " </s>[assistant]"
+    assert reply.prefix == "[assistant]"
     assert parse(parser, text_input=b"<think>").reply is None
     assert parse(messages=said).reply is None

@@ -35,6 +35,11 @@ class AnswerRules:
             if self._format.call:
                 self._calls = CallGrammar(self._lark, self._format, self._format.call)
 
+    @property
+    def may_reason(self) -> bool:
+        """Whether answers may have reasoning, which the prompt may have opened or closed."""
+        return self._format is not None and (self._format.shipped or self._format.reasoning_tags is not None)
+
     def of(
         self, outputs: StructuredOutputs | None, chat: ChatParameters, prompt: Prompt
     ) -> tuple[Reply | None, Constraint | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -131,6 +132,27 @@ class PromptEncoder:
         if marked is None:
             return Rendered(self.encode(text, add_special_tokens=add_special_tokens), text)
         return Rendered(tuple(self._guard.encode(marked, add_special_tokens=add_special_tokens)), text)
+
+    def beginning(
+        self,
+        messages: Sequence[Message],
+        text: str,
+        *,
+        tools: Sequence[Tool] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+    ) -> str:
+        """What a template has written of the answer in a prompt: what is not there without its beginning.
+
+        Of a message that is to go on, that message: it is the end of the prompt.
+        """
+        assert self._template is not None
+        if continue_final_message:
+            content = messages[-1].content.strip()
+            return text[text.rfind(content) :] if content else ""
+        turns = [message.turn() for message in messages]
+        alone = self._template.render(turns, tools=tools, kwargs=kwargs, add_generation_prompt=False)
+        return text[len(os.path.commonprefix([text, alone])) :]  # noqa: RUF071 - characters are meant
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a text, in which special tokens are themselves.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, field_name
@@ -11,8 +12,6 @@ from chat_engine.reading.chat_parameters import NOTHING, ChatParameters
 from chat_engine.reading.checks import at_most, check_text, check_token_id, decode, read_json, show
 from chat_engine.reading.messages import Message, read_messages
 from chat_engine.reading.prompt_encoder import PromptEncoder, Rendered
-
-_END_OF_PROMPT = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Prompt:
     Attributes:
         text: what its ids were made of, and None where they came as ids.
         of_messages: whether a chat template has written it.
-        begun: what that has written of the answer already.
+        begun: what that has written of the answer already, where that was asked for.
     """
 
     ids: tuple[int, ...]
@@ -55,8 +54,11 @@ class PromptParser:
         chat: ChatParameters = NOTHING,
         *,
         add_special_tokens: bool | None = None,
+        wants_beginning: bool = False,
     ) -> Prompt:
         """Exactly one of three, and what goes with it; None is an option's default.
+
+        With `wants_beginning`, the prompt says what the template has written of the answer.
 
         Raises InvalidArgumentError.
         """
@@ -73,12 +75,19 @@ class PromptParser:
         if messages is not None:
             turns = self._messages(messages)
             rendered = self._rendered(turns, chat, add_special_tokens=bool(add_special_tokens))
-            begun = _begun(rendered.text, turns[-1].content, with_it=bool(chat.continue_final_message))
+            begun = self._beginning(turns, chat, rendered.text) if wants_beginning else ""
             return self._known("messages", Prompt(rendered.ids, rendered.text, of_messages=True, begun=begun))
         assert text_input is not None
         text = self._text("text_input", text_input)
         ids = self._encoder.encode(text, add_special_tokens=add_special_tokens is not False)
         return self._known("text_input", Prompt(ids, text))
+
+    def _beginning(self, messages: Sequence[Message], chat: ChatParameters, text: str) -> str:
+        if chat.add_generation_prompt is False and not chat.continue_final_message:
+            return ""
+        return self._encoder.beginning(
+            messages, text, **_given(chat), continue_final_message=bool(chat.continue_final_message)
+        )
 
     def _rendered(self, messages: Sequence[Message], chat: ChatParameters, *, add_special_tokens: bool) -> Rendered:
         if chat.add_generation_prompt and chat.continue_final_message:
@@ -91,8 +100,7 @@ class PromptParser:
             )
         return self._encoder.render(
             messages,
-            tools=[tool.for_template() for tool in chat.shown_tools],
-            kwargs=chat.chat_template_kwargs,
+            **_given(chat),
             add_generation_prompt=chat.add_generation_prompt is not False and not chat.continue_final_message,
             continue_final_message=bool(chat.continue_final_message),
             add_special_tokens=add_special_tokens,
@@ -146,16 +154,9 @@ class PromptParser:
         return text
 
 
-def _begun(prompt: str, content: str, *, with_it: bool) -> str:
-    """What a template has written behind the last message, or, if that is to go on, what it has made of it.
-
-    Of a prompt in which that message is not found (it may be escaped), the end.
-    """
-    content = content.strip()
-    place = prompt.rfind(content) if content else -1
-    if place < 0:
-        return prompt[-_END_OF_PROMPT:]
-    return prompt[place if with_it else place + len(content) :]
+def _given(chat: ChatParameters) -> dict[str, Any]:
+    """What the template gets beside the messages."""
+    return {"tools": [tool.for_template() for tool in chat.shown_tools], "kwargs": chat.chat_template_kwargs}
 
 
 def _exactly_one(prompts: dict[str, bytes | None]) -> None:

@@ -157,7 +157,13 @@ class RequestParser:
         for name in PROMPTS:
             if getattr(wire, name) == b"":
                 raise InvalidArgumentError("empty; at least one character is required", field=name)
-        prompt = self._prompts.parse(wire.messages, wire.text_input, wire.prompt_token_ids, chat)
+        prompt = self._prompts.parse(
+            wire.messages,
+            wire.text_input,
+            wire.prompt_token_ids,
+            chat,
+            wants_beginning=chat.parse and self._answers.may_reason,
+        )
         if not prompt.ids:
             name = next(name for name in PROMPTS if getattr(wire, name) is not None)
             raise InvalidArgumentError("the prompt has no tokens; send at least one", field=name)
