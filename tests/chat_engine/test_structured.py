@@ -267,13 +267,16 @@ def test_a_process_that_cannot_work_is_no_fault_of_the_grammar(
     impatient.compile(constraint(choice=["a"]))  # it is not held against it
 
 
-def test_a_process_that_was_killed_is_replaced() -> None:
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGALRM])
+def test_a_process_that_others_ended_is_replaced_and_no_fault_of_the_grammar(by: signal.Signals) -> None:
+    """By the kernel, for memory, or because the machine left it no time: the grammar is not refused for that."""
     trial = GrammarTrial(TrialSetup(VOCAB, (EOS,), {EOS: "</s>"}, {}, 20.0))
     try:
         assert trial.survives(lark('start: "a"'))
-        trial._process.send_signal(signal.SIGKILL)
+        trial._process.send_signal(by)
         trial._process.wait()
-        trial.survives(lark('start: "a"'))  # it takes the death for the grammar's fault
+        with pytest.raises(TrialUnavailableError):
+            trial.survives(lark('start: "a"'))
         assert trial.survives(lark('start: "a"'))
     finally:
         trial.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,8 +23,12 @@ from chat_engine.native import grammar_trial_process
 log = logging.getLogger(__name__)
 
 
+_BY_OTHERS = (-signal.SIGALRM, -signal.SIGKILL)  # the machine had no time for it, or no memory
+_ENDS_SECONDS = 0.2
+
+
 class TrialUnavailableError(Exception):
-    """There is no process to try grammars in."""
+    """There is no process to try grammars in, or it got no time."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,17 @@ class GrammarTrial:
                 raise TrialUnavailableError
             if self._answers(self._process, json.dumps(grammar) + "\n"):
                 return True
-            self._end(self._process)
+            ended_by = self._end(self._process)
             self._process = self._start()
+            if ended_by in _BY_OTHERS:
+                raise TrialUnavailableError
             return False
 
     def close(self) -> None:
         """Ends the process."""
         with self._lock:
             if self._process:
+                self._process.kill()
                 self._end(self._process)
             self._process = None
 
@@ -101,14 +109,19 @@ class GrammarTrial:
         return bool(process.stdout.readline())
 
     @staticmethod
-    def _end(process: _Process) -> None:
+    def _end(process: _Process) -> int:
+        """Ends it, unless it has ended; gives its exit code."""
         assert process.stdin
         assert process.stdout
-        process.kill()
-        process.wait()
+        try:
+            process.wait(_ENDS_SECONDS)  # it has, where it has closed its output
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         with suppress(BrokenPipeError):
             process.stdin.close()
         process.stdout.close()
+        return process.returncode
 
 
 _Process = subprocess.Popen[str]
