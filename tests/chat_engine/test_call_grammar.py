@@ -14,8 +14,10 @@ from chat_engine.answer_format import AnswerFormat, Writing
 from chat_engine.reading.call_grammar import CallGrammar, Signature
 from chat_engine.reading.lark import Lark
 from chat_engine.reading.structured import lark
+from chat_engine.reading.tool_schemas import as_read
 from chat_engine.text.answer_formats import known_formats
 from local.options import DEFAULT_MODEL as TINY_CHAT
+from tests.chat_engine.answers import Recorded, read
 
 END = 5
 FUNCTIONS = [
@@ -164,6 +166,59 @@ def test_a_schema_may_refer_to_its_definitions_in_xml_too() -> None:
     grammar = grammars("qwen3_coder", "added").answer([Signature("go", schema)], parallel=False, prefix="")
     assert takes("qwen3_coder", "added", grammar, calls(FORMATS["qwen3_coder"], ("go", {"at": {"lat": 1.5}})))
     assert not takes("qwen3_coder", "added", grammar, calls(FORMATS["qwen3_coder"], ("go", {"at": {}})))
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/city", "$defs": {"city": CITY}},
+        {"anyOf": [CITY, {"type": "object", "properties": {"city": {"type": "string"}}}]},
+        {"allOf": [CITY]},
+        {"oneOf": [CITY]},
+    ],
+    ids=lambda schema: next(iter(schema)),
+)
+def test_a_schema_may_be_composed_of_others(name: str, schema: dict[str, object]) -> None:
+    grammar = grammars(name, "added").answer([Signature("go", schema)], parallel=False, prefix="")
+    assert takes(name, "added", grammar, calls(FORMATS[name], ("go", {"city": "Oslo"})))
+    assert not takes(name, "added", grammar, calls(FORMATS[name], ("go", {"city": "Oslo"})) + "x")
+
+
+@pytest.mark.parametrize(
+    ("schema", "values"),
+    [
+        ({"type": "string"}, ["Oslo", "5", "null", ""]),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, ["Oslo", None]),
+        ({"type": ["string", "null"]}, ["北京", None]),
+        ({"type": ["integer", "null"]}, [5, None]),
+        ({"enum": ["C", None]}, ["C", None]),
+        ({"enum": [1, 2.5, "x", True]}, [1, 2.5, "x", True]),
+        ({"const": 7}, [7]),
+        ({}, ["Oslo"]),
+        ({"$ref": "#/$defs/unit"}, ["C"]),
+        ({"allOf": [{"$ref": "#/$defs/unit"}]}, ["F"]),
+        ({"$ref": "#/$defs/days"}, [3]),
+        ({"type": "string", "pattern": r"^\d+\$"}, ["5$"]),
+        ({"type": "string", "pattern": r"\\$"}, ["a\\"]),
+        ({"type": "array", "items": {"type": "string"}}, [["a", "b"]]),
+        ({"type": "object"}, [{"a": [1]}]),
+    ],
+    ids=str,
+)
+def test_an_argument_without_quotes_is_read_as_it_was_allowed(schema: dict[str, object], values: list[object]) -> None:
+    defs = {"unit": {"enum": ["C", "F"]}, "days": {"type": "integer"}}
+    whole = {"type": "object", "properties": {"x": schema}, "required": ["x"], "$defs": defs}
+    grammar = grammars("qwen3_coder", "added").answer([Signature("f", whole)], parallel=False, prefix="")
+    for value in values:
+        text = calls(FORMATS["qwen3_coder"], ("f", {"x": value}))
+        assert takes("qwen3_coder", "added", grammar, text), value
+        recorded = Recorded("qwen3_coder", text, tools=(as_read("f", whole),))
+        [(name, arguments)] = read(recorded, [text]).calls
+        assert (name, json.loads(arguments)) == ("f", {"x": value})
 
 
 @pytest.mark.parametrize(

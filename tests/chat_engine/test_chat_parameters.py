@@ -167,6 +167,28 @@ def test_what_is_wrong_is_refused_with_its_field(chat: object, field: str, compl
     assert (error.field, str(error).removeprefix(f"{field}: ").startswith(complaint)) == (field, True), str(error)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "field", "complaint"),
+    [
+        ({"properties": ["a"]}, "properties", "must be an object (got ['a'])"),
+        ({"properties": {"a": 7}}, "properties.a", "must be an object (got 7)"),
+        ({"properties": {"a": {"enum": 5}}}, "properties.a.enum", "must be a valid list (got 5)"),
+        ({"properties": {"a": {"pattern": 5}}}, "properties.a.pattern", "must be a valid string (got 5)"),
+        ({"properties": {"a": {"minLength": -1}}}, "properties.a.minLength", "must be greater than or equal to 0"),
+        ({"properties": {"a": {"type": ["null", 5]}}}, "properties.a.type", "must be the name of a type or a list"),
+        ({"required": 5}, "required", "must be a valid list (got 5)"),
+        ({"anyOf": [{"properties": {"b": None}}]}, "anyOf[0].properties.b", "must be an object (got None)"),
+        ({"$defs": {"x": {"type": 3}}}, "$defs.x.type", "must be the name of a type or a list of names (got 3)"),
+    ],
+)
+def test_a_schema_of_arguments_that_is_none_is_refused_at_its_place(
+    parameters: dict[str, Any], field: str, complaint: str
+) -> None:
+    error = refused({"tools": [tool("a"), tool("b", parameters=parameters)]})
+    assert error.field == f"tools[1].function.parameters.{field}"
+    assert complaint in str(error)
+
+
 @pytest.mark.parametrize("name", ChatParameters.model_fields)
 def test_without_messages_each_parameter_is_refused_by_name(name: str) -> None:
     values: dict[str, Any] = {

@@ -14,6 +14,7 @@ from chat_engine.reading.chat_parameters import ChatParameters, Tool
 from chat_engine.reading.lark import Lark
 from chat_engine.reading.prompt_parser import Prompt
 from chat_engine.reading.structured import constraint_of, lark
+from chat_engine.reading.tool_schemas import as_read
 from chat_engine.request import Constraint, Reply, StructuredOutputs
 
 
@@ -75,7 +76,7 @@ class AnswerRules:
         tools = chat.usable_tools
         return Reply(
             self._format,
-            tuple(tool.model_dump(exclude_none=True) for tool in tools),
+            tuple(as_read(tool.function.name, tool.function.schema_of_arguments) for tool in tools),
             prompt.begun,
             named=chat.named_tool is not None,
             opened=self._opened(tools, chat) if tools and not chat.must_call else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from llguidance import regex_to_lark
 
 from chat_engine.answer_format import AnswerFormat, CallSyntax, XmlParameters
 from chat_engine.reading.lark import ANY, NOTHING, Lark, json_rule
+from chat_engine.reading.tool_schemas import closed, parameters, types_of
 
 _SHARED = ("$defs", "definitions", "$schema")
 
@@ -88,46 +90,50 @@ class CallGrammar:
 
     def _arguments(self, rule: str, function: Signature) -> Iterator[str]:
         form = self._syntax.written.arguments
-        schema = {"additionalProperties": False, **function.arguments}  # as a function has no other parameters
         if form == "json":
-            yield f"{rule}: {json_rule(schema, lenient=not function.strict)}"
+            yield f"{rule}: {json_rule(closed(function.arguments), lenient=not function.strict)}"
         else:
-            yield from self._parameters(rule, schema, form, strict=function.strict)
+            yield from self._parameters(rule, function, form)
 
-    def _parameters(self, rule: str, schema: Mapping[str, Any], form: XmlParameters, *, strict: bool) -> Iterator[str]:
-        """In the order of the schema; a text is as it is, any other value is JSON."""
-        literal = self._lark.literal
-        properties, required = schema.get("properties") or {}, schema.get("required") or ()
+    def _parameters(self, rule: str, function: Signature, form: XmlParameters) -> Iterator[str]:
+        """In the order of the schema. What may be a text is written as it is, any other value as JSON."""
+        literal, schema = self._lark.literal, function.arguments
+        properties, required = parameters(schema)
         places = [f"{rule}_{i}" if name in required else f"{rule}_{i}?" for i, name in enumerate(properties)]
         yield f"{rule}: {' '.join(places) or NOTHING}"
         shared = {name: schema[name] for name in _SHARED if name in schema}
         for i, (name, value) in enumerate(properties.items()):
-            own, described = f"{rule}_{i}", value if isinstance(value, Mapping) else {}
-            texts = _texts(described)
-            if texts is None:
-                rest = f"{own}_value {literal(form.after_value)}"
-                yield f"{own}_value: {json_rule({**described, **shared}, lenient=not strict)}"
-            elif texts:
+            own, types = f"{rule}_{i}", types_of(value, schema)
+            if texts := _texts(value):
                 rest = f"({' | '.join(map(literal, texts))}) {literal(form.after_value)}"
+            elif types and "string" not in types:
+                rest = f"{own}_value {literal(form.after_value)}"
+                yield f"{own}_value: {json_rule({**value, **shared}, lenient=not function.strict)}"
             else:
                 rest = f"{own}_text"
-                yield self._lark.up_to(rest, form.after_value, _pattern(described))
+                yield self._lark.up_to(rest, form.after_value, _pattern(value) if types == ["string"] else ANY)
             yield f"{own}: {literal(form.before_key + name + form.after_key)} {rest}"
 
 
-def _texts(schema: Mapping[str, Any]) -> list[str] | None:
-    """The texts that a value may be, none meaning any; None for a value that is not written as a text."""
-    if values := schema.get("enum"):
-        return list(values) if all(isinstance(value, str) for value in values) else None
-    if "const" in schema:
-        return [schema["const"]] if isinstance(schema["const"], str) else None
-    return [] if schema.get("type") == "string" else None
+def _texts(schema: Mapping[str, Any]) -> list[str]:
+    """What a value is written as, where that is one of a few; none: anything."""
+    values = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else []
+    return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
 
 
 def _pattern(schema: Mapping[str, Any]) -> str:
     """What a text must be, as a regex in Lark. A `format` alone is no limit."""
     if pattern := schema.get("pattern"):
-        begin, end = "" if pattern.startswith("^") else ANY, "" if pattern.endswith("$") else ANY
-        return regex_to_lark(f"{begin}({pattern.removeprefix('^').removesuffix('$')}){end}", "d")
+        begins, inner, ends = _anchors(pattern)
+        return regex_to_lark(f"{'' if begins else ANY}({inner}){'' if ends else ANY}", "d")
     low, high = schema.get("minLength", 0), schema.get("maxLength", "")
     return f"[^<]{{{low},{high}}}" if low or high != "" else ANY  # without the beginning of what ends it
+
+
+def _anchors(pattern: str) -> tuple[bool, str, bool]:
+    """Whether it is bound to the text's beginning, the pattern without the anchors, and whether to the end."""
+    begins = pattern.startswith("^")
+    inner = pattern[begins:]
+    backslashes = len(inner) - 1 - len(inner[:-1].rstrip("\\")) if inner.endswith("$") else 1
+    ends = inner.endswith("$") and backslashes % 2 == 0
+    return begins, inner[: len(inner) - ends], ends

@@ -27,12 +27,51 @@ def _check_name(name: str) -> str:
 def _check_schema(schema: object) -> object:
     """Its shape alone: what is in it is checked where a grammar is made of it."""
     if schema is None or (isinstance(schema, dict) and schema.get("type", "object") == "object"):
+        _Shape.model_validate(schema or {})
         return schema
     raise PydanticCustomError("schema", "must be a JSON schema of the type object")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _check_subschema(schema: object) -> object:
+    """True and false are schemas too."""
+    if not isinstance(schema, bool):
+        _Shape.model_validate(schema)
+    return schema
+
+
+def _check_types(types: object) -> object:
+    given = types if isinstance(types, list) else [types]
+    if all(isinstance(one, str) for one in given):
+        return types
+    raise PydanticCustomError("types", "must be the name of a type or a list of names")
+
+
+_Subschema = Annotated[Any, AfterValidator(_check_subschema)]
+_Length = Annotated[int, Field(ge=0)]
+
+
+class _Shape(BaseModel):
+    """Of a JSON schema, what is read here: that of the arguments, and those that it is composed of."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    type: Annotated[Any, AfterValidator(_check_types)] = ""
+    ref: str = Field("", alias="$ref")
+    defs: dict[str, _Subschema] = Field({}, alias="$defs")
+    definitions: dict[str, _Subschema] = {}
+    properties: dict[str, _Subschema] = {}
+    required: list[str] = []
+    allOf: list[_Subschema] = []  # noqa: N815 - JSON Schema's names
+    anyOf: list[_Subschema] = []  # noqa: N815
+    oneOf: list[_Subschema] = []  # noqa: N815
+    enum: list[Any] = []
+    pattern: str = ""
+    minLength: _Length = 0  # noqa: N815
+    maxLength: _Length = 0  # noqa: N815
 
 
 class Function(_Strict):
