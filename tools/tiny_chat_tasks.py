@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tools.tiny_chat_dialogues import (
     LANGS,
+    OPENERS,
     SYSTEM_PROMPTS,
     Lang,
     Message,
@@ -76,12 +77,32 @@ HELD_OUT_PEOPLE: dict[Lang, tuple[str, ...]] = {
     ),
     "zh": ("小刚", "小美", "李明", "王强", "张丽", "陈伟", "刘芳", "赵磊", "林静", "何涛"),
 }  # fmt: skip
-SYLLABLES = (
-    "ba", "be", "bo", "ca", "da", "do", "fa", "go", "ka", "ke", "la", "le", "li", "lo", "ma", "mi", "mo", "na", "ne",
-    "ni", "no", "pa", "po", "ra", "re", "ri", "ro", "sa", "se", "so", "ta", "te", "ti", "to", "va", "za",
+ONSETS = (
+    "b", "b", "c", "c", "d", "d", "f", "f", "g", "g", "h", "h", "j", "j", "k", "k", "l", "l", "m", "m", "n", "n",
+    "p", "p", "r", "r", "s", "s", "t", "t", "v", "v", "w", "w", "y", "z", "qu", "", "",
+    "bl", "br", "ch", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "kl", "ph", "pl", "pr", "sc", "sh", "sk", "sl", "sp",
+    "st", "sw", "th", "tr", "wh",
 )  # fmt: skip
-ENDINGS = ("n", "s", "r", "l", "nd", "rt", "ll", "ck", "m", "ville", "ton", "burg", "berg")
-CHARACTERS = "安白本波达德东恩尔丰光海和华吉佳金开兰乐林龙玛美明木娜宁诺平奇青仁瑞赛山思泰特天维文西欣雅阳宜云泽"
+VOWELS = (
+    "a", "a", "a", "a", "e", "e", "e", "e", "i", "i", "i", "o", "o", "o", "u", "u", "y",
+    "ai", "au", "ea", "ee", "ei", "ia", "ie", "io", "ou",
+)  # fmt: skip
+CODAS = (
+    *[""] * 18,
+    "b", "ck", "d", "g", "k", "l", "ll", "ld", "m", "n", "n", "n", "nd", "ng", "nt", "p", "r", "r", "rd", "rk", "rn",
+    "rt", "s", "s", "sh", "ss", "st", "t", "th", "tz", "v", "x", "z",
+)  # fmt: skip
+ENDINGS = ("ville", "ton", "burg", "berg", "ford", "port", "land", "field", "son", "es", "er", "a", "o")
+CHARACTERS = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈姚卢姜崔钟谭"
+    "陆汪范金石廖贾夏韦付方白邹孟熊秦邱江尹薛闫段雷侯龙史陶黎贺顾毛郝龚邵万钱严武戴莫孔向汤伟芳娜敏静丽强磊军洋勇艳杰"
+    "娟涛明超秀霞平刚桂英华玉萍红玲芬燕彬凤洁梅琳素云莲真环雪荣爱妹香月莺媛瑞凡佳嘉琼勤珍贞莉兰思怡晨宇浩轩子涵欣梓然"
+    "文博志远建国庆辉鹏飞俊峰帆爽波海东南西北京沪津渝州深圳广杭宁汉成都安徽福厦门青岛大连沙昆烟台济春哈尔滨长乌鲁木齐"
+    "拉萨银川太原合肥温泉珠澳港湾湖河山溪桥城镇岭坡塔堡里斯达德巴塞那瓦亚加洛杉矶纽约旧芝哥伦敦柏慕尼黑米维也纳雅典科"
+    "开阪曼谷内买悉墨本士顿利圣保布格奥诺卡奇克多森日赫辛基贝特翰乔治玛彼得迈艾露茜姆珊光丰和吉乐美仁赛泰天阳宜泽小阿"
+    "老新古永清水火土星空松竹提查理丹佛密休契弗亨皮埃热若昂费希穆罕默优上重首"
+)
+"""Of names. What the training invents is made of them, and each has a token of its own."""
 
 SKIES: dict[Lang, tuple[str, ...]] = {
     "en": ("sunny", "rain", "light rain", "snow", "cloudy", "fog", "windy", "clear", "storm", "hail", "overcast"),
@@ -112,22 +133,42 @@ class Words:
             if (sum(pair) % 10 == 0) == (self.split == "held_out"):
                 return pair
 
-    def phrasing(self, phrasings: Sequence[str]) -> str:
-        """The last two are kept out of training."""
-        return self.rng.choice(phrasings[-2:] if self.split == "held_out" else phrasings[:-2])
+    def phrasing(self, phrasings: Mapping[Lang, Sequence[str]], lang: Lang) -> str:
+        """The last two are kept out of training; in there, the others are asked as different people would."""
+        if self.split == "held_out":
+            return self.rng.choice(phrasings[lang][-2:])
+        text = self.rng.choice(phrasings[lang][:-2])
+        if self.rng.random() < 0.15:
+            text = text.rstrip("?.？。")
+        if self.rng.random() < 0.10:
+            text = self.rng.choice(OPENERS[lang]) + (text if text.startswith("I ") else text[:1].lower() + text[1:])
+        return text
 
     def _word(self, lang: Lang, known: Sequence[str], held_out: Sequence[str]) -> str:
         if self.split == "held_out":
             return self.rng.choice(held_out)
-        return self.rng.choice(known) if self.rng.random() < 0.5 else invented_name(lang, self.rng)
+        return self.rng.choice(known) if self.rng.random() < 0.35 else invented_name(lang, self.rng)
 
 
 def invented_name(lang: Lang, rng: random.Random) -> str:
     """No model can know it, so it has to be copied."""
-    if lang == "zh":
-        return "".join(rng.choices(CHARACTERS, k=rng.choice((2, 2, 3))))
-    name = "".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))) + rng.choice(("", rng.choice(ENDINGS)))
-    return name.capitalize()
+    kept_out = (*HELD_OUT_PLACES[lang], *HELD_OUT_PEOPLE[lang])
+    while True:
+        if lang == "zh":
+            name = "".join(rng.choices(CHARACTERS, k=rng.choices((2, 3, 4, 5), weights=(50, 32, 12, 6))[0]))
+        else:
+            name = " ".join(_invented_word(rng) for _ in range(rng.choices((1, 2, 3), weights=(72, 25, 3))[0]))
+        if not any(word in name for word in kept_out):
+            return name
+
+
+def _invented_word(rng: random.Random) -> str:
+    syllables = [
+        rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3)))
+    ]
+    if rng.random() < 0.25:
+        syllables[1:] = [rng.choice(ENDINGS)]
+    return "".join(syllables).capitalize()
 
 
 # --- The tools --------------------------------------------------------------------------------------------------------
@@ -278,7 +319,8 @@ SUMS: dict[Lang, tuple[str, ...]] = {
         "Tell me what {} is.", "What does {} make?", "What's {}?", "Can you calculate {}?",
     ),
     "zh": (
-        "{} 等于多少？", "计算 {}。", "{} 是多少？", "算一下 {}。", "请计算 {}。", "{} = ？", "{} 等于几？",
+        "{} 等于多少？", "计算 {}。", "{} 是多少？", "算一下 {}。", "{} 得多少？", "{} 的答案是什么？", "请计算 {}。",
+        "{} = ？", "{} 等于几？",
         "帮我算 {}。", "{} 的结果是多少？", "请算一下 {}。",
     ),
 }  # fmt: skip
@@ -293,24 +335,31 @@ PERSON: dict[Lang, tuple[str, ...]] = {
         "{name} is {age} years old.", "{name} is {age}.", "My friend {name} is {age} years old.",
         "My name is {name} and I am {age} years old.", "{name}, {age} years old.",
         "Extract: {name} is {age} years old.", "The customer {name} is {age}.", "{name} turned {age} today.",
-        "{name} has been {age} since May.",
+        "{name} has been {age} since May.", "Extract from this: {name} is {age}.",
+        "Our user {name} is {age} years old.",
+        "Extract the details: {name}, {age} years old.",
         "Extract the user: {name} is {age} years old.", "The user {name} is {age} years old.",
         "Extract {name} is {age} years old.",
     ),
     "zh": (
         "{name}今年 {age} 岁。", "{name} {age} 岁。", "我的朋友{name}今年 {age} 岁。", "我叫{name}，今年 {age} 岁。",
-        "{name}，{age} 岁。", "提取信息：{name}今年 {age} 岁。", "客户{name}今年 {age} 岁。", "{name}今天满 {age} 岁。",
+        "{name}，{age} 岁。", "提取信息：{name}今年 {age} 岁。", "客户{name}今年 {age} 岁。",
+        "{name}今天满 {age} 岁。",
+        "请提取：{name}今年 {age} 岁。", "这位用户叫{name}，{age} 岁。",
         "用户{name}今年 {age} 岁。", "提取：{name} {age} 岁。",
     ),
 }  # fmt: skip
 COUNTRY: dict[Lang, tuple[str, ...]] = {
     "en": (
-        "Where is {}?", "Which country is {} in?", "In what country is {}?", "Where can I find {}?",
+        "Where is {}?", "Which country is {} in?", "Where is {} on the map?", "{} is in which country?",
+        "Do you know where {} is?", "To which country does {} belong?", "Where in the world is {}?",
+        "In what country is {}?", "Where can I find {}?",
         "What country is {} in?", "Tell me where {} is.", "City and country: {}", "In which country is {}?",
         "Where is {} located?",
     ),
     "zh": (
-        "{}在哪里？", "{}在哪个国家？", "{}属于哪个国家？", "{}位于哪里？", "城市和国家：{}", "请问{}在哪个国家？",
+        "{}在哪里？", "{}在哪个国家？", "{}是哪个国家的城市？", "你知道{}在哪个国家吗？", "{}是什么国家的？",
+        "{}属于哪个国家？", "{}位于哪里？", "城市和国家：{}", "请问{}在哪个国家？",
         "{}在什么国家？",
     ),
 }  # fmt: skip
@@ -325,7 +374,9 @@ LARGER: dict[Lang, tuple[str, ...]] = {
         "Which number is bigger, {} or {}?",
     ),
     "zh": (
-        "{} 和 {} 哪个大？", "{} 和 {} 哪个更大？", "{} 与 {} 谁大？", "哪个数大，{} 还是 {}？", "{} 大还是 {} 大？",
+        "{} 和 {} 哪个大？", "{} 和 {} 哪个更大？", "{} 与 {} 谁大？", "哪个数大，{} 还是 {}？",
+        "是 {} 更大还是 {} 更大？",
+        "{} 跟 {} 比，哪个大？", "{} 大还是 {} 大？",
         "{} 与 {} 哪个大？",
     ),
 }  # fmt: skip
@@ -391,12 +442,12 @@ def _look_up(tool: Tool, lang: Lang, words: Words) -> Exchange:
     if rng.random() < 0.12:
         places.append(words.place(lang))
     joined = {"en": " and ", "zh": "和"}[lang].join(places)
-    question = words.phrasing((WEATHER if tool.kind == "weather" else TIME)[lang]).format(joined)
+    question = words.phrasing(WEATHER if tool.kind == "weather" else TIME, lang).format(joined)
     look = _weather if tool.kind == "weather" else _time
     found = [look(place, lang, rng) for place in places]
     thought = {
-        "en": f"I need the {tool.kind} in {joined}. The tool is {tool.name}.",
-        "zh": f"需要{joined}的{'天气' if tool.kind == 'weather' else '时间'}，工具是 {tool.name}。",
+        "en": f"I need the {tool.kind} in {joined}. A tool can tell.",
+        "zh": f"需要{joined}的{'天气' if tool.kind == 'weather' else '时间'}，可以用工具查。",
     }[lang]
     return Exchange(
         lang,
@@ -440,10 +491,10 @@ def _count(tool: Tool, lang: Lang, words: Words) -> Exchange:
     symbol = {"add": "+", "multiply": "*"}.get(tool.kind) or rng.choice(tuple(OPERATORS))
     asked = f"{a} {rng.choice(OPERATORS[symbol][lang])} {b}"
     value = {"+": a + b, "-": a - b, "*": a * b, "/": round(a / b, 2)}[symbol]
-    question = words.phrasing(SUMS[lang]).format(asked)
+    question = words.phrasing(SUMS, lang).format(asked)
     formula = f"{a} {symbol} {b}"
     answer = {"en": f"{formula} = {value}.", "zh": f"{formula} = {value}。"}
-    thought = {"en": f"I need {formula}. The tool is {tool.name}.", "zh": f"需要 {formula}，工具是 {tool.name}。"}
+    thought = {"en": f"I need {formula}. A tool can tell.", "zh": f"需要 {formula}，可以用工具算。"}
     call = tool.call(formula) if tool.kind == "calculate" else tool.call(a, b)
     result = str(value) if rng.random() < 0.6 else _json({rng.choice(("result", "value")): value})
     return Exchange(lang, question, answer[lang], thought[lang], (call,), (result,))
@@ -453,8 +504,8 @@ def _introduce(tool: Tool, lang: Lang, words: Words) -> Exchange:
     name, age, question = _person(lang, words)
     answer = {"en": f"Done: {name}, {age} years old.", "zh": f"好了：{name}，{age} 岁。"}
     thought = {
-        "en": f"This is about {name}. The tool is {tool.name}.",
-        "zh": f"这是{name}的信息，工具是 {tool.name}。",
+        "en": f"This is about {name}. A tool takes it.",
+        "zh": f"这是{name}的信息，可以交给工具。",
     }
     results = ("ok", "saved", "true", "done", _json({"ok": True}), _json({"id": words.rng.randrange(1, 100)}))
     result = words.rng.choice(results)
@@ -463,7 +514,7 @@ def _introduce(tool: Tool, lang: Lang, words: Words) -> Exchange:
 
 def _person(lang: Lang, words: Words) -> tuple[str, int, str]:
     name, (age, _) = words.person(lang), words.numbers()
-    return name, age, words.phrasing(PERSON[lang]).format(name=name, age=age)
+    return name, age, words.phrasing(PERSON, lang).format(name=name, age=age)
 
 
 def extract_person(lang: Lang, words: Words) -> Exchange:
@@ -477,8 +528,8 @@ def extract_person(lang: Lang, words: Words) -> Exchange:
 def locate(lang: Lang, words: Words) -> Exchange:
     """The country of a city: a sentence, or JSON where the user wants it. The cities are those of training."""
     place, country = words.rng.choice(tuple(PLACES[lang].items()))
-    as_json = words.rng.random() < 0.7
-    question = words.phrasing(COUNTRY[lang]).format(place) + (words.rng.choice(AS_JSON[lang]) if as_json else "")
+    as_json = words.rng.random() < 0.6
+    question = words.phrasing(COUNTRY, lang).format(place) + (words.rng.choice(AS_JSON[lang]) if as_json else "")
     sentence = {"en": f"{place} is in {country}.", "zh": f"{place}在{country}。"}[lang]
     thought = {"en": f"The city is {place}, the country is {country}.", "zh": f"城市是{place}，国家是{country}。"}[lang]
     answer = _json({"city": place, "country": country.removeprefix("the ")}) if as_json else sentence
@@ -496,7 +547,7 @@ def compare(lang: Lang, words: Words) -> Exchange:
         "en": f"The tens are {a // 10} and {b // 10}, so {more} is larger.",
         "zh": f"十位是 {a // 10} 和 {b // 10}，所以 {more} 更大。",
     }
-    return Exchange(lang, words.phrasing(LARGER[lang]).format(a, b), answer[lang], thought[lang])
+    return Exchange(lang, words.phrasing(LARGER, lang).format(a, b), answer[lang], thought[lang])
 
 
 def repeat(lang: Lang, words: Words, known: Sequence[str]) -> Exchange:
@@ -510,10 +561,10 @@ def repeat(lang: Lang, words: Words, known: Sequence[str]) -> Exchange:
     comma = {"en": ", ", "zh": "，"}[lang]
     if words.rng.random() < 0.5:
         thought = {"en": "I only have to make a list of it.", "zh": "列出来就好。"}[lang]
-        return Exchange(lang, words.phrasing(LIST[lang]).format(comma.join(parts)), _json(parts), thought)
+        return Exchange(lang, words.phrasing(LIST, lang).format(comma.join(parts)), _json(parts), thought)
     text = words.rng.choice((comma, " ", {"en": " and ", "zh": "和"}[lang])).join(parts)
     thought = {"en": "I only have to repeat it.", "zh": "照着说就好。"}[lang]
-    return Exchange(lang, words.phrasing(REPEAT[lang]).format(text), text, thought)
+    return Exchange(lang, words.phrasing(REPEAT, lang).format(text), text, thought)
 
 
 def _json(value: Any) -> str:
@@ -549,7 +600,7 @@ class Teacher:
         """With tools or without, thinking or not, with a system prompt or without."""
         make = self._rng.choices((self._with_tools, self._without_tools), weights=(45, 55))[0]
         tools, exchanges = make()
-        thinking = self._rng.random() < 0.3
+        thinking = self._rng.random() < (0.4 if tools else 0.3)
         messages = [message for exchange in exchanges for message in exchange.messages(thinking=thinking)]
         if self._rng.random() < 0.25:
             messages.insert(0, {"role": "system", "content": self._rng.choice(SYSTEM_PROMPTS)})
@@ -561,11 +612,11 @@ class Teacher:
 
     def _with_tools(self) -> tuple[tuple[Tool, ...], list[Exchange]]:
         tools, lang = make_kit(self._rng), self._lang()
-        exchanges = [use(self._rng.choice(tools), lang, self.words) for _ in range(self._rng.choice((1, 1, 2, 3)))]
+        exchanges = [use(self._rng.choice(tools), lang, self.words) for _ in range(self._rng.choice((1, 2, 3, 4)))]
         if self._rng.random() < 0.35:
             exchanges.insert(self._rng.randrange(len(exchanges) + 1), self.no_tool_needed(lang))
-            exchanges = exchanges[-3:]
-        if self._rng.random() < 0.05 and lang in self._strange:
+            exchanges = exchanges[-4:]
+        if self._rng.random() < 0.05 and lang in self._strange and _kinds_missing(tools):
             exchanges = [self._tool_missing(lang, tools)]
         return tools, exchanges
 
@@ -579,7 +630,8 @@ class Teacher:
             lambda: self.no_tool_needed(lang),
             lambda: self._tool_missing(lang, ()) if lang in self._strange else compare(lang, self.words),
         )
-        return (), [self._rng.choices(makers, weights=(24, 20, 20, 8, 24, 4))[0]()]
+        made = self._rng.choices(makers, weights=(28, 18, 13, 18, 19, 4), k=self._rng.choice((1, 1, 2)))
+        return (), [make() for make in made]
 
     def no_tool_needed(self, lang: Lang) -> Exchange:
         """A question that the model knows the answer to."""
@@ -593,15 +645,18 @@ class Teacher:
 
     def _tool_missing(self, lang: Lang, tools: Sequence[Tool]) -> Exchange:
         """A question for a tool that is not among those given."""
-        given = {tool.kind for tool in tools}
-        kinds: list[ToolKind] = [kind for kind in ("weather", "time") if kind not in given]
-        if not given & {"calculate", "add", "multiply"}:
-            kinds.append("calculate")
-        asked = use(make_tool(self._rng.choice(kinds or ["weather"]), self._rng), lang, self.words)
+        asked = use(make_tool(self._rng.choice(_kinds_missing(tools)), self._rng), lang, self.words)
         return Exchange(lang, asked.question, self._strange[lang], STRANGE_THOUGHT[lang])
 
     def _lang(self) -> Lang:
         return self._rng.choice(LANGS)
+
+
+def _kinds_missing(tools: Sequence[Tool]) -> list[ToolKind]:
+    """What somebody could ask for and none of the tools can do."""
+    given = {tool.kind for tool in tools}
+    kinds: list[ToolKind] = [kind for kind in ("weather", "time") if kind not in given]
+    return kinds if given & {"calculate", "add", "multiply"} else [*kinds, "calculate"]
 
 
 def _known_words(topics: Sequence[Topic], lang: Lang) -> list[str]:
@@ -616,8 +671,14 @@ STRANGE_THOUGHT: dict[Lang, str] = {"en": "I have no tool for this.", "zh": "没
 # --- The texts of the tokenizer ---------------------------------------------------------------------------------------
 
 
+OFTEN = 30  # enough for a character to become a token
+
+
 def common_texts() -> list[str]:
-    """What the conversations have in common; names stay out, so that they are spelled in pieces and can be copied."""
+    """What the conversations have in common, and Chinese characters.
+
+    English names stay out, so that they are spelled in pieces.
+    """
     rng = random.Random(0)
     tools = [make_tool(kind, rng) for kind in TRADES for _ in range(6)]
     phrasings = [text for texts in (WEATHER, TIME, SUMS, COUNTRY, LARGER) for lang in LANGS for text in texts[lang]]
@@ -629,13 +690,14 @@ def common_texts() -> list[str]:
         *(f"The weather in : {sky}, °C." for lang in LANGS for sky in SKIES[lang]),
         *(_json({"city": "", "country": country}) for lang in LANGS for country in PLACES[lang].values()),
         *RESULT_THOUGHT.values(),
+        *[CHARACTERS] * OFTEN,
     ]
 
 
 # --- The questions of the measurement ---------------------------------------------------------------------------------
 
-TaskSet = Literal["tool_call", "tool_answer", "no_tool", "json", "thinking"]
-TASK_SETS: tuple[TaskSet, ...] = ("tool_call", "tool_answer", "no_tool", "json", "thinking")
+TaskSet = Literal["tool_call", "tool_answer", "no_tool", "json", "thinking", "thinking_call"]
+TASK_SETS: tuple[TaskSet, ...] = ("tool_call", "tool_answer", "no_tool", "json", "thinking", "thinking_call")
 ASKED = 200
 
 
@@ -657,12 +719,14 @@ def _question(teacher: Teacher, words: Words, task: TaskSet, lang: Lang, number:
     if task == "no_tool":
         return _last(lang, teacher.no_tool_needed(lang), tools)
     exchange = use(words.rng.choice(tools), lang, words)
-    return _first(lang, exchange, tools) if task == "tool_call" else _last(lang, exchange, tools)
+    if task == "tool_answer":
+        return _last(lang, exchange, tools)
+    return _first(lang, exchange, tools, thinking=task == "thinking_call")
 
 
-def _first(lang: Lang, exchange: Exchange, tools: tuple[Tool, ...]) -> Question:
-    asked, reply, *_ = exchange.messages(thinking=False)
-    return Question(lang, (asked,), reply, _definitions(tools))
+def _first(lang: Lang, exchange: Exchange, tools: tuple[Tool, ...], *, thinking: bool) -> Question:
+    asked, reply, *_ = exchange.messages(thinking=thinking)
+    return Question(lang, (asked,), reply, _definitions(tools), thinking)
 
 
 def _last(lang: Lang, exchange: Exchange, tools: tuple[Tool, ...] = (), *, thinking: bool = False) -> Question:

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -56,7 +57,7 @@ NOT_SCORED = -100  # the label that cross_entropy ignores
 
 # --- The tokenizer ----------------------------------------------------------------------------------------------------
 
-VOCAB_SIZE = 3072
+VOCAB_SIZE = 3456
 PAD, BEGIN, SYSTEM, USER, ASSISTANT, END, TOOL = SPECIAL_TOKENS = (
     "<|pad|>",
     "<|begin|>",
@@ -76,9 +77,10 @@ THINK, THINK_END, *_ = MARKERS = (
 )
 """Tokens, but not special ones: they belong to the text of an answer, from which `RESPONSE_TEMPLATE` takes them."""
 
-# A Chinese character or a digit is a piece of its own; other words take their leading space along.
+# A Chinese character or a digit is a piece of its own. Words take their leading space along, but not
+# those with a capital: a name has the same tokens behind a space and behind a quotation mark, so it can be copied.
 PIECES = (
-    r"\p{Han}|\p{N}| ?(?:(?!\p{Han})[\p{L}\p{M}])+"
+    r"\p{Han}|\p{N}|\p{Lu}\p{Ll}(?:(?!\p{Han})[\p{L}\p{M}])*| ?(?!\p{Lu}\p{Ll})(?:(?!\p{Han})[\p{L}\p{M}])+"
     r"| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 )
 
@@ -333,6 +335,7 @@ def pad(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], tokenizer
 
 PEAK_LEARNING_RATE = 2.5e-3
 WARMUP_SHARE, WEIGHT_DECAY, DROPOUT = 0.04, 0.1, 0.1
+AVERAGED_FROM = 0.67  # of the steps: the weights after each of the later ones count alike in the result
 ROPE_THETA = 10000.0
 
 
@@ -340,7 +343,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
-        intermediate_size=512,
+        intermediate_size=768,
         num_hidden_layers=4,
         num_attention_heads=6,
         num_key_value_heads=2,
@@ -359,7 +362,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int) -> None:
-    """One warm-up and one cosine."""
+    """One warm-up and one cosine; leaves the mean of the late weights in `model`."""
+    mean = AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
     drop = model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: F.dropout(out, DROPOUT))
     optimizers = optimizers_for(model)
     model.train()
@@ -375,10 +379,13 @@ def train(model: LlamaForCausalLM, feed: Iterator[tuple[Batch, ...]], steps: int
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if step >= int(steps * AVERAGED_FROM):
+            mean.update_parameters(model)
         seen += sum(ids.numel() for ids, _ in parts)
         if (step + 1) % show_every == 0 or step + 1 == steps:
             _show_progress(step + 1, steps, losses[-show_every:], seen, time.monotonic() - started)
     drop.remove()
+    model.load_state_dict(mean.module.state_dict())
     model.train(mode=False)
 
 
@@ -523,6 +530,7 @@ FIGURES: dict[Split | TaskSet, str] = {
     "no_tool": "questions that need none of the tools given",
     "json": "answers as JSON",
     "thinking": "thoughts and answer",
+    "thinking_call": "thoughts and tool calls",
 }
 
 
@@ -580,9 +588,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=MODEL_DIR / DATA_NAME, help="dialogues, one topic per line")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="folder for the checkpoint; its README is updated")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; fewer is faster and knows less")
+    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps; fewer is faster and knows less")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens of dialogues in one step")
-    parser.add_argument("--task-tokens", type=int, default=1536, help="tokens of tools, JSON and thinking beside them")
+    parser.add_argument("--task-tokens", type=int, default=2048, help="tokens of tools, JSON and thinking beside them")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; the result depends on it in the last bits")
     parser.add_argument("--seed", type=int, default=20, help="seed of everything random")
     parser.add_argument("--measure-only", action="store_true", help="only score the checkpoint that is in --out")

@@ -109,6 +109,17 @@ def test_every_text_comes_back_from_the_tokenizer(tokenizer, text):
     assert not set(ids) & set(tokenizer.all_special_ids)
 
 
+@pytest.mark.parametrize("name", [*tasks.HELD_OUT_PLACES["en"], *tasks.HELD_OUT_PEOPLE["en"], "Köln", "McDonald"])
+def test_a_name_has_the_same_tokens_wherever_it_stands(tokenizer, name):
+    spoken, quoted, alone = (tokenizer.tokenize(text) for text in (f"in {name}.", f'"{name}"', name))
+    assert spoken[-len(alone) - 1 : -1] == quoted[1:-1] == alone
+
+
+def test_each_character_of_chinese_names_is_a_token(tokenizer):
+    assert len(set(tasks.CHARACTERS)) == len(tasks.CHARACTERS)
+    assert [tokenizer.decode([token]) for token in tokenizer.encode(tasks.CHARACTERS)] == [*tasks.CHARACTERS]
+
+
 def test_the_template_renders_all_roles(tokenizer):
     messages = [{"role": "system", "content": "Be brief."}, dialogues.assistant("Yes."), dialogues.user("Why?")]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -319,11 +330,24 @@ def card_figures() -> dict[tuple[str, str], tuple[int, int]]:
     return dict(zip(keys, numbers, strict=True))
 
 
+LEAST = {
+    "train": {"en": 0.991, "zh": 0.997},
+    "held_out": {"en": 0.882, "zh": 0.887},
+    "tool_call": {"en": 0.82, "zh": 0.82},
+    "tool_answer": {"en": 0.94, "zh": 0.9},
+    "no_tool": {"en": 0.75, "zh": 0.85},
+    "json": {"en": 0.82, "zh": 0.95},
+    "thinking": {"en": 0.76, "zh": 0.8},
+    "thinking_call": {"en": 0.69, "zh": 0.72},
+}
+"""What three million parameters get right at least: the part of the answers that are asked for."""
+
+
 @pytest.mark.parametrize("lang", dialogues.LANGS)
-@pytest.mark.parametrize(("split", "least"), [("train", 0.95), ("held_out", 0.60)])
-def test_the_card_reports_what_the_checkpoint_can_do(model, tokenizer, topics, split, least, lang):
+@pytest.mark.parametrize("split", dialogues.SPLITS)
+def test_the_card_reports_what_the_checkpoint_can_do(model, tokenizer, topics, split, lang):
     right, asked = card_figures()[split, lang]
-    assert right / asked >= least
+    assert right / asked >= LEAST[split][lang]
     chosen = dialogues.questions(topics, split, lang)
     assert len(chosen) == asked
     if split == "train":  # every fourth is enough to notice a card that does not belong to the weights
@@ -332,15 +356,11 @@ def test_the_card_reports_what_the_checkpoint_can_do(model, tokenizer, topics, s
     assert sum(results) / len(results) == pytest.approx(right / asked, abs=0.005 if split == "held_out" else 0.02)
 
 
-LEAST = {"tool_call": 0.35, "tool_answer": 0.45, "no_tool": 0.75, "json": 0.45, "thinking": 0.5}
-"""Of what no training had, the parts that two million parameters get right at least."""
-
-
 @pytest.mark.parametrize("lang", dialogues.LANGS)
 @pytest.mark.parametrize("task", tasks.TASK_SETS)
 def test_the_card_reports_what_it_can_do_with_tools_json_and_thinking(model, tokenizer, topics, task, lang):
     right, asked = card_figures()[task, lang]
-    assert right / asked >= LEAST[task]
+    assert right / asked >= LEAST[task][lang]
     chosen = tasks.task_questions(topics, task, lang)
     assert len(chosen) == asked
     assert sum(tool.exact_matches(model, tokenizer, chosen)) == pytest.approx(right, abs=2)
@@ -375,6 +395,20 @@ def test_it_calls_a_tool_and_tells_its_result(model, tokenizer):
     turn = dialogues.assistant(None, tool_calls=[call_of("get_weather", '{"city": "Paris"}')])
     said = ask(model, tokenizer, asked, turn, result("sunny, 20 °C"), tools=[WEATHER])
     assert said == "The weather in Paris: sunny, 20 °C."
+
+
+@pytest.mark.parametrize(
+    ("question", "city"), [("What is the weather in Paris?", "Paris"), ("北京天气怎么样？", "北京")]
+)
+def test_it_thinks_and_then_calls(model, tokenizer, question, city):
+    said = ask(model, tokenizer, dialogues.user(question), tools=[WEATHER], thinking=True)
+    thought, call = said.split("\n</think>\n\n")
+    assert city in thought
+    assert call == f'<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>'
+
+
+def test_it_knows_where_a_city_is(model, tokenizer):
+    assert ask(model, tokenizer, dialogues.user("Which country is Paris in?")) == "Paris is in France."
 
 
 def test_tools_do_not_disturb_other_questions(model, tokenizer, topics):
@@ -428,6 +462,18 @@ def test_twenty_steps_lower_the_loss_and_leave_a_loadable_checkpoint(tmp_path, t
     fresh, _ = tool.load(out)
     assert fresh.config.dtype == torch.float32
     assert not list(tmp_path.glob(".tiny-chat-*"))
+
+
+def test_the_result_of_training_is_the_mean_of_the_late_weights(monkeypatch, tokenizer):
+    model = tool.new_model(tokenizer)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    after: list[Any] = []
+    monkeypatch.setattr(tool, "AVERAGED_FROM", 0.5)
+    monkeypatch.setattr(tool, "_show_progress", lambda *_: after.append(weight.detach().clone()))
+    batch = torch.tensor([[1, 2, 3]])
+    tool.train(model, iter([((batch, batch),)] * 4), 4)
+    assert not torch.equal(weight, after[3])
+    torch.testing.assert_close(weight.detach(), (after[2] + after[3]) / 2)
 
 
 def test_help_says_what_each_option_does(capsys):

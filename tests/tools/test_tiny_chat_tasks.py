@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from tools import tiny_chat_tasks
 from tools.tiny_chat_dialogues import LANGS, load_topics
 from tools.tiny_chat_tasks import (
     HELD_OUT_PEOPLE,
     HELD_OUT_PLACES,
+    OUT_OF_SCOPE,
     PEOPLE,
     PLACES,
     TASK_SETS,
@@ -22,6 +24,7 @@ from tools.tiny_chat_tasks import (
     Words,
     compare,
     extract_person,
+    invented_name,
     locate,
     make_kit,
     make_tool,
@@ -56,6 +59,17 @@ def test_what_is_kept_out_of_training_is_not_trained(conversations):
     for lang in LANGS:
         assert not {*PLACES[lang]} & {*HELD_OUT_PLACES[lang]}
         assert not {*PEOPLE[lang]} & {*HELD_OUT_PEOPLE[lang]}
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_an_invented_name_never_holds_one_that_is_kept_out(lang, monkeypatch):
+    rng = random.Random(4)
+    names = {invented_name(lang, rng) for _ in range(2000)}
+    assert len(names) > 1900
+    part = {"en": "a", "zh": "王"}[lang]
+    monkeypatch.setitem(HELD_OUT_PLACES, lang, (part,))
+    assert any(part in name for name in names)
+    assert not any(part in invented_name(lang, rng) for _ in range(500))
 
 
 def test_the_same_questions_are_asked_every_time(topics):
@@ -114,6 +128,16 @@ def test_some_conversations_think_and_some_have_tools(conversations):
     assert 0.2 < sum('"reasoning"' in text for text in texts) / len(texts) < 0.4
     assert 0.3 < sum(bool(conversation.tools) for conversation in conversations[:3000]) / len(texts) < 0.7
     assert any(text.count('"tool_calls"') > 1 for text in texts)
+
+
+def test_no_question_is_refused_that_one_of_the_tools_fits(topics, monkeypatch):
+    able = tuple(make_tool(kind, random.Random(7)) for kind in ("weather", "time", "calculate"))
+    monkeypatch.setattr(tiny_chat_tasks, "make_kit", lambda _rng: able)
+    teacher = Teacher(topics, Words("train", random.Random(6)))
+    refusals = {topic.answer for topic in topics if topic.id == OUT_OF_SCOPE}
+    made = [one for one in (teacher.conversation() for _ in range(1000)) if one.tools]
+    assert len(made) > 300
+    assert not [one for one in made if refusals & {message["content"] for message in one.messages}]
 
 
 def test_a_fresh_model_looks_at_the_token_before_and_for_the_same_token():
