@@ -10,8 +10,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from chat_engine.answer_format import AnswerFormat
 from chat_engine.errors import ConfigError
+from chat_engine.reading.format_finder import _without_end, find_format
+from chat_engine.reading.template_loader import load_template
 from chat_engine.request import Reply
-from chat_engine.text.answer_formats import _without_end, answer_format, known_formats
+from chat_engine.text.answer_formats import known_formats
 from chat_engine.text.answer_parts import AnswerParts, Kind
 from tests.chat_engine.answers import ARGUMENTS, HERMES, ONE, TOOLS, joined
 from tests.chat_engine.builders import byte_level_tokenizer
@@ -64,7 +66,8 @@ DEEPSEEK_R1 = (  # arguments must be texts, and the content none
     "{%- elif m.content is none %}{{- '<｜Assistant｜><｜tool▁calls▁begin｜>' }}{%- for c in m.tool_calls %}"
     "{{- '<｜tool▁call▁begin｜>' + c.type + '<｜tool▁sep｜>' + c.function.name + '\n```json\n' }}"
     "{{- c.function.arguments + '\n```<｜tool▁call▁end｜>' }}{%- endfor %}"
-    "{{- '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}{%- elif m.role == 'assistant' %}"
+    "{{- '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}{%- elif m.role == 'tool' %}"
+    "{{- '<｜tool▁output▁begin｜>' + m.content + '<｜tool▁output▁end｜>' }}{%- elif m.role == 'assistant' %}"
     "{{- '<｜Assistant｜>' + m.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{%- endif %}{%- endfor %}"
 )
 DEEPSEEK_V31 = DEEPSEEK_R1.replace(
@@ -79,7 +82,7 @@ PHI4 = "{%- for m in messages %}{{- '<|' + m.role + '|>' + (m.content or '') + '
 NEEDS_A_RESULT = QWEN25 + "{%- if messages[-1].tool_calls %}{{- raise_exception('a result must follow') }}{%- endif %}"
 
 
-def loaded(template: str, *tokens: str, **more: Any) -> PreTrainedTokenizerBase:
+def loaded(template: str | dict[str, str], *tokens: str, **more: Any) -> PreTrainedTokenizerBase:
     backend = byte_level_tokenizer()
     backend.add_tokens(list(tokens))
     return PreTrainedTokenizerFast(
@@ -87,9 +90,9 @@ def loaded(template: str, *tokens: str, **more: Any) -> PreTrainedTokenizerBase:
     )
 
 
-def found(template: str, *tokens: str, setting: str | None = None, **more: Any) -> AnswerFormat | None:
+def found(template: str | dict[str, str], *tokens: str, setting: str | None = None, **more: Any) -> AnswerFormat | None:
     tokenizer = loaded(template, *tokens, **more)
-    return answer_format(tokenizer, tokenizer.backend_tokenizer, template, setting)
+    return find_format(tokenizer, tokenizer.backend_tokenizer, load_template(tokenizer, None), setting)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,13 @@ def test_without_the_tags_the_prompt_says_nothing_of_the_answer() -> None:
     assert joined([d for part in [*parts.feed(text), *parts.finish()] for d in part.calls]) == (("now", "{}"),)
 
 
+def test_the_template_for_tools_is_the_one_that_tells() -> None:
+    """Where a checkpoint ships one beside the default, which may know nothing of calls."""
+    one = found({"default": PHI4, "tool_use": MISTRAL})
+    assert one is not None
+    assert one.name == "mistral"
+
+
 def test_the_setting() -> None:
     assert found(QWEN25, setting="none") is None
     for name, ours in known_formats().items():
@@ -158,7 +168,7 @@ def test_the_setting() -> None:
 
 def test_no_template_no_format() -> None:
     tokenizer = loaded(QWEN3)
-    assert answer_format(tokenizer, tokenizer.backend_tokenizer, None, None) is None
+    assert find_format(tokenizer, tokenizer.backend_tokenizer, None, None) is None
 
 
 SHIPPED: dict[str, Any] = {

@@ -12,10 +12,10 @@ from chat_engine.native.grammar import Grammars
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.protocol import Engine
 from chat_engine.reading.answer_rules import AnswerRules
+from chat_engine.reading.format_finder import find_format
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import RequestParser
 from chat_engine.service.model_thread import ModelThread
-from chat_engine.text.answer_formats import answer_format
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def _native(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
         prompts = PromptEncoder.load(config)
         limits, defaults = runner.limits, runner.defaults
         prompts.check_vocabulary(limits.vocab_size)
-        template = prompts.template.source if prompts.template else None
-        written = answer_format(prompts.tokenizer, prompts.backend, template, config.answer_format)
+        written = find_format(prompts.tokenizer, prompts.backend, prompts.template, config.answer_format)
     except Exception:
         thread.close()
         raise

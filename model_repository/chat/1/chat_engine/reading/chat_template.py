@@ -62,10 +62,6 @@ class ChatTemplate:
     shows_calls: bool = False
     for_tools: ChatTemplate | None = None
 
-    def knows(self, name: str) -> bool:
-        """Whether a variable of this name may be given, in a conversation with tools or without."""
-        return any(name in template.reads for template in self.variants)
-
     @property
     def variants(self) -> tuple[ChatTemplate, ...]:
         """Itself, and the one for tools where there is one."""
@@ -193,10 +189,10 @@ class ChatTemplate:
         turns = self.form.turns(probes.turns_of(roles))
         return self._render(turns, add_generation_prompt=roles[-1] == "user")
 
-    def try_turns(self, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> str | None:
-        """The prompt of a probe; None where the template refuses it."""
+    def try_turns(self, turns: Sequence[Turn], tools: Sequence[Tool] = (), *, ended: bool = False) -> str | None:
+        """The prompt of a probe, or the conversation if it has ended; None where the template refuses it."""
         try:
-            return self._render(self.form.turns(turns), tools=tools)
+            return self._render(self.form.turns(turns), tools=tools, add_generation_prompt=not ended)
         except TemplateRefusalError:
             return None
 
@@ -227,11 +223,14 @@ def _check_said(turns: Sequence[Turn], text: str) -> None:
 
     But for what an assistant has said and thought: templates leave out the thoughts of earlier turns.
     """
+    place = 0
     for index, turn in enumerate(turns):
-        calls = turn.get("tool_calls", ())
-        if turn["role"] != "assistant" and not _is_in(turn["content"], text):
-            raise _left_out("messages", index, "content")
-        for number, call in enumerate(calls):
+        if turn["role"] != "assistant":
+            found = _place_of(turn["content"], text, place)
+            if found is None:
+                raise _left_out("messages", index, "content")
+            place = found
+        for number, call in enumerate(turn.get("tool_calls", ())):
             if not any(name in text for name in _spellings(call["function"]["name"])):
                 raise _left_out("messages", index, "tool_calls", number)
 
@@ -242,10 +241,18 @@ def _left_out(*place: str | int) -> InvalidArgumentError:
     )
 
 
-def _is_in(content: str, text: str) -> bool:
-    """Whether some phrase of a content is there. Templates trim, escape, and take out short commands."""
+def _place_of(content: str, text: str, begin: int) -> int | None:
+    """Where some phrase of a content is, best from `begin` on: the turns stand in their order.
+
+    Templates trim, escape, and take out short commands.
+    """
     phrases = [found[0] for found in islice(_PHRASE.finditer(content), _PHRASES)]
-    return not phrases or any(spelling in text for phrase in phrases for spelling in _spellings(phrase))
+    if not phrases:
+        return begin
+    for phrase in phrases:
+        if (place := text.find(phrase, begin)) >= 0:
+            return place
+    return begin if any(spelling in text for phrase in phrases for spelling in _spellings(phrase)) else None
 
 
 def _spellings(words: str) -> set[str]:
