@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -20,8 +22,10 @@ from chat_engine.native.guide import Guide
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.sampler import SamplingState
 from chat_engine.native.token_rules import TokenRules
+from chat_engine.reading.lark import Lark
 from chat_engine.reading.structured import lark
-from chat_engine.request import Constraint, FinishReason
+from chat_engine.request import Constraint, FinishReason, Reply
+from chat_engine.text.answer_formats import known_formats
 from tests.chat_engine.builders import (
     EOS,
     Inbox,
@@ -39,6 +43,7 @@ from tests.chat_engine.guided import (
     VOCAB,
     RandomRunner,
     answer,
+    constraint,
     grammars,
     guided_engine,
     guided_request,
@@ -347,6 +352,37 @@ def test_a_stop_string_does_end_a_complete_answer() -> None:
     liked = RandomRunner(favourite=token(","))
     inbox = answer(guided_request(outputs={"regex": "a(,a)*"}, stop=(",",)), liked)
     assert (inbox.text, inbox.last.finish_reason, inbox.output) == ("a", STOP, 2)
+
+
+class Writer(RandomRunner):
+    """It writes a text, where that is allowed; behind it, anything."""
+
+    def __init__(self, text: str, prompt: int) -> None:
+        super().__init__()
+        self._wanted, self._prompt = ids(text), prompt
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        logits, place = super().logits(tokens), len(tokens) - self._prompt
+        if place < len(self._wanted):
+            logits[self._wanted[place]] += 1000
+        return logits
+
+
+@pytest.mark.parametrize("prefix", ["", "<think>\n"])
+def test_a_stop_string_ends_the_answer_behind_reasoning(prefix: str) -> None:
+    """Whether the model or the prompt has opened it, and though the reasoning has the string, too."""
+    think = known_formats()["think"]
+    inner = constraint(regex="a(,a)*")
+    grammar = Lark(tokenizer()).behind_reasoning(inner.grammar, think, prefix)
+    request = replace(
+        guided_request(stop=(",",)),
+        constraint=Constraint(grammar, inner.field, content=inner.grammar),
+        reply=Reply(think, (), prefix),
+    )
+    written = ("" if prefix else "<think>\n") + "well, then</think>\n\na,a,a"
+    inbox = answer(request, Writer(written, len(request.prompt_ids)))
+    assert (inbox.text, inbox.last.finish_reason) == ("a", STOP)
+    assert "".join(event.reasoning for event in inbox.events) == "well, then"
 
 
 # Many requests.

@@ -102,10 +102,12 @@ class Constraint:
     Attributes:
         grammar: in llguidance's form: Lark, or a JSON list of grammars.
         field: of the request, to be named where the grammar cannot be used.
+        content: the grammar of the content alone, where the whole has reasoning or calls beside it.
     """
 
     grammar: str
     field: str
+    content: str | None = None
 
 
 @dataclass(frozen=True)

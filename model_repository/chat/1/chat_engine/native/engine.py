@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from tokenizers import Tokenizer
 
@@ -76,13 +77,18 @@ class NativeEngine(Door[Running]):
         stop_ids = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
             stop_ids |= self._end_ids
-        grammar = self._grammar(request.constraint) if request.constraint else None
+        constraint = request.constraint
+        grammar = self._grammar(constraint) if constraint else None
+        places = None
+        if constraint and (stop := request.sampling.stop):
+            content = self._grammar(replace(constraint, grammar=constraint.content or constraint.grammar))
+            places = content.places(max(map(len, stop)))
         call, single = None, False
         if request.reply and request.reply.opened and self._grammars and self._grammars.usable:
             call, single = self._grammar(request.reply.opened), request.reply.single
         guide = Guide(stop_ids, self._end_ids, grammar, call, single=single)
         rules = self._runner.defaults.rules
-        self._enter(request.id, Running(request, sink, guide, rules, self._tokenizer, self._names))
+        self._enter(request.id, Running(request, sink, guide, rules, self._tokenizer, self._names, places))
 
     def close(self) -> None:
         """See `protocol.Engine`."""

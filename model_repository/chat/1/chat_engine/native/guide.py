@@ -28,7 +28,6 @@ class Guide:
         *,
         single: bool = False,
     ) -> None:
-        self.grammar = grammar
         self._call = call
         self._single = single
         self.stop_ids = stop_ids

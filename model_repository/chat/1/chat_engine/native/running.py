@@ -24,6 +24,7 @@ from chat_engine.request import (
 from chat_engine.service.door import Progress
 from chat_engine.text.answer import CallOpening, Said, answer_text
 from chat_engine.text.detokenizer import TokenNames
+from chat_engine.text.stop_strings import Places
 
 
 class Running:
@@ -46,6 +47,7 @@ class Running:
         rules: TokenRules,
         tokenizer: Tokenizer,
         names: TokenNames,
+        places: Places | None = None,
     ) -> None:
         params, prompt_ids = request.sampling, request.prompt_ids
         self.request = request
@@ -62,7 +64,7 @@ class Running:
             params.stop,
             skip_special_tokens=params.skip_special_tokens,
             echo=bool(request.echo),
-            places=guide.grammar.places(max(map(len, params.stop))) if guide.grammar and params.stop else None,
+            places=places,
         )
         self._opening: CallOpening | None = None
         # What the caller has not heard yet; from the start that is what only the first event has.

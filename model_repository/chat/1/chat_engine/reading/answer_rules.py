@@ -62,13 +62,13 @@ class AnswerRules:
         if outputs is None:
             return reply, None
         constraint = constraint_of(outputs, self._config)
-        calls = (
-            self._calls.calls(_signatures(tools), parallel=chat.parallel_tool_calls) if tools and self._calls else ""
-        )
         if reply is None:
             return None, constraint
+        calls = ""
+        if tools and self._calls:
+            calls = self._calls.calls(_signatures(tools), parallel=chat.parallel_tool_calls)
         grammar = self._lark.behind_reasoning(constraint.grammar, self._format, prompt.begun, instead=calls)
-        return reply, Constraint(grammar, constraint.field)
+        return reply, Constraint(grammar, constraint.field, content=constraint.grammar)
 
     def _reply(self, chat: ChatParameters, prompt: Prompt) -> Reply | None:
         if self._format is None or not chat.parse or not prompt.of_messages:
