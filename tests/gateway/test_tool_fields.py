@@ -18,8 +18,9 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 from pydantic import BaseModel
 
 from chat_gateway.schemas import constraints, tools
-from chat_gateway.schemas.chat import ChatCompletionRequest, Effort, effort_kwargs
+from chat_gateway.schemas.chat import ChatCompletionRequest
 from chat_gateway.schemas.completions import CompletionRequest
+from chat_gateway.schemas.effort import Effort, effort_kwargs
 from tests.gateway.bodies import BODIES, CHAT, mistakes
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -298,10 +299,14 @@ class TestReasoning:
         ("known", "effort", "kwargs"),
         [
             ([], "none", {}),
-            ([], "high", {}),
-            (["strftime_now"], "low", {}),
-            (["reasoning_effort"], "none", {"reasoning_effort": "none"}),
-            (["reasoning_effort"], "xhigh", {"reasoning_effort": "xhigh"}),
+            ([], "high", None),
+            (["strftime_now"], "low", None),
+            (["reasoning_effort"], "none", None),
+            (["reasoning_effort"], "minimal", {"reasoning_effort": "low"}),
+            (["reasoning_effort"], "medium", {"reasoning_effort": "medium"}),
+            (["reasoning_effort"], "xhigh", {"reasoning_effort": "high"}),
+            (["reasoning_effort"], "max", {"reasoning_effort": "high"}),
+            (["reasoning_effort", "thinking"], "none", {"thinking": False}),
             (["enable_thinking"], "none", {"enable_thinking": False}),
             (["enable_thinking"], "minimal", {"enable_thinking": True}),
             (["thinking", "x"], "none", {"thinking": False}),
@@ -309,8 +314,22 @@ class TestReasoning:
             (["thinking", "reasoning_effort"], "low", {"reasoning_effort": "low", "thinking": True}),
         ],
     )
-    def test_in_the_words_of_the_template(self, known: list[str], effort: Effort, kwargs: dict[str, object]) -> None:
-        assert effort_kwargs(effort, known) == kwargs
+    def test_in_the_words_of_the_template(self, known: list[str], effort: Effort, kwargs: object) -> None:
+        assert effort_kwargs(effort, known, "{% set reasoning_effort = none %} so high a maximum") == kwargs
+
+    @pytest.mark.parametrize(
+        ("template", "effort", "word"),
+        [
+            ("{% if reasoning_effort == 'none' %}", "none", "none"),
+            ('{% if reasoning_effort in ["minimal", "low"] %}', "minimal", "minimal"),
+            ("{% if reasoning_effort == 'max' %}", "max", "max"),
+            ("{% if reasoning_effort == 'max' %}", "xhigh", "high"),
+            ("{% if reasoning_effort == 'xhigh' %}", "max", "xhigh"),
+            ("{% if reasoning_effort == 'max' %}", "low", "low"),
+        ],
+    )
+    def test_the_nearest_effort_that_the_template_takes(self, template: str, effort: Effort, word: str) -> None:
+        assert effort_kwargs(effort, ["reasoning_effort"], template) == {"reasoning_effort": word}
 
     def test_what_the_caller_says_to_the_template_goes_first(self) -> None:
         body = request(reasoning_effort="high", chat_template_kwargs={"enable_thinking": False, "style": 1})
