@@ -60,7 +60,8 @@ def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
     ],
 )
 def test_every_field_of_openais_is_known(ours: type[BaseModel], theirs: Any) -> None:
-    assert {field.alias or name for name, field in ours.model_fields.items()} == set(theirs.__annotations__)
+    more = {"strict", "cache_control"} if ours is tools.Tool else set()
+    assert {field.alias or name for name, field in ours.model_fields.items()} == set(theirs.__annotations__) | more
 
 
 class TestTools:
@@ -79,6 +80,17 @@ class TestTools:
             "tool_choice": None,
             "parallel_tool_calls": None,
         }
+
+    @pytest.mark.parametrize(
+        ("beside", "within", "sent"),
+        [(True, {}, {"strict": True}), (True, {"strict": False}, {"strict": False}), (None, {}, {})],
+    )
+    def test_strict_beside_the_function_and_a_hint_of_caching(
+        self, beside: bool | None, within: dict[str, Any], sent: dict[str, Any]
+    ) -> None:
+        hint = {"cache_control": {"type": "ephemeral"}, "strict": beside}
+        found = chosen(tools=[{"type": "function", "function": {"name": "f", **within}, **hint}])
+        assert found["tools"] == [{"type": "function", "function": {"name": "f", **sent}}]
 
     @pytest.mark.parametrize("choice", [None, "none", "auto"])
     @pytest.mark.parametrize("nothing", [None, []])
@@ -137,7 +149,9 @@ class TestTools:
 
 class TestFunctions:
     def test_they_become_tools_of_which_one_may_be_called(self) -> None:
-        assert chosen(functions=[WEATHER, TIME]) == {"tools": TOOLS, "tool_choice": None, "parallel_tool_calls": False}
+        for given in ({}, {"parallel_tool_calls": True}):
+            found = chosen(functions=[WEATHER, TIME], **given)
+            assert found == {"tools": TOOLS, "tool_choice": None, "parallel_tool_calls": False}
 
     @pytest.mark.parametrize(("given", "sent"), [("none", "none"), ("auto", "auto"), ({"name": "time"}, NAMED)])
     def test_choices(self, given: object, sent: object) -> None:

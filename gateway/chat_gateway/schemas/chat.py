@@ -14,9 +14,9 @@ from pydantic_core import PydanticCustomError
 from chat_gateway.schemas import messages as turns
 from chat_gateway.schemas.common import GenerationRequest
 from chat_gateway.schemas.effort import EFFORT_KWARGS, Effort
-from chat_gateway.schemas.fields import User, Whole, only
+from chat_gateway.schemas.fields import CACHED, User, Whole, only
 from chat_gateway.schemas.inert import InertInChat
-from chat_gateway.schemas.messages import CACHED, NO_AUDIO, Message
+from chat_gateway.schemas.messages import NO_AUDIO, Messages
 from chat_gateway.schemas.tools import (
     AllowedToolsChoice,
     FunctionChoice,
@@ -49,7 +49,7 @@ def _conflict(other: str) -> PydanticCustomError:
 class ChatCompletionRequest(InertInChat, GenerationRequest):
     """A conversation and how to answer it."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: Whole | None = Field(
         None,
         description="Newer name of max_tokens; takes precedence over it. Without either, the engine's default applies.",
