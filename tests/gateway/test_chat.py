@@ -180,7 +180,7 @@ class TestCalls:
         request = fake.calls[0].request
         assert (request.tools, request.tool_choice, request.parallel_tool_calls) == (TOOLS, choice, False)
         assert request.chat_template_kwargs == {"enable_thinking": False}
-        assert request.sampling.to_dict() == {"structured_outputs": {"json": True}}
+        assert request.sampling.to_dict() == {}, "the call that is forced wins over the format"
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_of_several_answers(self, api: OpenAI, fake: FakeClient, stream: bool) -> None:

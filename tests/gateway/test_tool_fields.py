@@ -244,10 +244,26 @@ class TestForms:
         body = kind.model_validate({**BODIES[kind], "structured_outputs": value})
         assert body.sampling().structured_outputs == sent
 
-    @pytest.mark.parametrize("value", [{}, {"regex": "a", "choice": ["b"]}, {"regex": "("}, {"json": {"type": "x"}}])
+    @pytest.mark.parametrize("value", [{"regex": ""}, {"choice": []}, {"regex": "("}, {"json": {"type": "x"}}])
     def test_what_makes_no_sense_is_the_model_servers_to_refuse(self, kind: Any, value: dict[str, Any]) -> None:
         body = kind.model_validate({**BODIES[kind], "structured_outputs": value})
         assert body.sampling().structured_outputs == value
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            ({}, "has none of them"),
+            ({"json_object": False}, "has none of them"),
+            ({"disable_fallback": True}, "has none of them"),
+            ({"regex": "a", "choice": ["b"]}, "has regex and choice"),
+            ({"json": {}, "json_object": True}, "has json and json_object"),
+            ({"grammar": "start: A", "json_object": True}, "has grammar and json_object"),
+        ],
+    )
+    def test_exactly_one_kind(self, kind: Any, value: dict[str, Any], words: str) -> None:
+        found = mistakes(kind, {**BODIES[kind], "structured_outputs": value})
+        assert list(found) == [("structured_outputs",)]
+        assert words in found[("structured_outputs",)]
 
     @pytest.mark.parametrize(("one", "other"), list(permutations(FORMS, 2)))
     def test_not_two_of_them(self, kind: Any, one: str, other: str) -> None:
@@ -302,6 +318,36 @@ class TestForms:
             kind.model_validate({**BODIES[kind], **fields})
         else:
             assert list(mistakes(kind, {**BODIES[kind], **fields})) == [place]
+
+
+class TestFormsBesideCalls:
+    @pytest.mark.parametrize("name", FORMS)
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"tools": TOOLS, "tool_choice": "required"},
+            {"tools": TOOLS, "tool_choice": NAMED},
+            {"tools": TOOLS, "tool_choice": allowed("time", mode="required")},
+            {"functions": [TIME], "function_call": {"name": "time"}},
+        ],
+    )
+    def test_a_call_that_is_forced_wins(self, fields: dict[str, Any], name: str) -> None:
+        body = request(**fields, **{name: FORMS[name][0]})
+        assert body.sampling().structured_outputs is None
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"tools": TOOLS},
+            {"tools": TOOLS, "tool_choice": "auto"},
+            {"tools": TOOLS, "tool_choice": "none"},
+            {"tools": TOOLS, "tool_choice": allowed("time")},
+            {"functions": [TIME], "function_call": "auto"},
+        ],
+    )
+    def test_else_the_form_holds(self, fields: dict[str, Any]) -> None:
+        body = request(**fields, response_format={"type": "json_object"})
+        assert body.sampling().structured_outputs == {"json": True}
 
 
 class TestReasoning:

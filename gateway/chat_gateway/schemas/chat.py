@@ -185,7 +185,15 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
 
     def sampling(self) -> SamplingParams:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return self.sampling_params(max_tokens=limit, logprobs=(self.top_logprobs or 0) if self.logprobs else None)
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        free = {"structured_outputs": None} if self._forces_call else {}
+        return self.sampling_params(max_tokens=limit, logprobs=logprobs, **free)
+
+    @property
+    def _forces_call(self) -> bool:
+        """The answer is then a call, so what else it should be does not apply."""
+        choice = self._tools().get("tool_choice")
+        return choice == "required" or isinstance(choice, Mapping)
 
     def _tools(self) -> ChatOptions:
         """Without any, a choice that asks for none of them chooses nothing."""

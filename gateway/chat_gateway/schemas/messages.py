@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from chat_gateway.errors import SHOWN
 from chat_gateway.schemas.fields import CACHED, Nothing, Strict, by_tag, only, text_or_list
 
 _TEXT_ONLY: Final = "only parts of type text are supported, not images, audio or files"
@@ -72,7 +71,7 @@ class SpokenMessage(_Turn):
 
 
 class _Echoed(_WithoutNulls):
-    """What a model has said. A client sends back what it got, from here or elsewhere, so more fields are no mistake."""
+    """Part of an answer, from here or another server, that the client sends back; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"additionalProperties": True})
 
@@ -95,7 +94,7 @@ class CalledTool(_Echoed):
 
 
 class EchoedPart(_Echoed):
-    """One of a type that is not known has no text: what other servers make, such as reasoning."""
+    """A part of an assistant's content. One of another type than text and refusal, such as thinking, is ignored."""
 
     type: str
     text: Any = Field(None, description="Of the type text: a string.")
@@ -219,9 +218,7 @@ def _no_such_call(index: int, name: str, called: str | None) -> ValidationError:
         if called is None
         else "must be the name of the function_call before it, {called}, not {name}"
     )
-    error = PydanticCustomError(
-        "old_result", sentence, {"called": repr((called or "")[:SHOWN]), "name": repr(name[:SHOWN])}
-    )
+    error = PydanticCustomError("old_result", sentence, {"called": repr(called), "name": repr(name)})
     return ValidationError.from_exception_data(
         "messages", [InitErrorDetails(type=error, loc=(index, "name"), input=name)], hide_input=True
     )

@@ -16,7 +16,7 @@ _CHOICES: Final = (
 
 
 class OldFunction(Strict):
-    """What the model is told of a function; one of `functions`."""
+    """One of `functions`."""
 
     name: str
     description: str | None = None
@@ -27,6 +27,8 @@ class OldFunction(Strict):
 
 
 class FunctionDefinition(OldFunction):
+    """The function of a tool."""
+
     strict: bool | None = Field(None, description="The arguments of a call follow the schema.")
 
 
