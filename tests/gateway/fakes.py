@@ -160,6 +160,11 @@ class FakeClient(AsyncChatClient):
         self.catalogue = [model("chat"), model("chat_unary", "chat_unary"), model("embeddings", "embeddings")]
         self.template_kwargs: tuple[str, ...] = ()
         """What the chat template reads beside the conversation."""
+        self.template: str | None = None
+        """The text of the chat template."""
+        self.tokenizer_failure: TritonChatError | None = None
+        self.tokenizer_release: asyncio.Event | None = None
+        """Keeps `tokenizer_info` waiting until it is set."""
         self.failure: TritonChatError | None = None
         """Of everything but streams."""
         self.streams: list[FakeStream] = []
@@ -205,7 +210,13 @@ class FakeClient(AsyncChatClient):
         self, model: str = "chat", *, timeout: float | None = None, headers: Mapping[str, str] | None = None
     ) -> TokenizerInfo:
         self._note("tokenizer_info", locals())
+        if self.tokenizer_release is not None:
+            await self.tokenizer_release.wait()
+        if self.tokenizer_failure is not None:
+            raise self.tokenizer_failure
         config = {"tokenizer_class": "Fake", "eos_token": "</s>"}
+        if self.template is not None:
+            config["chat_template"] = self.template
         return TokenizerInfo(f"org/{model}-1B", MAX_MODEL_LEN, config, self.template_kwargs)
 
     async def detokenize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
@@ -12,11 +13,12 @@ import pytest
 from openai import OpenAI
 from starlette.testclient import TestClient
 
+from chat_gateway.upstream import details
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.callers import Caller, events_of, openai_over
 from tests.gateway.fakes import WAIT_S, FakeClient, calls, event, fails, hangs, plays, says
 from triton_chat import errors
-from triton_chat.types import Call, ChatEvent, PromptLogprob, TokenLogprob, ToolCallDelta, TopLogprob
+from triton_chat.types import Call, ChatEvent, PromptLogprob, TokenizerInfo, TokenLogprob, ToolCallDelta, TopLogprob
 
 PATH = "/v1/chat/completions"
 TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -178,7 +180,7 @@ class TestCalls:
         request = fake.calls[0].request
         assert (request.tools, request.tool_choice, request.parallel_tool_calls) == (TOOLS, choice, False)
         assert request.chat_template_kwargs == {"enable_thinking": False}
-        assert request.sampling.to_dict() == {"structured_outputs": {"json": True}}
+        assert request.sampling.to_dict() == {}, "the call that is forced wins over the format"
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_of_several_answers(self, api: OpenAI, fake: FakeClient, stream: bool) -> None:
@@ -232,6 +234,21 @@ class TestCalls:
             ({"guided_json": {"type": "x"}}, "structured_outputs.json", "guided_json"),
             ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "structured_outputs.regex"),
             ({"reasoning_effort": "low"}, "chat_template_kwargs.reasoning_effort", "reasoning_effort"),
+            (
+                {"reasoning_effort": "low", "chat_template_kwargs": {"foo": 1}},
+                "chat_template_kwargs.reasoning_effort",
+                "reasoning_effort",
+            ),
+            (
+                {"reasoning_effort": "low", "chat_template_kwargs": {"foo": 1}},
+                "chat_template_kwargs.foo",
+                "chat_template_kwargs.foo",
+            ),
+            (
+                {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+                "chat_template_kwargs.reasoning_effort",
+                "chat_template_kwargs.reasoning_effort",
+            ),
             ({}, "messages[2].tool_calls[0].function.arguments", "messages[2].tool_calls[0].function.arguments"),
         ],
     )
@@ -282,6 +299,7 @@ class TestReasoning:
         [
             (("enable_thinking",), "none", {"enable_thinking": False}),
             (("reasoning_effort",), "low", {"reasoning_effort": "low"}),
+            (("reasoning_effort",), "max", {"reasoning_effort": "xhigh"}),
             ((), "none", None),
             ((), None, None),
         ],
@@ -290,15 +308,18 @@ class TestReasoning:
         self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...], effort: str | None, kwargs: object
     ) -> None:
         fake.template_kwargs = known
+        fake.template = "{% if reasoning_effort == 'xhigh' %}"
         assert gateway.post(PATH, json={**BODY, "reasoning_effort": effort}).status_code == 200
         assert fake.calls[0].request.chat_template_kwargs == kwargs
 
-    @pytest.mark.parametrize("known", [(), ("strftime_now",)])
-    def test_no_effort_for_a_model_that_does_not_think(
-        self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...]
+    @pytest.mark.parametrize(
+        ("known", "effort"), [((), "high"), (("strftime_now",), "high"), (("reasoning_effort",), "none")]
+    )
+    def test_no_effort_that_the_template_cannot_take(
+        self, gateway: TestClient, fake: FakeClient, known: tuple[str, ...], effort: str
     ) -> None:
         fake.template_kwargs = known
-        response = gateway.post(PATH, json={**BODY, "reasoning_effort": "high"})
+        response = gateway.post(PATH, json={**BODY, "reasoning_effort": effort})
         error = response.json()["error"]
         assert (response.status_code, error["param"], error["code"]) == (400, "reasoning_effort", "unsupported_value")
         assert fake.calls == []
@@ -308,6 +329,57 @@ class TestReasoning:
         fake.failure = errors.ServerUnavailableError("gone")
         response = gateway.post(PATH, json={**BODY, "reasoning_effort": "high"})
         assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            errors.ModelNotFoundError("unknown model"),
+            errors.InvalidRequestError("no such model", field="model"),
+            errors.EngineError("the tokenizer failed"),
+        ],
+    )
+    def test_a_tokenizer_that_is_missing_or_fails(
+        self, gateway: TestClient, fake: FakeClient, failure: errors.TritonChatError
+    ) -> None:
+        fake.template_kwargs, fake.tokenizer_failure = ("enable_thinking",), failure
+        response = gateway.post(PATH, json={**BODY, "reasoning_effort": "high"})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, "reasoning_effort", "unsupported_value")
+        assert "chat_template_kwargs instead" in error["message"]
+        assert gateway.post(PATH, json={**BODY, "reasoning_effort": "none"}).status_code == 200
+        assert [call.request.chat_template_kwargs for call in fake.calls] == [None]
+
+    async def test_a_tokenizer_that_takes_long_is_waited_for_like_a_first_token(
+        self, fake: FakeClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(details, "_PATIENCE_S", 0.0)
+        fake.template_kwargs, fake.tokenizer_release = ("enable_thinking",), asyncio.Event()
+        app = app_for(fake, first_token_timeout=77.0)
+        async with Caller(app, PATH, {**BODY, "reasoning_effort": "high"}) as caller:
+            await caller.reaches(lambda: fake.others)
+            fake.tokenizer_release.set()
+            await caller.text()
+        assert (caller.status, fake.others[0][1]["timeout"]) == (200, 77.0)
+        assert fake.calls[0].request.chat_template_kwargs == {"enable_thinking": True}
+
+    async def test_a_caller_who_leaves_does_not_wait_for_the_tokenizer(self, fake: FakeClient) -> None:
+        fake.tokenizer_release = asyncio.Event()
+        async with Caller(app_for(fake), PATH, {**BODY, "reasoning_effort": "high"}) as caller:
+            await caller.reaches(lambda: fake.others)
+        assert fake.calls == []
+
+    def test_the_look_up_goes_to_the_next_server(self, gateway: TestClient, fake: FakeClient) -> None:
+        fake.template_kwargs = ("enable_thinking",)
+        answers = iter([errors.ServerStoppingError("stopping"), None])
+        look_up = fake.tokenizer_info
+
+        async def stops_once(*args: Any, **options: Any) -> TokenizerInfo:
+            if (failure := next(answers)) is not None:
+                raise failure
+            return await look_up(*args, **options)
+
+        fake.tokenizer_info = stops_once  # type: ignore[method-assign]
+        assert gateway.post(PATH, json={**BODY, "reasoning_effort": "high"}).status_code == 200
 
 
 class TestStream:

@@ -160,6 +160,39 @@ class TestSentBack:
         extras = {"annotations": [{"type": "url_citation"}], "provider_specific_fields": {}, "reasoning_details": []}
         assert sent({"role": "assistant", "content": "x", **extras}) == [{"role": "assistant", "content": "x"}]
 
+    @pytest.mark.parametrize(
+        ("message", "text"),
+        [
+            ({"content": [{"type": "text", "text": "x", "annotations": [], "cache_control": None}]}, "x"),
+            ({"content": [{"type": "refusal", "refusal": "no"}]}, "no"),
+            ({"content": [{"type": "thinking", "thinking": "hm", "text": {}}, {"type": "text", "text": "x"}]}, "x"),
+            ({"content": [{"type": "text", "text": None}, {"type": "text", "text": "x"}]}, "x"),
+            ({"content": [{"type": "thinking", "thinking": "hm"}]}, ""),
+            ({"content": None, "refusal": "no"}, "no"),
+            ({"content": "x", "refusal": "no"}, "x\nno"),
+            ({"content": "x", "refusal": ""}, "x"),
+            ({"content": "x", "refusal": {}}, "x"),
+            ({"content": None, "audio": {"id": "a"}}, ""),
+            ({"content": "x", "annotations": {}}, "x"),
+            ({"content": "x", "reasoning": ["hm"], "reasoning_content": {"text": "hm"}}, "x"),
+        ],
+    )
+    def test_what_else_other_servers_make(self, message: dict[str, Any], text: str) -> None:
+        assert sent({"role": "assistant", **message}) == [{"role": "assistant", "content": text}]
+
+    def test_reasoning_that_is_no_text_hides_none_that_is_one(self) -> None:
+        (turn,) = sent({"role": "assistant", "content": "x", "reasoning": {}, "reasoning_content": "hm"})
+        assert turn["reasoning"] == "hm"
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"), [({"arguments": None}, "{}"), ({}, "{}"), ({"arguments": {"a": 1}}, {"a": 1})]
+    )
+    def test_calls_of_other_servers(self, arguments: dict[str, Any], told: object) -> None:
+        call = {"id": "call_1", "type": None, "function": {"name": "f", **arguments}}
+        (turn,) = sent({"role": "assistant", "content": None, "tool_calls": [call]})
+        function = {"name": "f", "arguments": told}
+        assert turn["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
+
     def test_fields_of_other_roles_that_are_null(self) -> None:
         """Many clients have one type for all roles."""
         nulls = dict.fromkeys(
@@ -191,16 +224,14 @@ class TestSentBack:
         ({"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}, ("content", 1, "type")),
         ({"role": "user", "content": [AUDIO]}, ("content", 0, "type")),
         ({"role": "user", "content": [{"type": "file", "file": {}}]}, ("content", 0, "type")),
-        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, ("content", 0, "type")),
-        ({"role": "assistant", "content": "x", "refusal": "no"}, ("refusal",)),
-        ({"role": "assistant", "content": None, "audio": {"id": "a"}}, ("audio",)),
-        ({"role": "assistant", "content": "x", "reasoning": ["x"]}, ("reasoning",)),
+        ({"role": "assistant", "content": ["x"]}, ("content", 0)),
+        ({"role": "assistant", "content": [{"text": "x"}]}, ("content", 0, "type")),
         ({"role": "assistant", "tool_calls": {}}, ("tool_calls",)),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, ("tool_calls", 0, "function")),
         ({"role": "assistant", "tool_calls": [{**CALL, "id": None}]}, ("tool_calls", 0, "id")),
         ({"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}, ("tool_calls", 0, "type")),
         (
-            {"role": "assistant", "tool_calls": [CALL, {**CALL, "function": {"name": "f", "arguments": {}}}]},
+            {"role": "assistant", "tool_calls": [CALL, {**CALL, "function": {"name": "f", "arguments": []}}]},
             ("tool_calls", 1, "function", "arguments"),
         ),
         ({"role": "assistant", "function_call": {"arguments": "{}"}}, ("function_call", "name")),
@@ -219,6 +250,31 @@ class TestSentBack:
 def test_refused_by_place(message: Any, place: tuple[object, ...]) -> None:
     found = mistakes(ChatCompletionRequest, {**CHAT, "messages": [*HELLO, message]})
     assert next(iter(found)) == ("messages", 1, *place)
+
+
+def old_call(name: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "function_call": {"name": name, "arguments": "{}"}}
+
+
+def old_result(name: str) -> dict[str, Any]:
+    return {"role": "function", "name": name, "content": "5"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([old_result("f")], "must follow"),
+        ([{"role": "assistant", "content": None, "tool_calls": [CALL]}, old_result("weather")], "must follow"),
+        ([old_call("f"), old_result("f"), old_result("f")], "the only result"),
+        ([old_call("f"), old_result("g")], "'f', not 'g'"),
+        ([old_call("f"), old_call("g"), old_result("f")], "'g', not 'f'"),
+    ],
+)
+def test_an_old_result_is_that_of_the_call_before_it(messages: list[dict[str, Any]], words: str) -> None:
+    found = mistakes(ChatCompletionRequest, {**CHAT, "messages": messages})
+    ((place, sentence),) = found.items()
+    assert place == ("messages", len(messages) - 1, "name")
+    assert words in sentence
 
 
 @pytest.mark.parametrize("messages", [[], None, "hello", {}])

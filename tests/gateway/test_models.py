@@ -79,7 +79,7 @@ def test_a_tokenizer_that_fails_breaks_nothing(fake: FakeClient, monkeypatch: py
     failing = EngineError("the tokenizer failed: internal error")
     release = asyncio.Event()
 
-    async def fails_or_hangs(model: str) -> TokenizerInfo:
+    async def fails_or_hangs(model: str, **_: object) -> TokenizerInfo:
         if model == "qwen":
             await release.wait()
         raise failing
@@ -119,6 +119,49 @@ class TestDetails:
         known = details.Details(ask)
         assert [await known.of("chat") for _ in range(4)] == [self.INFO] * 4
         assert next(answers) is self.INFO  # a failure is not repeated at once
+
+    async def test_who_needs_it_waits_past_the_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(details, "_PATIENCE_S", 0.0)
+        release = asyncio.Event()
+
+        async def ask(_: str) -> TokenizerInfo:
+            await release.wait()
+            return self.INFO
+
+        known = details.Details(ask)
+        waiting = asyncio.create_task(known.needed("chat"))
+        assert await known.of("chat") is None
+        assert not waiting.done()
+        release.set()
+        assert await waiting == self.INFO
+
+    async def test_who_needs_it_hears_of_the_failure_and_may_ask_again_at_once(self) -> None:
+        answers = iter([EngineError("no"), self.INFO])
+
+        async def ask(_: str) -> TokenizerInfo:
+            if isinstance(answer := next(answers), EngineError):
+                raise answer
+            return answer
+
+        known = details.Details(ask)
+        with pytest.raises(EngineError):
+            await known.needed("chat")
+        assert await known.of("chat") is None
+        assert await known.needed("chat") == self.INFO
+
+    async def test_who_needs_it_takes_what_was_known_where_the_tokenizer_fails(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(details, "_KEPT_S", 0.0)
+        answers = iter([self.INFO, EngineError("no")])
+
+        async def ask(_: str) -> TokenizerInfo:
+            if isinstance(answer := next(answers), EngineError):
+                raise answer
+            return answer
+
+        known = details.Details(ask)
+        assert [await known.needed("chat") for _ in range(2)] == [self.INFO] * 2
 
     async def test_a_late_answer_is_there_the_next_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(details, "_PATIENCE_S", 0.01)

@@ -18,8 +18,9 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 from pydantic import BaseModel
 
 from chat_gateway.schemas import constraints, tools
-from chat_gateway.schemas.chat import ChatCompletionRequest, Effort, effort_kwargs
+from chat_gateway.schemas.chat import ChatCompletionRequest
 from chat_gateway.schemas.completions import CompletionRequest
+from chat_gateway.schemas.effort import Effort, effort_kwargs
 from tests.gateway.bodies import BODIES, CHAT, mistakes
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -59,7 +60,8 @@ def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
     ],
 )
 def test_every_field_of_openais_is_known(ours: type[BaseModel], theirs: Any) -> None:
-    assert {field.alias or name for name, field in ours.model_fields.items()} == set(theirs.__annotations__)
+    more = {"strict", "cache_control"} if ours is tools.Tool else set()
+    assert {field.alias or name for name, field in ours.model_fields.items()} == set(theirs.__annotations__) | more
 
 
 class TestTools:
@@ -78,6 +80,17 @@ class TestTools:
             "tool_choice": None,
             "parallel_tool_calls": None,
         }
+
+    @pytest.mark.parametrize(
+        ("beside", "within", "sent"),
+        [(True, {}, {"strict": True}), (True, {"strict": False}, {"strict": False}), (None, {}, {})],
+    )
+    def test_strict_beside_the_function_and_a_hint_of_caching(
+        self, beside: bool | None, within: dict[str, Any], sent: dict[str, Any]
+    ) -> None:
+        hint = {"cache_control": {"type": "ephemeral"}, "strict": beside}
+        found = chosen(tools=[{"type": "function", "function": {"name": "f", **within}, **hint}])
+        assert found["tools"] == [{"type": "function", "function": {"name": "f", **sent}}]
 
     @pytest.mark.parametrize("choice", [None, "none", "auto"])
     @pytest.mark.parametrize("nothing", [None, []])
@@ -136,7 +149,9 @@ class TestTools:
 
 class TestFunctions:
     def test_they_become_tools_of_which_one_may_be_called(self) -> None:
-        assert chosen(functions=[WEATHER, TIME]) == {"tools": TOOLS, "tool_choice": None, "parallel_tool_calls": False}
+        for given in ({}, {"parallel_tool_calls": True}):
+            found = chosen(functions=[WEATHER, TIME], **given)
+            assert found == {"tools": TOOLS, "tool_choice": None, "parallel_tool_calls": False}
 
     @pytest.mark.parametrize(("given", "sent"), [("none", "none"), ("auto", "auto"), ({"name": "time"}, NAMED)])
     def test_choices(self, given: object, sent: object) -> None:
@@ -229,10 +244,26 @@ class TestForms:
         body = kind.model_validate({**BODIES[kind], "structured_outputs": value})
         assert body.sampling().structured_outputs == sent
 
-    @pytest.mark.parametrize("value", [{}, {"regex": "a", "choice": ["b"]}, {"regex": "("}, {"json": {"type": "x"}}])
+    @pytest.mark.parametrize("value", [{"regex": ""}, {"choice": []}, {"regex": "("}, {"json": {"type": "x"}}])
     def test_what_makes_no_sense_is_the_model_servers_to_refuse(self, kind: Any, value: dict[str, Any]) -> None:
         body = kind.model_validate({**BODIES[kind], "structured_outputs": value})
         assert body.sampling().structured_outputs == value
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            ({}, "has none of them"),
+            ({"json_object": False}, "has none of them"),
+            ({"disable_fallback": True}, "has none of them"),
+            ({"regex": "a", "choice": ["b"]}, "has regex and choice"),
+            ({"json": {}, "json_object": True}, "has json and json_object"),
+            ({"grammar": "start: A", "json_object": True}, "has grammar and json_object"),
+        ],
+    )
+    def test_exactly_one_kind(self, kind: Any, value: dict[str, Any], words: str) -> None:
+        found = mistakes(kind, {**BODIES[kind], "structured_outputs": value})
+        assert list(found) == [("structured_outputs",)]
+        assert words in found[("structured_outputs",)]
 
     @pytest.mark.parametrize(("one", "other"), list(permutations(FORMS, 2)))
     def test_not_two_of_them(self, kind: Any, one: str, other: str) -> None:
@@ -289,6 +320,36 @@ class TestForms:
             assert list(mistakes(kind, {**BODIES[kind], **fields})) == [place]
 
 
+class TestFormsBesideCalls:
+    @pytest.mark.parametrize("name", FORMS)
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"tools": TOOLS, "tool_choice": "required"},
+            {"tools": TOOLS, "tool_choice": NAMED},
+            {"tools": TOOLS, "tool_choice": allowed("time", mode="required")},
+            {"functions": [TIME], "function_call": {"name": "time"}},
+        ],
+    )
+    def test_a_call_that_is_forced_wins(self, fields: dict[str, Any], name: str) -> None:
+        body = request(**fields, **{name: FORMS[name][0]})
+        assert body.sampling().structured_outputs is None
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"tools": TOOLS},
+            {"tools": TOOLS, "tool_choice": "auto"},
+            {"tools": TOOLS, "tool_choice": "none"},
+            {"tools": TOOLS, "tool_choice": allowed("time")},
+            {"functions": [TIME], "function_call": "auto"},
+        ],
+    )
+    def test_else_the_form_holds(self, fields: dict[str, Any]) -> None:
+        body = request(**fields, response_format={"type": "json_object"})
+        assert body.sampling().structured_outputs == {"json": True}
+
+
 class TestReasoning:
     def test_the_efforts_are_openais(self) -> None:
         (choices,) = [kind for kind in get_args(ReasoningEffort) if kind is not type(None)]
@@ -298,10 +359,14 @@ class TestReasoning:
         ("known", "effort", "kwargs"),
         [
             ([], "none", {}),
-            ([], "high", {}),
-            (["strftime_now"], "low", {}),
-            (["reasoning_effort"], "none", {"reasoning_effort": "none"}),
-            (["reasoning_effort"], "xhigh", {"reasoning_effort": "xhigh"}),
+            ([], "high", None),
+            (["strftime_now"], "low", None),
+            (["reasoning_effort"], "none", None),
+            (["reasoning_effort"], "minimal", {"reasoning_effort": "low"}),
+            (["reasoning_effort"], "medium", {"reasoning_effort": "medium"}),
+            (["reasoning_effort"], "xhigh", {"reasoning_effort": "high"}),
+            (["reasoning_effort"], "max", {"reasoning_effort": "high"}),
+            (["reasoning_effort", "thinking"], "none", {"thinking": False}),
             (["enable_thinking"], "none", {"enable_thinking": False}),
             (["enable_thinking"], "minimal", {"enable_thinking": True}),
             (["thinking", "x"], "none", {"thinking": False}),
@@ -309,8 +374,22 @@ class TestReasoning:
             (["thinking", "reasoning_effort"], "low", {"reasoning_effort": "low", "thinking": True}),
         ],
     )
-    def test_in_the_words_of_the_template(self, known: list[str], effort: Effort, kwargs: dict[str, object]) -> None:
-        assert effort_kwargs(effort, known) == kwargs
+    def test_in_the_words_of_the_template(self, known: list[str], effort: Effort, kwargs: object) -> None:
+        assert effort_kwargs(effort, known, "{% set reasoning_effort = none %} so high a maximum") == kwargs
+
+    @pytest.mark.parametrize(
+        ("template", "effort", "word"),
+        [
+            ("{% if reasoning_effort == 'none' %}", "none", "none"),
+            ('{% if reasoning_effort in ["minimal", "low"] %}', "minimal", "minimal"),
+            ("{% if reasoning_effort == 'max' %}", "max", "max"),
+            ("{% if reasoning_effort == 'max' %}", "xhigh", "high"),
+            ("{% if reasoning_effort == 'xhigh' %}", "max", "xhigh"),
+            ("{% if reasoning_effort == 'max' %}", "low", "low"),
+        ],
+    )
+    def test_the_nearest_effort_that_the_template_takes(self, template: str, effort: Effort, word: str) -> None:
+        assert effort_kwargs(effort, ["reasoning_effort"], template) == {"reasoning_effort": word}
 
     def test_what_the_caller_says_to_the_template_goes_first(self) -> None:
         body = request(reasoning_effort="high", chat_template_kwargs={"enable_thinking": False, "style": 1})

@@ -221,9 +221,6 @@ BY_THE_MODEL: dict[str, Bad] = {
     "a strict tool of an unknown type": asks(
         "tools", "strin", tools=[tool("f", strict=True, parameters={"properties": {"a": {"type": "strin"}}})]
     ),
-    "a form and a call": asks(
-        "response_format", "tool_choice", response_format=A_SCHEMA, tools=[tool("f")], tool_choice="required"
-    ),
     "template arguments": asks("chat_template_kwargs.a", "does not read it", chat_template_kwargs={"a": 1}),
     "temperature too high": asks("temperature", ("less than or equal to 2", "2.5"), temperature=2.5),
     "top_p below zero": asks("top_p", "greater than or equal to 0", top_p=-0.1),

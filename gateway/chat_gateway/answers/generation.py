@@ -12,14 +12,13 @@ from openai.types import CompletionUsage
 from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 
 from chat_gateway.errors import ApiError, renamed
-from chat_gateway.schemas.chat import ChatOptions
 from chat_gateway.schemas.common import SEEDS
 from chat_gateway.upstream.retries import retried
 from triton_chat.client import AsyncChatClient
 from triton_chat.collector import Collector
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
 from triton_chat.streams import AsyncChatStream
-from triton_chat.types import ChatEvent, ChatResult, Messages, SamplingParams
+from triton_chat.types import ChatEvent, ChatOptions, ChatResult, Messages, SamplingParams
 
 _NOTHING: Final = ChatEvent("")
 

@@ -21,8 +21,10 @@ from chat_gateway.http.body import JsonRoute
 from chat_gateway.http.dependencies import RequestIdDep, SettingsDep, UpstreamDep
 from chat_gateway.http.disconnect import unless_gone
 from chat_gateway.http.tracing import trace_headers
-from chat_gateway.schemas.chat import NO_EFFORT, ChatCompletionRequest, effort_kwargs
+from chat_gateway.schemas.chat import ChatCompletionRequest
+from chat_gateway.schemas.effort import NO_EFFORT, Effort, effort_kwargs
 from chat_gateway.upstream.triton import Upstream
+from triton_chat.errors import EngineError, InvalidRequestError, ModelNotFoundError
 from triton_chat.types import ChatResult
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
@@ -39,7 +41,9 @@ async def create_chat_completion(
     """Answers a conversation."""
     check_size(1, body.num_answers, settings.max_choices)
     model = await upstream.resolve(body.model)
-    effort = await _effort(body, upstream, model)
+    effort = {}
+    if body.reasoning_effort is not None:
+        effort = await unless_gone(request.receive, _effort(body.reasoning_effort, upstream, model))
     order = Order(
         model=model,
         prompts=[Prompt(messages=body.to_model())],
@@ -63,15 +67,33 @@ async def create_chat_completion(
     return reply(Answer(**head, object="chat.completion", choices=choices, usage=generation.usage(), **extras))
 
 
-async def _effort(body: ChatCompletionRequest, upstream: Upstream, model: str) -> dict[str, object]:
-    """What `reasoning_effort` is for the chat template. Raises ApiError if that knows no effort."""
-    if body.reasoning_effort is None:
-        return {}
-    kwargs = effort_kwargs(body.reasoning_effort, await upstream.template_kwargs(model))
-    if not kwargs and body.reasoning_effort != NO_EFFORT:
-        sentence = "the chat template of this model has no reasoning to choose; leave it out or send none"
-        raise ApiError(400, f"reasoning_effort: {sentence}", param="reasoning_effort", code="unsupported_value")
+async def _effort(effort: Effort, upstream: Upstream, model: str) -> dict[str, object]:
+    """`reasoning_effort` as `chat_template_kwargs`.
+
+    Raises:
+        ApiError: 400 the chat template of the model cannot take it, or nobody can say whether it can.
+        TritonChatError: the tokenizer does not answer now.
+    """
+    try:
+        details = await upstream.needed_details(model)
+    except (ModelNotFoundError, InvalidRequestError, EngineError) as error:  # trying again would not help
+        if effort == NO_EFFORT:
+            return {}
+        raise _no_effort(
+            "what the chat template of this model takes cannot be found out, because the tokenizer model is missing or "
+            "fails; leave it out, send none, or send chat_template_kwargs instead"
+        ) from error
+    template = details.config.get("chat_template")
+    kwargs = effort_kwargs(effort, details.template_kwargs, template if isinstance(template, str) else None)
+    if kwargs is None and effort == NO_EFFORT:
+        raise _no_effort("the chat template of this model cannot turn reasoning off; leave it out or send low")
+    if kwargs is None:
+        raise _no_effort("the chat template of this model has no reasoning to choose; leave it out or send none")
     return kwargs
+
+
+def _no_effort(sentence: str) -> ApiError:
+    return ApiError(400, f"reasoning_effort: {sentence}", param="reasoning_effort", code="unsupported_value")
 
 
 def _extras(body: ChatCompletionRequest, result: ChatResult) -> dict[str, Any]:

@@ -5,18 +5,18 @@ Source: `openai.types.chat.completion_create_params`; a test holds the two lists
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
 from chat_gateway.schemas import messages as turns
 from chat_gateway.schemas.common import GenerationRequest
-from chat_gateway.schemas.fields import User, Whole, only
+from chat_gateway.schemas.effort import EFFORT_KWARGS, Effort
+from chat_gateway.schemas.fields import CACHED, User, Whole, only
 from chat_gateway.schemas.inert import InertInChat
-from chat_gateway.schemas.messages import CACHED, NO_AUDIO, Message
+from chat_gateway.schemas.messages import NO_AUDIO, Messages
 from chat_gateway.schemas.tools import (
     AllowedToolsChoice,
     FunctionChoice,
@@ -26,7 +26,7 @@ from chat_gateway.schemas.tools import (
     Tool,
     ToolChoice,
 )
-from triton_chat.types import SamplingParams
+from triton_chat.types import ChatOptions, SamplingParams
 
 NO_TEMPLATE: Final = "only the model's own chat template is supported; leave it out"
 
@@ -36,29 +36,6 @@ def goes_on_or_begins(continues: bool | None, info: ValidationInfo) -> bool | No
     if continues and info.data.get("add_generation_prompt"):
         raise PydanticCustomError("conflict", "cannot be combined with add_generation_prompt: true; send one of them")
     return continues
-
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-NO_EFFORT: Final = "none"
-_SWITCHES: Final = ("enable_thinking", "thinking")
-"""What chat templates call it that the model thinks at all."""
-
-
-def effort_kwargs(effort: Effort, known: Collection[str]) -> dict[str, object]:
-    """`reasoning_effort` in the words of a chat template, of which `known` are those that it reads."""
-    kwargs: dict[str, object] = {"reasoning_effort": effort, **dict.fromkeys(_SWITCHES, effort != NO_EFFORT)}
-    return {name: value for name, value in kwargs.items() if name in known}
-
-
-class ChatOptions(TypedDict, total=False):
-    """Keyword arguments of the SDK's `stream` that are about the conversation."""
-
-    add_generation_prompt: bool | None
-    continue_final_message: bool | None
-    tools: Sequence[Mapping[str, object]] | None
-    tool_choice: str | Mapping[str, object] | None
-    parallel_tool_calls: bool | None
-    chat_template_kwargs: Mapping[str, object] | None
 
 
 _Choice = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None
@@ -72,7 +49,7 @@ def _conflict(other: str) -> PydanticCustomError:
 class ChatCompletionRequest(InertInChat, GenerationRequest):
     """A conversation and how to answer it."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: Whole | None = Field(
         None,
         description="Newer name of max_tokens; takes precedence over it. Without either, the engine's default applies.",
@@ -176,7 +153,7 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
         """How the conversation becomes a prompt, and what may be called.
 
         Args:
-            effort: what `reasoning_effort` is for the chat template; what the caller says there himself goes first.
+            effort: `reasoning_effort` as `chat_template_kwargs`; those that the caller sent take precedence.
         """
         kwargs = {**effort, **(self.chat_template_kwargs or {})}
         return {
@@ -195,19 +172,28 @@ class ChatCompletionRequest(InertInChat, GenerationRequest):
     def names(self) -> dict[str, str]:
         """The fields of `sampling`, `to_model` and `options` that are called otherwise here."""
         limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        effort = {f"chat_template_kwargs.{name}": "reasoning_effort" for name in ("reasoning_effort", *_SWITCHES)}
+        sent = self.chat_template_kwargs or {}
+        effort = {f"chat_template_kwargs.{name}": "reasoning_effort" for name in EFFORT_KWARGS if name not in sent}
         return {
             "max_tokens": limit,
             "logprobs": "top_logprobs",
             **self.places_of_constraint,
             **self._places_of_tools(),
             **turns.places(self.messages),
-            **({} if self.chat_template_kwargs else effort),
+            **effort,
         }
 
     def sampling(self) -> SamplingParams:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return self.sampling_params(max_tokens=limit, logprobs=(self.top_logprobs or 0) if self.logprobs else None)
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        free = {"structured_outputs": None} if self._forces_call else {}
+        return self.sampling_params(max_tokens=limit, logprobs=logprobs, **free)
+
+    @property
+    def _forces_call(self) -> bool:
+        """The answer is then a call, so what else it should be does not apply."""
+        choice = self._tools().get("tool_choice")
+        return choice == "required" or isinstance(choice, Mapping)
 
     def _tools(self) -> ChatOptions:
         """Without any, a choice that asks for none of them chooses nothing."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from chat_gateway.schemas.fields import JsonSchema, Off, On, Strict, by_form, by_tag, only
@@ -107,10 +107,30 @@ class StructuredOutputs(Strict):
     ] = None
     disable_fallback: bool | None = Field(None, description="Not used: there is one backend.")
 
+    @model_validator(mode="after")
+    def _exactly_one(self) -> StructuredOutputs:
+        given = self._given()
+        if len(given) != 1:
+            raise PydanticCustomError(
+                "conflict",
+                "must have exactly one of json, regex, choice, grammar and json_object: true, and has {given}",
+                {"given": " and ".join(given) or "none of them"},
+            )
+        return self
+
     def constraint(self) -> Constraint:
-        json_ = True if self.json_object and self.json_ is None else self.json_
-        given = {"json": json_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar}
-        return Constraint({kind: value for kind, value in given.items() if value is not None}, _FIELD)
+        ((kind, value),) = self._given().items()
+        return Constraint({"json" if kind == "json_object" else kind: value}, _FIELD)
+
+    def _given(self) -> dict[str, object]:
+        kinds = {
+            "json": self.json_,
+            "regex": self.regex,
+            "choice": self.choice,
+            "grammar": self.grammar,
+            "json_object": self.json_object or None,
+        }
+        return {kind: value for kind, value in kinds.items() if value is not None}
 
 
 _GUIDED: Final = ("json", "regex", "choice", "grammar")

@@ -6,7 +6,7 @@ The types say which values those are, so that the published schema is true; `onl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,8 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
+
+CACHED: Final = "Not used: the prefix cache works automatically and keeps entries as long as there is room."
 
 
 class Strict(BaseModel):

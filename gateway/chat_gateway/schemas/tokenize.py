@@ -11,7 +11,7 @@ from chat_gateway.schemas import messages as turns
 from chat_gateway.schemas.chat import NO_TEMPLATE, goes_on_or_begins
 from chat_gateway.schemas.fields import ModelName, NoSettings, Strict, TokenId, only
 from chat_gateway.schemas.inert import NO_MEDIA
-from chat_gateway.schemas.messages import Message
+from chat_gateway.schemas.messages import Messages
 from chat_gateway.schemas.tools import Tool
 
 _ONLY_ONE: Final = "Optional if only one chat model is served."
@@ -21,7 +21,7 @@ class TokenizeRequest(Strict):
     """A text, or a conversation as the model would see it; exactly one of the two."""
 
     model: ModelName | None = Field(None, description=_ONLY_ONE)
-    messages: list[Message] | None = Field(None, min_length=1)
+    messages: Messages | None = None
     prompt: str | None = Field(None, validate_default=True)
     add_special_tokens: bool | None = Field(
         None, description="Default: true for a prompt, false for messages, whose template adds them."

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from chat_gateway.schemas.fields import JsonSchema, Strict, by_form, only
+from chat_gateway.schemas.fields import CACHED, JsonSchema, Strict, by_form, only
 
 _FUNCTIONS_ONLY: Final = "only tools of type function are supported"
 _CHOICES: Final = (
@@ -15,35 +15,32 @@ _CHOICES: Final = (
 )
 
 
-class FunctionDefinition(Strict):
-    """What the model is told of a function."""
-
-    name: str
-    description: str | None = None
-    parameters: JsonSchema | None = Field(None, description="JSON schema of its arguments; none: it takes nothing.")
-    strict: bool | None = Field(None, description="The arguments of a call follow the schema.")
-
-    def to_tool(self) -> dict[str, object]:
-        return {"type": "function", "function": self.model_dump(exclude_none=True)}
-
-
 class OldFunction(Strict):
     """One of `functions`."""
 
     name: str
     description: str | None = None
-    parameters: JsonSchema | None = None
+    parameters: JsonSchema | None = Field(None, description="JSON schema of its arguments; none: it takes nothing.")
 
     def to_tool(self) -> dict[str, object]:
         return {"type": "function", "function": self.model_dump(exclude_none=True)}
 
 
+class FunctionDefinition(OldFunction):
+    """The function of a tool."""
+
+    strict: bool | None = Field(None, description="The arguments of a call follow the schema.")
+
+
 class Tool(Strict):
     type: Annotated[Literal["function"], only(_FUNCTIONS_ONLY)]
     function: FunctionDefinition
+    strict: bool | None = Field(None, description="The same as function.strict, which takes precedence.")
+    cache_control: dict[str, Any] | None = Field(None, description=CACHED)
 
     def to_model(self) -> dict[str, object]:
-        return self.function.to_tool()
+        strict = self.strict if self.function.strict is None else self.function.strict
+        return self.function.model_copy(update={"strict": strict}).to_tool()
 
 
 class FunctionName(Strict):

@@ -1,4 +1,4 @@
-"""What the tokenizer tells of each chat model, for those who only want to read it: remembered, and done without."""
+"""What the tokenizer tells of each chat model, remembered: for those who need it, and for those who can do without."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Details:
     def __init__(self, ask: Callable[[str], Awaitable[TokenizerInfo]]) -> None:
         self._ask = ask
         self._known: dict[str, _Known] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[TokenizerInfo]] = {}
 
     async def of(self, model: str) -> TokenizerInfo | None:
         """None as long as nothing is known; never raises, and never waits for long."""
@@ -40,17 +40,37 @@ class Details:
             known = self._known.get(model)
         return None if known is None else known.info
 
-    def _question(self, model: str) -> asyncio.Task[None]:
+    async def needed(self, model: str) -> TokenizerInfo:
+        """Waits for as long as the question takes where nothing is known.
+
+        Raises:
+            TritonChatError: how the question failed.
+        """
+        known = self._known.get(model)
+        info = await self.of(model) if known is not None and known.info is not None else None
+        if info is None:
+            return await asyncio.shield(self._question(model))  # the others go on waiting if this caller leaves
+        return info
+
+    def _question(self, model: str) -> asyncio.Task[TokenizerInfo]:
         """One at a time, which all who ask wait for."""
         if model not in self._asking:
             self._asking[model] = asyncio.create_task(self._learn(model))
-            self._asking[model].add_done_callback(lambda _: self._asking.pop(model))
+            self._asking[model].add_done_callback(lambda task: self._done(model, task))
         return self._asking[model]
 
-    async def _learn(self, model: str) -> None:
+    def _done(self, model: str, task: asyncio.Task[TokenizerInfo]) -> None:
+        del self._asking[model]
+        if not task.cancelled():
+            task.exception()  # it may be that nobody waits for it any more
+
+    async def _learn(self, model: str) -> TokenizerInfo:
         """What was known stays where the tokenizer fails."""
         try:
-            self._known[model] = _Known(await self._ask(model), time.monotonic() + _KEPT_S)
+            info = await self._ask(model)
         except TritonChatError:
             last = self._known.get(model)
             self._known[model] = _Known(last.info if last else None, time.monotonic() + _KEPT_FAILURE_S)
+            raise
+        self._known[model] = _Known(info, time.monotonic() + _KEPT_S)
+        return info

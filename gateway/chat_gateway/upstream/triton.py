@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from chat_gateway.errors import SHOWN, ApiError, from_client, unavailable
 from chat_gateway.settings import GatewaySettings
 from chat_gateway.upstream.details import Details
+from chat_gateway.upstream.retries import retried
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import TritonChatError
 from triton_chat.types import ModelInfo, Timeouts, TokenizerInfo
@@ -98,7 +99,8 @@ class Upstream:
         self._aliases = settings.aliases
         self._retry_after = settings.retry_after
         self._catalogue = Catalogue(self._ask)
-        self._details = Details(self.client.tokenizer_info)
+        self._first_token_timeout = settings.first_token_timeout
+        self._details = Details(self._tokenizer_info)
 
     async def resolve(self, name: str, kind: Kind = "chat") -> str:
         """Triton's name of a model.
@@ -157,16 +159,13 @@ class Upstream:
         """What the tokenizer says of a chat model; None for others, and where it says nothing."""
         return await self._details.of(model.target) if model.kind == "chat" else None
 
-    async def template_kwargs(self, target: str) -> Sequence[str]:
-        """What the chat template of a model reads beside the conversation.
+    async def needed_details(self, target: str) -> TokenizerInfo:
+        """`details` for a request that depends on them: the tokenizer may take as long as a first token.
 
         Raises:
-            ApiError: 503 the tokenizer does not say anything now.
+            TritonChatError: how the tokenizer failed.
         """
-        info = await self._details.of(target)
-        if info is None:
-            raise unavailable("the chat template cannot be looked into now; try again later", self._retry_after)
-        return info.template_kwargs
+        return await self._details.needed(target)
 
     async def close(self) -> None:
         """Close the connection; what is still running is cancelled."""
@@ -174,6 +173,9 @@ class Upstream:
 
     async def _ask(self) -> list[ModelInfo]:
         return await asyncio.gather(*(self._second_opinion(model) for model in await self.client.models()))
+
+    async def _tokenizer_info(self, target: str) -> TokenizerInfo:
+        return await retried(lambda: self.client.tokenizer_info(target, timeout=self._first_token_timeout))
 
     async def _second_opinion(self, model: ModelInfo) -> ModelInfo:
         """One server that starts or stops must not speak for all. Calls take turns, so two in a row ask two others."""
