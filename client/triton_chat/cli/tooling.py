@@ -7,7 +7,7 @@ import json
 from triton_chat.cli.files import read_json
 from triton_chat.cli.terminal import printable
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import Tool, ToolChoice
+from triton_chat.types import Tool, ToolChoice, function_of
 
 _CHOICES = ("none", "auto", "required")
 
@@ -44,18 +44,13 @@ def template_kwargs_of(entries: list[str] | None) -> dict[str, object] | None:
 
 def name_of(tool: Tool) -> str:
     """Of whatever shape it is; the server judges that."""
-    return str(_function(tool).get("name", ""))
+    return str(function_of(tool).get("name", ""))
 
 
 def tool_line(tool: Tool) -> str:
     """A tool for people: its name and the first line of its description."""
-    first = str(_function(tool).get("description", "")).strip().partition("\n")[0]
+    first = str(function_of(tool).get("description", "")).strip().partition("\n")[0]
     return printable(f"{name_of(tool)}  {first}".strip())
-
-
-def _function(tool: Tool) -> dict[str, object]:
-    function = tool.get("function")
-    return function if isinstance(function, dict) else {}
 
 
 def _value(text: str) -> object:
