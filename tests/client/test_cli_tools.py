@@ -143,7 +143,18 @@ def test_stats_tell_of_reasoning(fake: FakeTriton) -> None:
         (None, "", ("--regex", "a", "--choice", "b"), "give one of --regex and --choice"),
         (None, "", ("--regex", "a", "--structured-outputs", '{"json": true}'), "--regex and --structured-outputs"),
         (None, "", ("--template-kwarg", "thinking"), "NAME=VALUE"),
+        (
+            None,
+            "",
+            ("--template-kwarg", "thinking=False"),
+            "write thinking=false, or thinking='\"False\"' for the text",
+        ),
+        (None, "", ("--template-kwarg", "a=" + "[" * 100_000), "--template-kwarg: a is nested too deeply"),
+        (None, "", ("--template-kwarg", "a=1", "--template-kwarg", "a=2"), "--template-kwarg gives a twice"),
+        ("tools.json", "[" + "9" * 5000 + "]", ("--tools", "{file}"), "has a number of too many digits"),
+        ("schema.json", "9" * 5000, ("--json-schema", "{file}"), "has a number of too many digits"),
         (None, "", ("--structured-outputs", "[]"), "takes a JSON object"),
+        (None, "", ("--structured-outputs", "[" * 100_000), "--structured-outputs is nested too deeply"),
     ],
 )
 def test_wrong_use_is_2_and_says_what_to_do(
