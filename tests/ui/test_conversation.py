@@ -117,7 +117,9 @@ def test_calls_and_their_results_stand_between_question_and_answer() -> None:
     assert "## Result of a call\n\n```\nnoon\n```" in text
 
 
-@pytest.mark.parametrize("arguments", ['{"x": }', "[1]", "", "[" * 100_000])
+@pytest.mark.parametrize(
+    "arguments", ['{"x": }', "[1]", "", "[" * 100_000, r'{"x": "\ud800"}', r'{"x": "\u0000"}', '{"x": 1e400}']
+)
 def test_arguments_that_no_server_takes_do_not_end_the_conversation(arguments: str) -> None:
     assert Call("1", "f", arguments).to_dict()["function"] == {"name": "f", "arguments": "{}"}
 

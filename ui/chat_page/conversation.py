@@ -28,16 +28,19 @@ class Call:
         return Call(self.id or piece.id, self.name or piece.name, self.arguments + piece.arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the API has it; arguments that are no JSON object, which a server would refuse, are left out."""
-        arguments = self.arguments if _is_object(self.arguments) else "{}"
+        """As the API has it. Arguments for which the engine would refuse the conversation are left out."""
+        arguments = self.arguments if _is_sendable(self.arguments) else "{}"
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
 
-def _is_object(text: str) -> bool:
+def _is_sendable(arguments: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        values = json.loads(arguments)
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text.encode()
     except (ValueError, RecursionError):
         return False
+    return isinstance(values, dict) and "\\u0000" not in text
 
 
 Pieces = Sequence[tuple[int, Call]]
