@@ -36,10 +36,10 @@ def show(settings: PageSettings) -> None:
     above = st.bottom.container(key="above-input")
     typed = st.chat_input("Ask anything", key=transcript.INPUT)
     question = (typed or chat.take_pending() or "").strip()
-    goes_on = chat.take_going_on()
+    continues = chat.take_continues()
     if question:
         chat.ask(question, options)
-    elif goes_on:
+    elif continues:
         chat.go_on(options)
     running = chat.running
     if running:

@@ -58,17 +58,9 @@ class AsyncChatClient(AsyncSender):
     async def run_tools(
         self, messages: Messages, functions: Functions, *, max_rounds: int = 10, **options: Unpack[CallOptions]
     ) -> ToolRun:
-        """Answer with the help of Python functions: what the model calls is run, and it is told what came of it.
+        """Answer with the help of Python functions; see `ChatClient.run_tools`.
 
-        A function that fails, or whose arguments do not fit, ends nothing: the model is told of that too. A
-        `tool_choice` that forces a call holds for the first answer alone.
-
-        Args:
-            messages: the conversation so far.
-            functions: see `triton_chat.tools.tool_of`; the calls of an answer run at the same time, those of
-                functions that are no coroutines in threads.
-            max_rounds: how often calls are run. An answer that calls once more is the last, see `ToolRun.complete`.
-            options: as of `generate`. A call of one of its `tools` ends the run, for the caller to go on.
+        The calls of an answer run at the same time, those of functions that are no coroutines in threads.
 
         Raises:
             TritonChatError: how a request failed, or why a function cannot be a tool.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from triton_chat import wire
 from triton_chat.collector import Collector
+from triton_chat.errors import InvalidRequestError
 from triton_chat.rpc import Rpc, Steps, StreamRpc
 from triton_chat.types import (
     Call,
@@ -56,7 +57,9 @@ def batch(
 
     Raises:
         TypeError: an unknown keyword.
+        InvalidRequestError: `options` has what no row would take.
     """
+    _check_taken(conversations or (), prompts or (), options)
     sampling = sampling or SamplingParams()
     rows = [
         row if isinstance(row, ChatRequest) else ChatRequest(messages=row, sampling=sampling, **options)
@@ -69,6 +72,16 @@ def batch(
     events = yield from Rpc("ModelInfer", request, wire.decode_rows, timeout)
     duration_s = time.perf_counter() - started
     return [_result(event, duration_s) for event in events]
+
+
+def _check_taken(conversations: Conversations, prompts: Sequence[str], options: ChatOptions) -> None:
+    """What is about messages is not dropped silently where no row has any, or each has parameters of its own."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and (conversations or prompts) and all(isinstance(row, ChatRequest) for row in conversations):
+        raise InvalidRequestError(
+            "only for messages; raw prompts are taken as they are, and a ChatRequest has parameters of its own",
+            field=given[0],
+        )
 
 
 def _result(event: ChatEvent, duration_s: float) -> ChatResult:

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import CallOptions, ChatResult, Message, Messages, ToolCall, conversation
+from triton_chat.types import CallOptions, ChatResult, Message, Messages, ToolCall, conversation, function_of
 
 if TYPE_CHECKING:
     from triton_chat.tools import Function, Toolbox
@@ -28,9 +28,17 @@ class ToolRun:
     answer: ChatResult
     """The last one."""
     messages: tuple[Message, ...]
-    """The whole conversation, the last answer too: it can be gone on with as it is."""
+    """The whole conversation, the last answer too. A next question may follow, after the results of `open_calls`."""
     results: tuple[ChatResult, ...]
     """Every answer, for their tokens and times."""
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """Those of the last answer, which nobody has run: of a tool of the caller's own, or after `max_rounds`.
+
+        The engine takes a conversation without their results too, but chat templates and other servers may not.
+        """
+        return self.answer.calls_to_answer
 
     @property
     def complete(self) -> bool:
@@ -96,11 +104,5 @@ class Rounds:
 
     def _is_others(self, call: ToolCall) -> bool:
         """Whether it is of a tool that the caller has for himself."""
-        names = {_name(tool) for tool in self._options.get("tools") or ()}
+        names = {function_of(tool).get("name") for tool in self._options.get("tools") or ()}
         return call.name in names and call.name not in self._toolbox
-
-
-def _name(tool: Any) -> object:
-    """Of whatever shape a caller gives; the server judges it."""
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, dict) else None

@@ -24,14 +24,13 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from typing_extensions import NotRequired, TypedDict
 
 from triton_chat.errors import InvalidRequestError
-from triton_chat.types import Tool, ToolCall
+from triton_chat.types import Tool, ToolCall, failure
 
 Function = Callable[..., object]
 Arguments = str | Mapping[str, object]
 """JSON text as a model writes it, or the values by name."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_UNDESCRIBABLE = (pydantic.PydanticUserError, pydantic_core.SchemaError, NameError, TypeError)
 
 
 def tool_of(function: Function) -> Tool:
@@ -59,11 +58,6 @@ def call(function: Function, arguments: Arguments) -> str:
 async def acall(function: Function, arguments: Arguments) -> str:
     """`call` for asyncio: a coroutine function is awaited, another runs in a thread."""
     return await PythonTool(function).acall(arguments)
-
-
-def failure(sentence: str) -> str:
-    """The content of a message about a call that came to nothing."""
-    return json.dumps({"error": sentence}, ensure_ascii=False)
 
 
 class PythonTool:
@@ -99,8 +93,8 @@ class PythonTool:
         try:
             result = self._function(**values)
             return _text(asyncio.run(result) if inspect.iscoroutine(result) else result)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model is told
-            return failure(_said(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the model is told
+            return failure(_named(error))
 
     async def acall(self, arguments: Arguments) -> str:
         """See `triton_chat.tools.acall`."""
@@ -113,8 +107,8 @@ class PythonTool:
         try:
             result: Any = self._function(**values)
             return _text(await result)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model is told
-            return failure(_said(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the model is told
+            return failure(_named(error))
 
     def _values(self, arguments: Arguments) -> dict[str, Any]:
         """The arguments as the function's types have them. Raises ValueError with a sentence for the model."""
@@ -176,28 +170,39 @@ def _name(function: Function) -> str:
 def _read(function: Function, name: str) -> tuple[pydantic.TypeAdapter[dict[str, Any]], JsonSchemaValue]:
     """What reads the arguments of a function, and their JSON schema."""
     try:
-        parameters = inspect.signature(function, eval_str=True).parameters.values()
-    except (NameError, TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{name} cannot be a tool: {error}") from error
-    adapters = _adapter({one.name: _field(one, name) for one in parameters})
+        parameters = inspect.signature(function).parameters.values()
+    except Exception as error:
+        raise InvalidRequestError(f"{name} cannot be a tool: {_named(error)}") from error
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    adapters = _adapter({one.name: _field(one, name, names) for one in parameters})
     schema = adapters.json_schema(schema_generator=_Schema)
     schema.pop("title", None)
     return adapters, schema
 
 
-def _field(parameter: inspect.Parameter, function: str) -> Any:
-    """The parameter as a field of a TypedDict. Raises InvalidRequestError where a call could not give it by name."""
+def _field(parameter: inspect.Parameter, function: str, names: dict[str, Any]) -> Any:
+    """The parameter as a field of a TypedDict; `names` are those that its type may use.
+
+    Raises:
+        InvalidRequestError: a call could not give it by its name, or its type cannot be told.
+    """
     where = f"{function} cannot be a tool: its parameter {parameter.name}"
     if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
         raise InvalidRequestError(f"{where} cannot be given by its name")
     if parameter.annotation is inspect.Parameter.empty:
         raise InvalidRequestError(f"{where} has no type")
-    annotation = _described(parameter.annotation)
+    annotation = parameter.annotation
+    if isinstance(annotation, str):  # as the source has it, under `from __future__ import annotations`
+        try:
+            annotation = eval(annotation, names)  # noqa: S307 - what Python itself would have evaluated
+        except Exception as error:
+            raise InvalidRequestError(f"{where} has a type that cannot be read: {_named(error)}") from error
+    annotation = _described(annotation)
     if parameter.default is not inspect.Parameter.empty:
         annotation = NotRequired[annotation]
     try:
         _adapter({parameter.name: annotation}).json_schema()
-    except _UNDESCRIBABLE as error:
+    except Exception as error:  # whatever a type or its validators raise
         raise InvalidRequestError(f"{where} has a type that JSON schema cannot describe: {_type(parameter)}") from error
     return annotation
 
@@ -234,9 +239,13 @@ def _in_event_loop() -> bool:
 
 
 def _text(result: object) -> str:
-    """Raises pydantic_core.PydanticSerializationError for what JSON cannot hold."""
-    return result if isinstance(result, str) else pydantic_core.to_json(result).decode()
+    """Text as it is, all else as JSON, which has no infinity and no NaN: they are null.
+
+    Raises:
+        pydantic_core.PydanticSerializationError: what JSON cannot hold.
+    """
+    return result if isinstance(result, str) else pydantic_core.to_json(result, inf_nan_mode="null").decode()
 
 
-def _said(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -26,6 +26,18 @@ Tool = Mapping[str, object]
 ToolChoice = str | Mapping[str, object]
 """`none`, `auto`, `required`, or `{"type": "function", "function": {"name": ...}}`."""
 
+
+def function_of(tool: Tool) -> Mapping[str, object]:
+    """What a tool says of its function; empty for one of another shape, which the server judges."""
+    function = tool.get("function")
+    return function if isinstance(function, Mapping) else {}
+
+
+def failure(sentence: str) -> str:
+    """The content of a message about a call that came to nothing."""
+    return json.dumps({"error": sentence}, ensure_ascii=False)
+
+
 Stop = str | Sequence[str]
 TokenIds = Sequence[int]
 LogitBias = Mapping[int, float] | Mapping[str, float]
@@ -160,15 +172,7 @@ class CallOptions(SamplingOptions, ChatOptions, total=False):
     """gRPC metadata of this call, such as `traceparent`; wins over the client's own of the same name."""
 
 
-CHAT_PARAMETERS = (
-    "add_generation_prompt",
-    "continue_final_message",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "chat_template_kwargs",
-    "parse",
-)
+CHAT_PARAMETERS = tuple(ChatOptions.__annotations__)
 """The names of `ChatOptions`, which are those of the wire."""
 
 
@@ -290,7 +294,7 @@ class ToolCall:
 
     @property
     def values(self) -> dict[str, Any] | None:
-        """The arguments by name; None where they are no JSON object, as in an answer that was cut."""
+        """The arguments by name; None where they are no JSON object: the answer was cut, or the model wrote no JSON."""
         try:
             values = json.loads(self.arguments)
         except (ValueError, RecursionError):
@@ -298,12 +302,24 @@ class ToolCall:
         return values if isinstance(values, dict) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in an assistant's message."""
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        """As in an assistant's message. Arguments for which a server would refuse the conversation are left out."""
+        arguments = self.arguments if _is_sendable(self.values) else "{}"
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
     def result(self, content: str) -> dict[str, Any]:
-        """The message that tells the model what the call came to."""
-        return {"role": "tool", "tool_call_id": self.id, "content": content}
+        """The message that tells the model what the call came to; characters that no server takes are replaced."""
+        sendable = content.encode(errors="replace").decode().replace("\0", "\ufffd")
+        return {"role": "tool", "tool_call_id": self.id, "content": sendable}
+
+
+def _is_sendable(values: object) -> bool:
+    """Whether a server takes these arguments in a conversation."""
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        return False
+    return values is not None and "\\u0000" not in text
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +391,7 @@ class ChatResult:
     def message(self) -> dict[str, Any]:
         """The answer as the next message of its conversation, in OpenAI's shape.
 
-        It has the calls that are to be answered, and no others: a server refuses a call without its result.
+        It has the calls that are to be answered, and no others.
         """
         calls = [call.to_dict() for call in self.calls_to_answer]
         message: dict[str, Any] = {"role": "assistant", "content": self.text if self.text or not calls else None}
@@ -387,10 +403,11 @@ class ChatResult:
 
     @property
     def calls_to_answer(self) -> tuple[ToolCall, ...]:
-        """The calls that wait for their results; none where the answer was cut, because some may be missing."""
-        if self.finish_reason not in ("tool_calls", "stop"):
-            return ()
-        return tuple(call for call in self.tool_calls if call.values is not None)
+        """The calls that wait for their results; none where the answer was cut, because some may be missing.
+
+        One whose arguments are no JSON object is among them: `triton_chat.tools.call` tells the model so.
+        """
+        return self.tool_calls if self.finish_reason in ("tool_calls", "stop") else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; without what few answers have where there is none of it."""

@@ -316,6 +316,22 @@ def test_help_teaches(command: str) -> None:
     assert "124  a time limit was exceeded" in done.stdout.decode()
 
 
+@pytest.mark.parametrize("command", ["ask", "chat", "complete"])
+def test_help_says_what_goes_together(command: str) -> None:
+    words = " ".join(run("", command, "--help").stdout.decode().split())
+    assert "one of --json-schema, --regex, --choice, --grammar and --structured-outputs" in words
+    assert "A sampling parameter that is not given has the server's default." in words
+
+
+def test_help_does_not_list_what_is_refused() -> None:
+    listed = {command: run("", command, "--help").stdout.decode() for command in ("ask", "chat")}
+    for flag in ("--json ", "--logprobs ", "--prompt-logprobs ", "--return-token-ids "):
+        assert flag in listed["ask"]
+        assert flag not in listed["chat"]
+        done = run("", "chat", flag.strip(), *(["1"] if flag.endswith("logprobs ") else []), stdin=b"")
+        assert (done.returncode, "use ask" in done.stderr.decode()) == (2, True)
+
+
 def test_help_does_not_load_grpc() -> None:
     check = "import sys, triton_chat.cli; sys.exit('grpc' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], env=environment(""), check=False).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,18 @@ def test_stats_tell_of_reasoning(fake: FakeTriton) -> None:
         (None, "", ("--regex", "a", "--choice", "b"), "give one of --regex and --choice"),
         (None, "", ("--regex", "a", "--structured-outputs", '{"json": true}'), "--regex and --structured-outputs"),
         (None, "", ("--template-kwarg", "thinking"), "NAME=VALUE"),
+        (
+            None,
+            "",
+            ("--template-kwarg", "thinking=False"),
+            "write thinking=false, or thinking='\"False\"' for the text",
+        ),
+        (None, "", ("--template-kwarg", "a=" + "[" * 100_000), "--template-kwarg: a is nested too deeply"),
+        (None, "", ("--template-kwarg", "a=1", "--template-kwarg", "a=2"), "--template-kwarg gives a twice"),
+        ("tools.json", "[" + "9" * 5000 + "]", ("--tools", "{file}"), "has a number of too many digits"),
+        ("schema.json", "9" * 5000, ("--json-schema", "{file}"), "has a number of too many digits"),
         (None, "", ("--structured-outputs", "[]"), "takes a JSON object"),
+        (None, "", ("--structured-outputs", "[" * 100_000), "--structured-outputs is nested too deeply"),
     ],
 )
 def test_wrong_use_is_2_and_says_what_to_do(
@@ -171,4 +183,34 @@ def test_a_raw_prompt_has_no_tools(fake: FakeTriton, tools: str) -> None:
     ],
 )
 def test_a_call_shows_what_a_terminal_would_obey(call: ToolCall, line: str) -> None:
-    assert terminal.call_line(call) == line
+    assert terminal.call_line(call, cut=True) == line
+
+
+def test_a_call_that_was_not_cut_does_not_say_so(fake: FakeTriton, tools: str) -> None:
+    fake.reply = lambda _: iter(say_calls(("1", "get_weather", '{"x": }')))
+    assert run(fake.url, "ask", "x", "--tools", tools).stdout == b'get_weather({"x": })\n'
+    fake.reply = lambda _: iter(say_calls(("1", "get_weather", '{"x": '), finish="length"))
+    assert run(fake.url, "ask", "x", "--tools", tools).stdout == b'get_weather({"x":  [cut]\n'
+
+
+CONTROLS = "a\x1b]52;c;eA==\x07\x1b[2J\x9b2J\x7f\r\tb\nc"
+SHOWN = r"a\x1b]52;c;eA==\x07\x1b[2J\x9b2J\x7f\r"
+
+
+def test_a_terminal_shows_control_characters_and_does_not_obey_them(fake: FakeTriton) -> None:
+    fake.reply = lambda _: iter([say("", reasoning_output=CONTROLS), say(CONTROLS, "stop", 2)])
+    screen = Terminal(fake.url, "ask", "x")
+    try:
+        for _ in range(2):
+            screen.expect(SHOWN)
+            screen.expect("b\r\nc")
+        assert screen.wait() == 0
+        assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", screen.output.decode())
+    finally:
+        screen.close()
+
+
+def test_a_pipe_gets_control_characters(fake: FakeTriton) -> None:
+    fake.reply = lambda _: iter([say("", reasoning_output=CONTROLS), say(CONTROLS, "stop", 2)])
+    done = run(fake.url, "ask", "x")
+    assert done.stdout == done.stderr == f"{CONTROLS}\n".encode()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chat_engine.errors import InvalidArgumentError, to_wire
 from tests.client.commands import Terminal, run
-from tests.client.fake_server import FakeTriton, Received, fail, pb, say, say_calls
+from tests.client.fake_server import WAIT_S, FakeTriton, Received, fail, pb, say, say_calls
+from triton_chat.cli.calls import LONGEST
 
 MODULE = '''\
 from __future__ import annotations
@@ -50,6 +53,7 @@ def _private(x): ...
 '''
 PARIS = ("1", "get_weather", '{"city": "Paris"}')
 TOOL = {"type": "function", "function": {"name": "ask_human", "description": "Asks\nsomebody."}}
+REFUSED = to_wire(InvalidArgumentError("the prompt is too long"))
 Start = Callable[..., Terminal]
 
 
@@ -186,13 +190,76 @@ def test_a_result_is_typed(fake: FakeTriton, start: Start, module: str, tools: s
     assert results(fake) == ["no idea", "Paris: 18 degrees"]
 
 
-def test_results_come_from_a_pipe_too(fake: FakeTriton, tools: str) -> None:
+def test_the_next_question_in_a_pipe_is_no_result(fake: FakeTriton, module: str, tools: str) -> None:
     fake.reply = calls_then_answers(("1", "ask_human", "{}"))
-    done = run(fake.url, "chat", "--tools", tools, stdin="one\n没有\ntwo\n".encode())
-    assert done.returncode == 0
+    for flags in ((), ("--tool-module", module, "--yes")):
+        done = run(fake.url, "chat", "--tools", tools, *flags, stdin=b"one\ntwo\n")
+        assert done.returncode == 2
+        assert "--tools asks for the result of each call: use a terminal" in done.stderr.decode()
+    assert fake.requests == []
+    done = run(fake.url, "chat", stdin=b"one\ntwo\n")  # a model may call what it was not offered
+    assert (done.returncode, done.stderr.decode().count("[stopped]")) == (0, 2)
+    assert [messages_of(received)[-1]["content"] for received in fake.requests] == ["one", "two"]
+
+
+def test_what_was_typed_before_a_question_does_not_answer_it(fake: FakeTriton, start: Start, module: str) -> None:
+    typed = threading.Event()
+
+    def reply(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+        if messages_of(received)[-1]["role"] == "user":
+            yield say("let me see")
+            assert typed.wait(WAIT_S)
+        yield from calls_then_answers(PARIS)(received)
+
+    fake.reply = reply
+    terminal = start("--tool-module", module)
+    terminal.type("one\n")
+    terminal.expect("let me see")
+    terminal.type("y\n")
+    terminal.expect("y\r\n")
+    typed.set()
+    terminal.expect("run it? [y/N] ")
+    terminal.type("n\n")
+    terminal.expect("the answer")
+    assert json.loads(results(fake)[0]) == {"error": "the user did not allow this call"}
+
+
+def test_a_long_call_does_not_scroll_its_beginning_away(fake: FakeTriton, start: Start, module: str) -> None:
+    fake.reply = calls_then_answers(("1", "get_weather", json.dumps({"city": "x" * 100_000})))
+    terminal = start("--tool-module", module)
+    terminal.type("one\n")
+    terminal.expect("x ... (98020 more characters)")
+    terminal.expect("run it? [y/N] ")
+    assert len(terminal.output) < 3000
+
+
+def test_a_result_has_a_longest_length(fake: FakeTriton, tmp_path: Path) -> None:
+    (tmp_path / "big.py").write_text("def big() -> str:\n    return 'x' * 5_000_000\n")
+    fake.reply = calls_then_answers(("1", "big", "{}"))
+    done = run(fake.url, "chat", "--tool-module", str(tmp_path / "big.py"), "--yes", stdin=b"one\n")
+    limit = f"the first {LONGEST} of 5000000 characters"
+    assert results(fake) == [f"{'x' * LONGEST}\n[cut: these are {limit}]"]
+    assert f"[the model gets {limit}]" in done.stderr.decode()
+
+
+def test_a_conversation_that_the_server_refuses_can_be_left(fake: FakeTriton, module: str) -> None:
+    def reply(received: Received) -> Iterator[pb.ModelStreamInferResponse]:
+        yield from say_calls(PARIS) if len(messages_of(received)) == 1 else [fail(REFUSED)]
+
+    fake.reply = reply
+    done = run(fake.url, "chat", "--tool-module", module, "--yes", stdin=b"one\ntwo\n/new\nthree\n")
+    assert done.stderr.decode().count("/new starts again without it") == 3
+    fake.reply = lambda _: iter([fail(REFUSED)])
+    done = run(fake.url, "chat", stdin=b"one\n")
+    assert "/new" not in done.stderr.decode()
+
+
+def test_arguments_that_are_no_json_are_told_to_the_model(fake: FakeTriton, module: str) -> None:
+    fake.reply = calls_then_answers(("1", "get_weather", '{"x": }'))
+    done = run(fake.url, "chat", "--tool-module", module, "--yes", stdin=b"one\n")
+    assert 'get_weather({"x": })\n[not run: the arguments are no JSON object]\n' in done.stderr.decode()
+    assert results(fake) == ['{"error": "the arguments are no JSON object"}']
     assert done.stdout == b"the answer\n"
-    assert "[stopped]" in done.stderr.decode()
-    assert messages_of(fake.requests[1])[-1]["content"] == "没有"
 
 
 def test_the_rounds_are_bounded(fake: FakeTriton, module: str) -> None:

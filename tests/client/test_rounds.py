@@ -115,10 +115,33 @@ def test_a_call_that_was_cut_is_not_run_and_not_in_the_conversation(fake: FakeTr
     assert done.messages[-1] == {"role": "assistant", "content": ""}
 
 
+@pytest.mark.parametrize(
+    "arguments", ['{"a": }', "[1]", '{"a": NaN}', r'{"a": "\ud800"}', r'{"a": "\u0000"}', "[" * 9999]
+)
+def test_arguments_that_no_server_takes_are_answered_and_not_sent_again(
+    fake: FakeTriton, run: Run, arguments: str
+) -> None:
+    script(fake, say_calls(("1", "add", arguments)), ANSWER)
+    done = run(fake.url, "run_tools", "x", [add])
+    assert (done.complete, done.answer.text) == (True, "It is 42.")
+    assert done.results[0].tool_calls[0].arguments == arguments
+    _, called, told, _ = done.messages
+    assert called["tool_calls"][0]["function"] == {"name": "add", "arguments": "{}"}
+    assert "the arguments of add do not fit" in json.loads(told["content"])["error"]
+
+
+def test_characters_that_no_server_takes_are_replaced_in_a_result(fake: FakeTriton, run: Run) -> None:
+    def name() -> str:
+        return "a\udcff\0b"
+
+    script(fake, say_calls(("1", "name", "{}")), ANSWER)
+    assert run(fake.url, "run_tools", "x", [name]).messages[2]["content"] == "a?\ufffdb"
+
+
 def test_a_tool_of_the_callers_own_ends_the_run(fake: FakeTriton, run: Run) -> None:
     script(fake, say_calls(("1", "add", '{"a": 1, "b": 2}'), ("2", "other", "{}")))
     done = run(fake.url, "run_tools", "x", [add], tools=[OTHER])
-    assert [call.name for call in done.answer.calls_to_answer] == ["add", "other"]
+    assert [call.name for call in done.open_calls] == ["add", "other"]
     assert len(fake.requests) == 1
     assert [tool["function"]["name"] for tool in parameters(fake.requests[0])["tools"]] == ["add", "other"]
 
@@ -156,6 +179,15 @@ def test_a_row_of_a_batch_has_its_own_tools(client: ChatClient, fake: FakeTriton
         {"tools": [OTHER], "tool_choice": "required"},
     ]
     assert [json.loads(row) for row in received.tensor("sampling_parameters")] == [{"seed": 1}, {"max_tokens": 3}]
+
+
+@pytest.mark.parametrize("rows", [{"prompts": ["x"]}, {"conversations": [ChatRequest(messages="x")]}])
+def test_a_batch_refuses_what_no_row_would_take(client: ChatClient, rows: Any) -> None:
+    with pytest.raises(errors.InvalidRequestError, match="tools: only for messages"):
+        client.generate_batch(**rows, tools=[OTHER])
+    with pytest.raises(errors.InvalidRequestError, match="parse: only for messages"):
+        client.generate_batch(**rows, parse=False)
+    client.generate_batch(**rows, tools=None)
 
 
 def test_a_batch_takes_no_keyword_that_there_is_not(client: ChatClient) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import functools
 import json
+import sys
 import threading
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -168,6 +169,26 @@ async def test_a_function_that_fails_tells_the_model(error: Exception) -> None:
     assert json.loads(await acall(fail_later, "{}")) == said
 
 
+async def test_a_function_that_exits_ends_nothing() -> None:
+    def leave() -> None:
+        sys.exit("no more")
+
+    async def leave_later() -> None:
+        sys.exit("no more")
+
+    said = '{"error": "SystemExit: no more"}'
+    assert [call(leave, "{}"), await acall(leave, "{}"), await acall(leave_later, "{}")] == [said] * 3
+    assert await asyncio.to_thread(call, leave_later, "{}") == said
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_json_does_not_have_is_null(number: float) -> None:
+    def measure() -> dict[str, float]:
+        return {"x": number}
+
+    assert call(measure, "{}") == '{"x":null}'
+
+
 def test_a_result_that_is_no_json_tells_the_model() -> None:
     def opaque() -> Opaque:
         return Opaque()
@@ -181,6 +202,12 @@ def positional(city: str, /) -> None: ...
 def odd(first: int, place: Opaque) -> None: ...
 def callback(done: Callable[[int], int]) -> None: ...
 def nowhere(city: Nowhere) -> None: ...  # noqa: F821
+def no_attribute(days: int, city: json.nothing) -> None: ...  # type: ignore[name-defined]
+def no_number(city: 1 / 0) -> None: ...  # type: ignore[valid-type]
+def no_type(city: Any) -> None: ...
+
+
+no_type.__annotations__["city"] = "int |"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +218,13 @@ def nowhere(city: Nowhere) -> None: ...  # noqa: F821
         (positional, "its parameter city cannot be given by its name"),
         (odd, "its parameter place has a type that JSON schema cannot describe: Opaque"),
         (callback, "its parameter done has a type that JSON schema cannot describe"),
-        (nowhere, "nowhere cannot be a tool: name 'Nowhere' is not defined"),
+        (
+            nowhere,
+            "nowhere cannot be a tool: its parameter city has a type that cannot be read: NameError: name 'Nowhere'",
+        ),
+        (no_attribute, "its parameter city has a type that cannot be read: AttributeError"),
+        (no_type, "its parameter city has a type that cannot be read: SyntaxError"),
+        (no_number, "its parameter city has a type that cannot be read: ZeroDivisionError"),
         (lambda: 1, "not '<lambda>'"),
         (functools.partial(get_weather, "x"), "a tool is a function whose name"),
         (type, "type cannot be a tool"),

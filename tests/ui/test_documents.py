@@ -53,6 +53,14 @@ def test_what_cannot_be_sent_is_a_sentence(text: str, words: str) -> None:
         ("", None),
         ("[NaN]", None),
         ("[" * 100_000, None),
+        ('{"a":[1.10,1e5]}', '{\n  "a": [\n    1.1,\n    100000.0\n  ]\n}'),
+        (r'{"a":"\ud83d\ude00"}', '{\n  "a": "😀"\n}'),
+        (r'{"a":"\ud800"}', None),
+        ('{"a":1,"a":2}', None),
+        ("[1e400]", None),
+        ("[1e-99999999999999999999]", None),
+        ("[1.00000000000000000001]", None),
+        ("[" + "9" * 5000 + "]", None),
     ],
 )
 def test_json_is_indented_and_all_else_left_alone(text: str, shown: str | None) -> None:

@@ -278,6 +278,14 @@ def test_a_call_that_was_cut_is_shown_and_asks_for_nothing(fake: FakeGateway, pa
     assert "truncated at the token limit" in texts(page)[-1]
 
 
+def test_half_a_character_in_a_call_is_shown_as_it_is_written(fake: FakeGateway, page: AppTest) -> None:
+    arguments = r'{"city": "\ud800"}'
+    fake.reply = think_and_call("", ("1", "get_weather", arguments))
+    ask(page, "Weather?")
+    assert page.chat_message[1].code[0].value == arguments
+    assert not page.exception
+
+
 def test_a_name_that_looks_like_markdown_is_text(fake: FakeGateway, page: AppTest) -> None:
     fake.reply = think_and_call("", ("1", "a*b*:red[c]", "{}"))
     ask(page, "one")

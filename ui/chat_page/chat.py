@@ -19,7 +19,7 @@ class Chat:
         """The names last heard of."""
         self._settings = settings
         self._pending: str | None = None
-        self._goes_on = False
+        self._continues = False
 
     @property
     def running(self) -> bool:
@@ -39,9 +39,9 @@ class Chat:
         self.conversation.turns.append(Turn(question))
         self._answer(options)
 
-    def take_going_on(self) -> bool:
-        goes_on, self._goes_on = self._goes_on, False
-        return goes_on
+    def take_continues(self) -> bool:
+        continues, self._continues = self._continues, False
+        return continues
 
     def go_on(self, options: Options) -> None:
         """The last question gets another answer to what its calls came to; one that is there goes."""
@@ -69,12 +69,12 @@ class Chat:
         turn = self.conversation.turns[-1]
         turn.rounds = (*turn.rounds, Round(turn.answer, results))
         turn.answer = Answer()
-        self._goes_on = True
+        self._continues = True
 
     def ask_again(self) -> None:
         """The last question gets a new answer; the old one goes, and what calls before it came to stays."""
         if self.conversation.turns[-1].rounds:
-            self._goes_on = True
+            self._continues = True
         else:
             self.want(self.take_back())
 
@@ -85,6 +85,6 @@ class Chat:
 
     def clear(self) -> None:
         self.stop()
-        self._goes_on = False
+        self._continues = False
         self.conversation = Conversation()
         self.generation = None

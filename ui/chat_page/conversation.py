@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,8 +28,19 @@ class Call:
         return Call(self.id or piece.id, self.name or piece.name, self.arguments + piece.arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the API has it."""
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        """As the API has it. Arguments for which the engine would refuse the conversation are left out."""
+        arguments = self.arguments if _is_sendable(self.arguments) else "{}"
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+
+def _is_sendable(arguments: str) -> bool:
+    try:
+        values = json.loads(arguments)
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and "\\u0000" not in text
 
 
 Pieces = Sequence[tuple[int, Call]]
@@ -183,10 +195,16 @@ def _markdown(message: Message) -> str:
     if message.get("reasoning_content"):
         parts.append("\n".join(f"> {line}".rstrip() for line in message["reasoning_content"].splitlines()))
     if message["content"]:
-        parts.append(message["content"])
+        parts.append(_fenced(message["content"]) if message["role"] == "tool" else message["content"])
     functions = [call["function"] for call in message.get("tool_calls", ())]
-    parts += [f"`{one['name']}`\n\n```json\n{one['arguments']}\n```" for one in functions]
+    parts += [f"`{one['name']}`\n\n{_fenced(one['arguments'], 'json')}" for one in functions]
     return "\n\n".join(parts)
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """As code, in a fence that is longer than any in the text: only such a one ends it."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _assistant(answer: Answer) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from chat_page.options import Document
@@ -34,14 +35,21 @@ def schema_of(text: str) -> Document | None:
 
 
 def pretty(text: str) -> str | None:
-    """A JSON object or list, indented; None for all other text."""
+    """A JSON object or list, indented; None for all other text, and for JSON that would not be the same indented."""
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
         document = json.loads(text, parse_constant=_refuse)
-        return json.dumps(document, ensure_ascii=False, indent=2)
-    except (ValueError, RecursionError):
+        indented = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+        indented.encode()  # a browser gets UTF-8, which has no half of a surrogate pair
+        return indented if _exact(indented) == _exact(text) else None
+    except (ValueError, ArithmeticError, RecursionError):
         return None
+
+
+def _exact(text: str) -> Any:
+    """What JSON says, with every digit, and with each of several values of one name."""
+    return json.loads(text, parse_float=Decimal, object_pairs_hook=tuple)
 
 
 def _read(label: str, text: str) -> Any:

@@ -52,7 +52,7 @@ def sentence(error: Exception) -> str:
         case BrokenOffError():
             return _BROKEN_OFF
         case openai.APIError():
-            return f"{_BROKEN_OFF} {_said(error)}".strip()
+            return f"{_BROKEN_OFF} {_sentence(error)}".strip()
         case _:
             return _NOT_A_GATEWAY
 
@@ -64,20 +64,20 @@ def _of_status(error: openai.APIStatusError) -> str:
         case _, "model_not_found":
             return _GONE_MODEL
         case _, "context_length_exceeded":
-            return f"{_TOO_LONG} {_said(error)}".strip()
+            return f"{_TOO_LONG} {_sentence(error)}".strip()
         case 413, _:
             return _TOO_LARGE
         case 429, _:
             return f"The server is overloaded. {_when(error)}"
         case status, _ if status >= 500:
             return f"The model is not available right now. {_when(error)}"
-        case _ if _said(error):
-            return f"The gateway refused the request. {_said(error)}"
+        case _ if _sentence(error):
+            return f"The gateway refused the request. {_sentence(error)}"
         case _:
             return _NOT_A_GATEWAY
 
 
-def _said(error: openai.APIError) -> str:
+def _sentence(error: openai.APIError) -> str:
     """The gateway's own words; empty where the body is not that of an OpenAI error."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
     if not isinstance(message, str) or not message.strip():

@@ -51,14 +51,14 @@ def show(chat: Chat, running: bool) -> None:
             st.text(turn.question)
         with st.container(key="running" if grows else f"answer-{number}"), st.chat_message("assistant"):
             for one in turn.rounds:
-                Places().show(one.answer, one.results)
-            places, results, note = Places(), st.empty(), st.empty()
+                AnswerView().show(one.answer, one.results)
+            view, results, note = AnswerView(), st.empty(), st.empty()
         actions = st.empty()
         if grows and chat.generation is not None:
-            _follow(chat.generation, places)
+            _follow(chat.generation, view)
             st.rerun()
         asks = last and bool(turn.answer.open_calls)
-        places.show(turn.answer, calls=not asks)
+        view.show(turn.answer, calls=not asks)
         if asks:
             with results.container():
                 _ask_for_results(chat, turn.answer, f"{number}-{len(turn.rounds)}")
@@ -68,8 +68,8 @@ def show(chat: Chat, running: bool) -> None:
                 _show_actions(chat, turn.answer)
 
 
-class Places:
-    """Where one answer stands: what was thought, what is said, what is called."""
+class AnswerView:
+    """One answer on the page: what was thought, what is said, what is called."""
 
     def __init__(self) -> None:
         self._reasoning, self._text, self._calls = st.empty(), st.empty(), st.empty()
@@ -156,14 +156,14 @@ def _send_results(chat: Chat, keys: Sequence[str]) -> None:
     chat.give_results(tuple(st.session_state[key] for key in keys))
 
 
-def _follow(generation: Generation, places: Places) -> None:
+def _follow(generation: Generation, view: AnswerView) -> None:
     """Draws the answer whenever it has changed, until it is complete."""
     drawn, drawn_at, began_at = None, 0.0, time.monotonic()
     while not generation.look(_FRAME_S):
         answer, now = generation.turn.answer, time.monotonic()
         if answer is drawn and now - drawn_at < _STILL_S:
             continue
-        places.draw(answer, now - began_at)
+        view.draw(answer, now - began_at)
         drawn, drawn_at = answer, now
 
 

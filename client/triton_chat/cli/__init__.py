@@ -52,7 +52,7 @@ def ask(
 
 @app.command(help=helptexts.CHAT, epilog=helptexts.EPILOG)
 @guarded
-@takes(chat_flags)
+@takes(chat_flags, refused=("as_json", "logprobs", "prompt_logprobs", "return_token_ids"))
 def chat(
     options: RequestOptions,
     system: System = None,

@@ -66,5 +66,5 @@ def _stream(client: ChatClient, messages: Messages | None, call: CallOptions, re
             writer.write(event)
     result = collector.result()
     for wanted in result.tool_calls:
-        terminal.write(f"{terminal.call_line(wanted)}\n")
+        terminal.write(f"{terminal.call_line(wanted, cut=result.finish_reason == 'length')}\n")
     return result

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from triton_chat.cli import terminal
 from triton_chat.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -51,8 +52,7 @@ def report(error: TritonChatError) -> None:
 
 def say(text: str) -> None:
     """A diagnostic line; standard output is for answers alone."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    terminal.write_error(f"{text}\n")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -21,10 +21,13 @@ def read_text(flag: str, name: str) -> str:
 
 def read_json(flag: str, name: str) -> Any:
     """The JSON document in a file; `flag` is for the error. Raises InvalidRequestError."""
+    text = read_text(flag, name)
     try:
-        return json.loads(read_text(flag, name))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidRequestError(f"{flag}: {name} is not JSON at {where}: {error.msg}") from error
+    except ValueError as error:  # the other one that there is
+        raise InvalidRequestError(f"{flag}: {name} has a number of too many digits") from error
     except RecursionError as error:
         raise InvalidRequestError(f"{flag}: {name} is nested too deeply") from error

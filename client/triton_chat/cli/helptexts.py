@@ -1,5 +1,10 @@
 r"""The texts of `--help`. `\\b` keeps the line breaks of the paragraph that follows."""
 
+_REQUEST = """
+An answer can follow one rule: give one of --json-schema, --regex, --choice, --grammar and --structured-outputs. A
+sampling parameter that is not given has the server's default.
+"""
+
 MAIN = """Talk to a chat model on a tritonserver, over gRPC.
 
 \b
@@ -14,7 +19,8 @@ Start a server with `make serve`, then:
 The server's address comes from --url or TRITON_CHAT_URL; the default is localhost:8001.
 """
 
-ASK = """Ask one question; the answer streams to standard output.
+ASK = (
+    """Ask one question; the answer streams to standard output.
 
 \b
   triton-chat ask "Why is the sky blue?"
@@ -29,16 +35,20 @@ What the answer must be:
   triton-chat ask "Describe Paris" --json-schema city.json | jq .country
 
 \b
-Tools, of which the answer may have calls, such as get_weather(city="Paris"):
+Tools that the model may call; a call is printed, such as get_weather(city="Paris"):
   triton-chat ask "What is the weather in Paris?" --tools tools.json
   triton-chat ask "What is the weather in Paris?" --tools tools.json --tool-choice required --json
   triton-chat ask "17 * 23?" --template-kwarg enable_thinking=true
 
 tools.json is OpenAI's list: [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object",
 "properties": {"city": {"type": "string"}}}}}]. What the model thinks goes to stderr; --no-reasoning hides it.
+The value of --template-kwarg is JSON, such as true, 3 or "3"; what is no JSON is a text.
 """
+    + _REQUEST
+)
 
-CHAT = """Start an interactive conversation; /help lists its commands.
+CHAT = (
+    """Start an interactive conversation; /help lists its commands.
 
 \b
   triton-chat chat
@@ -48,15 +58,20 @@ CHAT = """Start an interactive conversation; /help lists its commands.
 
 With --tool-module the model may call the public functions of a Python file of yours. Each call is shown, and runs once
 you type y; --yes runs all of them unasked. A function has a type for each parameter; its docstring tells the model what
-it does. Of a tool that --tools describes, you type the result.
+it does. You type the result of a tool that --tools alone describes, so --tools needs a terminal.
 """
+    + _REQUEST
+)
 
-COMPLETE = """Continue a raw prompt; no chat template is applied.
+COMPLETE = (
+    """Continue a raw prompt; no chat template is applied.
 
 \b
   triton-chat complete "Once upon a time" --max-tokens 40
   triton-chat complete --stop "###" < prompt.txt
 """
+    + _REQUEST
+)
 
 EMBED = """Turn texts into vectors, and show how similar they are.
 

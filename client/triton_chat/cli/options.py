@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -14,10 +15,6 @@ from triton_chat.channel import DEFAULT_URL
 from triton_chat.cli import sampling, tooling
 from triton_chat.cli.structure import structured
 from triton_chat.types import CallOptions, ChatOptions, SamplingParams, Timeouts
-
-_PANEL = "Request"
-_STRUCTURE = "What the answer must be (one of these)"
-_CHAT = "Tools and reasoning"
 
 Flags = TypeVar("Flags", bound=Callable[..., Any])
 
@@ -68,8 +65,8 @@ Url = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
-def _option(text: str, *names: str, panel: str = _PANEL, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, **more)
 
 
 def _named(parameters: list[inspect.Parameter]) -> Callable[[Flags], Flags]:
@@ -99,17 +96,13 @@ def request_flags(
     idle_timeout: Annotated[float, _option("Seconds between two tokens.", min=0.001)] = Timeouts().idle,
     stats: Annotated[bool, _option("Tokens, speed and time to first token, on stderr.", "--stats")] = False,
     json_schema: Annotated[
-        str | None, _option("JSON that follows the JSON schema in this file.", panel=_STRUCTURE, metavar="FILE")
+        str | None, _option("JSON that follows the JSON schema in this file.", metavar="FILE")
     ] = None,
     regex: Annotated[
-        str | None, _option("Text that this regular expression matches as a whole.", panel=_STRUCTURE, metavar="REGEX")
+        str | None, _option("Text that this regular expression matches as a whole.", metavar="REGEX")
     ] = None,
-    choice: Annotated[
-        list[str] | None, _option("One of these texts; repeatable.", panel=_STRUCTURE, metavar="TEXT")
-    ] = None,
-    grammar: Annotated[
-        str | None, _option("Text that follows the Lark grammar in this file.", panel=_STRUCTURE, metavar="FILE")
-    ] = None,
+    choice: Annotated[list[str] | None, _option("One of these texts; repeatable.", metavar="TEXT")] = None,
+    grammar: Annotated[str | None, _option("Text that follows the Lark grammar in this file.", metavar="FILE")] = None,
     **sampled: Any,
 ) -> RequestOptions:
     """Flags of every command that makes a request."""
@@ -121,26 +114,25 @@ def request_flags(
 @_named(list(inspect.signature(request_flags).parameters.values()))
 def chat_flags(
     tools: Annotated[
-        str | None, _option("Tools the model may call: OpenAI's JSON list, in a file.", panel=_CHAT, metavar="FILE")
+        str | None, _option("Tools the model may call: OpenAI's JSON list, in a file.", metavar="FILE")
     ] = None,
     tool_choice: Annotated[
         str | None,
-        _option("none, auto, required, or the name of the tool to call.", panel=_CHAT, metavar="CHOICE"),
+        _option("none, auto, required, or the name of the tool to call.", metavar="CHOICE"),
     ] = None,
     parallel_tool_calls: Annotated[
         bool | None,
         _option(
             "Several calls in one answer, or one at most.",
             "--parallel-tool-calls/--no-parallel-tool-calls",
-            panel=_CHAT,
         ),
     ] = None,
     template_kwarg: Annotated[
         list[str] | None,
-        _option("For the chat template, such as enable_thinking=false; repeatable.", panel=_CHAT, metavar="NAME=VALUE"),
+        _option("For the chat template, such as enable_thinking=false; repeatable.", metavar="NAME=VALUE"),
     ] = None,
     reasoning: Annotated[
-        bool, _option("Show what the model thinks first, on stderr.", "--reasoning/--no-reasoning", panel=_CHAT)
+        bool, _option("Show what the model thinks first, on stderr.", "--reasoning/--no-reasoning")
     ] = True,
     **request: Any,
 ) -> RequestOptions:
@@ -155,8 +147,14 @@ def chat_flags(
     return replace(request_flags(**request), chat=chat, reasoning=reasoning)
 
 
-def takes(flags: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of `flags`, whose result it gets as its first argument."""
+def takes(
+    flags: Callable[..., Any], *, refused: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of `flags`, whose result it gets as its first argument.
+
+    Args:
+        refused: those that the command refuses with a reason of its own; `--help` does not list them.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         shared = inspect.signature(flags, eval_str=True).parameters
@@ -166,10 +164,17 @@ def takes(flags: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable
         def run(**given: Any) -> None:
             command(flags(**{name: given.pop(name) for name in shared}), **given)
 
-        parameters = [*own, *shared.values()]
+        parameters = [*own, *(_hidden(one) if one.name in refused else one for one in shared.values())]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del run.__wrapped__
         return run
 
     return decorate
+
+
+def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+    kind, option = get_args(parameter.annotation)
+    option = copy.copy(option)
+    option.hidden = True
+    return parameter.replace(annotation=Annotated[kind, option])

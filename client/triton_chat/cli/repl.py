@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import triton_chat
 from triton_chat.cli import exits, terminal, tooling
 from triton_chat.cli.answers import connected
-from triton_chat.cli.calls import Calls, stopped
+from triton_chat.cli.calls import SHOWN_CALL, Calls, stopped
 from triton_chat.cli.options import RequestOptions
 from triton_chat.cli.writing import AnswerWriter
 from triton_chat.errors import InvalidRequestError, TritonChatError
@@ -36,7 +36,7 @@ HELP = """\
 /stats          show or hide tokens per second and time to first token
 /exit           leave (so does Ctrl-D)
 Ctrl-C stops the current answer or call; at the prompt, twice, it leaves.
-Of a call without a function, you type the result."""
+You type the result of a call that has no function here."""
 _HISTORY_LINES = 1000
 
 
@@ -130,7 +130,8 @@ def chat(options: RequestOptions, system: str | None, flags: ToolFlags) -> None:
     if options.connection.as_json or wants_logprobs or sampling.return_token_ids:
         raise InvalidRequestError("chat has neither --json nor --logprobs nor --return-token-ids: use ask")
     interactive = sys.stdin.isatty()
-    calls = Calls(_module(flags), not flags.yes, interactive, flags.max_rounds)
+    typed = frozenset(map(tooling.name_of, options.chat.get("tools") or ()))
+    calls = Calls(_module(flags), typed, not flags.yes, interactive, flags.max_rounds)
     tools = [*calls.tools, *(options.chat.get("tools") or ())]
     if tools:
         options = replace(options, chat={**options.chat, "tools": tools})
@@ -188,7 +189,6 @@ class _Turn:
         self._calls = calls
         self._shows_reasoning = options.reasoning
         self._options = options.call()
-        self._typed = frozenset(map(tooling.name_of, options.chat.get("tools") or ()))
 
     def ask(self, line: str) -> None:
         """Ctrl-C and errors keep what has come; a turn with no answer is dropped."""
@@ -221,13 +221,16 @@ class _Turn:
             exits.say("[stopped]")
         except TritonChatError as error:
             exits.report(error)
+            if isinstance(error, InvalidRequestError) and len(self._conversation.turns) > 1:
+                exits.say("hint: if what came before is the reason, /new starts again without it")
         return self._keep(collector.result())
 
     def _keep(self, result: ChatResult) -> tuple[ToolCall, ...]:
         calls = result.calls_to_answer
         for cut in result.tool_calls:
             if cut not in calls:
-                exits.say(f"{terminal.call_line(cut)}  [not run: the answer was cut]")
+                line = terminal.shortened(terminal.call_line(cut, cut=True), SHOWN_CALL)
+                exits.say(f"{line}  [not run: the answer was cut]")
         if result.text or calls:
             self._conversation.turns.append(result.message)
             if self._conversation.show_stats:
@@ -239,7 +242,7 @@ class _Turn:
         contents: list[str] = []
         try:
             for call in wanted:
-                contents.append(self._calls.result(call, self._typed))  # noqa: PERF401 - what came before Ctrl-C stays
+                contents.append(self._calls.result(call))  # noqa: PERF401 - what came before Ctrl-C stays
         except (KeyboardInterrupt, EOFError):
             exits.say("\n[stopped]")
         self._tell(wanted, contents)

@@ -13,8 +13,6 @@ import typer
 from triton_chat.errors import InvalidRequestError
 from triton_chat.types import HELP, METAVAR, LogitBias, SamplingParams, Stop, StructuredOutputs, TokenIds
 
-_PANEL = "Sampling (unset: the server's default)"
-
 
 def _as_given(value: Any) -> Any:
     return value
@@ -40,8 +38,12 @@ def _structured(text: str | None) -> StructuredOutputs | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InvalidRequestError(f"--structured-outputs takes JSON: {error}") from None
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(
+            "--structured-outputs is nested too deeply, or has a number of too many digits"
+        ) from None
     if not isinstance(value, dict):
         raise InvalidRequestError(f"--structured-outputs takes a JSON object, not {text!r}")
     return value
@@ -90,7 +92,7 @@ def _kinds() -> dict[str, _Kind]:
 
 def _flag(name: str, kind: _Kind, described: Mapping[str, Any]) -> inspect.Parameter:
     text = f"{described[HELP].removesuffix('.')}; repeatable." if kind.repeats else described[HELP]
-    option = typer.Option(*_spelled(name, kind), help=text, metavar=described[METAVAR], rich_help_panel=_PANEL)
+    option = typer.Option(*_spelled(name, kind), help=text, metavar=described[METAVAR])
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind.read_as, option]
     )

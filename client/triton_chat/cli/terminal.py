@@ -5,11 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import TextIO
 
 from triton_chat.errors import InvalidRequestError
 from triton_chat.types import ChatResult, PromptLogprob, TokenLogprob, ToolCall
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal may obey; line break and tab do no harm."""
 
 
 def use_utf8() -> None:
@@ -40,15 +47,36 @@ def piped_input() -> str | None:
 
 
 def write(text: str) -> None:
-    """To standard output, at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """To standard output, at once. A terminal shows control characters and does not obey them; a pipe gets them."""
+    _put(sys.stdout, _shown(sys.stdout, text))
 
 
-def whisper(text: str) -> None:
-    """To standard error, at once, and dimmed on a terminal: what is said beside the answer."""
-    sys.stderr.write(f"\x1b[2m{text}\x1b[0m" if _dims() else text)
-    sys.stderr.flush()
+def write_error(text: str) -> None:
+    """To standard error, in the same way."""
+    _put(sys.stderr, _shown(sys.stderr, text))
+
+
+def write_dimmed(text: str) -> None:
+    """To standard error, in the same way, and dimmed on a terminal: what is said beside the answer."""
+    shown = _shown(sys.stderr, text)
+    _put(sys.stderr, f"\x1b[2m{shown}\x1b[0m" if _dims() else shown)
+
+
+def _put(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def _shown(stream: TextIO, text: str) -> str:
+    return _CONTROLS.sub(lambda found: _escaped(found[0]), text) if stream.isatty() else text
+
+
+def discard_typed() -> None:
+    """Forget what was typed before a question was shown: it is no answer to it."""
+    with suppress(ImportError):  # where there is no termios
+        termios = import_module("termios")
+        with suppress(termios.error):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 def _dims() -> bool:
@@ -58,13 +86,26 @@ def _dims() -> bool:
 
 def printable(text: str) -> str:
     """With what a terminal would not show, or would obey, written out."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
 
 
-def call_line(call: ToolCall) -> str:
-    """A call for people, such as `get_weather(city="Paris", days=2)`; as it is where the arguments were cut."""
+def _escaped(one: str) -> str:
+    return one.encode("unicode_escape").decode()
+
+
+def shortened(text: str, limit: int) -> str:
+    """Its beginning, and how much more there is."""
+    return text if len(text) <= limit else f"{text[:limit]} ... ({len(text) - limit} more characters)"
+
+
+def call_line(call: ToolCall, *, cut: bool = False) -> str:
+    """A call for people, such as `get_weather(city="Paris", days=2)`; as it is where its arguments are no JSON object.
+
+    Args:
+        cut: whether the answer was.
+    """
     if call.values is None:
-        return printable(f"{call.name}({call.arguments} [cut]")
+        return printable(f"{call.name}({call.arguments}{' [cut]' if cut else ')'}")
     values = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.values.items())
     return printable(f"{call.name}({', '.join(values)})")
 

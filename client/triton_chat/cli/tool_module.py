@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from triton_chat.errors import InvalidRequestError
-from triton_chat.tools import Toolbox, failure
-from triton_chat.types import Tool, ToolCall
+from triton_chat.tools import Toolbox
+from triton_chat.types import Tool, ToolCall, failure
 
 _AGAIN_S = 1.0
 """After how long a function that has swallowed its end is ended once more."""

@@ -25,7 +25,7 @@ class AnswerWriter:
         """The next event; calls are whole only at the end, and are not written here."""
         if event.reasoning and self._shows_reasoning:
             self._thought_ends_line = event.reasoning.endswith("\n")
-            terminal.whisper(event.reasoning)
+            terminal.write_dimmed(event.reasoning)
         if event.text:
             self._end_thought()
             self._text_ends_line = event.text.endswith("\n")  # first: Ctrl-C may come while it is written
@@ -34,7 +34,7 @@ class AnswerWriter:
     def _end_thought(self) -> None:
         if not self._thought_ends_line:
             self._thought_ends_line = True
-            terminal.whisper("\n")
+            terminal.write_dimmed("\n")
 
     def __enter__(self) -> Self:
         return self
