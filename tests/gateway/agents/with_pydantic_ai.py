@@ -17,8 +17,10 @@ QUESTION = "What is the weather in Köln?"
 
 
 class Place(BaseModel):
-    city: str = Field(examples=["Köln"])
-    country: str = Field(examples=["DE"])
+    """With bounds: a very small model may never find the end of a text."""
+
+    city: str = Field(examples=["Köln"], max_length=30)
+    country: str = Field(examples=["DE"], max_length=30)
 
 
 model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key="none"))
