@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import statistics
 import sysconfig
 import threading
@@ -27,6 +26,7 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.structured_workload import ENDLESS, TYPICAL, Rates, in_turns, show
 from benchmarks.workload import VOCAB_SIZE, Job, make_checkpoint, make_jobs
 from chat_engine.config import EngineConfig, parse_config
 from chat_engine.native.engine import NativeEngine
@@ -41,40 +41,9 @@ from chat_engine.request import ChatRequest, Constraint, SamplingParams, Structu
 from chat_engine.service.model_thread import ModelThread
 from local.options import CACHE
 
-SHARES = (0.0, 0.5, 1.0)
 _SPECIAL = ["<s>", "</s>", "<pad>"]  # as in the checkpoint
 _END = frozenset({1})
 _STEPS = 100
-
-PERSON: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "email": {"type": "string", "format": "email"},
-        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 8},
-        "address": {
-            "type": "object",
-            "properties": {"street": {"type": "string"}, "city": {"type": "string"}},
-            "required": ["street", "city"],
-            "additionalProperties": False,
-        },
-    },
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-TYPICAL: dict[str, dict[str, Any]] = {
-    "a person": {"json": PERSON},
-    "any object": {"json": True},
-    "a list of people": {"json": {"type": "array", "items": PERSON}},
-    "an enum of 200": {"json": {"enum": [f"value number {i}" for i in range(200)]}},
-    "40 properties": {"json": {"type": "object", "properties": {f"key{i}": {"type": "string"} for i in range(40)}}},
-    "a tree": {"json": {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}},
-    "a regex": {"regex": r"\d{4}-\d{2}-\d{2}T[0-9:]{5,8}(Z|[+-]\d{2}:\d{2})"},
-    "choices": {"choice": ["positive", "negative", "neutral", "mixed"]},
-}
-ENDLESS = {"json": {"type": "array", "items": PERSON, "minItems": 10_000}}
-"""An answer that is never complete, so that each stream has its exact number of tokens."""
 
 console = Console(stderr=True)
 
@@ -178,29 +147,10 @@ def own_engine(settings: dict[str, object]) -> Iterator[Callable[[list[Job], flo
     engine.close()
 
 
-def measure(settings: dict[str, object], requests: int, rounds: int) -> dict[float, list[float]]:
-    """The rates of each share, in turns, after one round to warm up."""
-    rates: dict[float, list[float]] = {share: [] for share in SHARES}
-    jobs = make_jobs(requests)
+def measure(settings: dict[str, object], requests: int, rounds: int) -> Rates:
+    """The rates of each share, in turns."""
     with own_engine(settings) as run:
-        for number in range(rounds + 1):
-            for share in random.Random(number).sample(SHARES, len(SHARES)):
-                rate = run(jobs, share)
-                console.print(f"round {number} of {rounds}: {share:.0%} constrained: {rate:.0f} tokens/s")
-                if number:
-                    rates[share].append(rate)
-    return rates
-
-
-def show(rates: dict[float, list[float]], threads: int) -> None:
-    """Prints the table that the documentation shows."""
-    table = Table("constrained", "output tokens/s, median (min to max)", "relative")
-    free = statistics.median(rates[0.0])
-    for share, found in rates.items():
-        median = statistics.median(found)
-        table.add_row(f"{share:.0%}", f"{median:.0f} ({min(found):.0f} to {max(found):.0f})", f"{median / free:.2f}")
-    Console().print(table)
-    print(f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores")
+        return in_turns(partial(run, make_jobs(requests)), rounds)
 
 
 def _constraint(outputs: dict[str, Any], config: EngineConfig) -> Constraint:
@@ -245,7 +195,8 @@ def main(
     fills, samples = mask_times(encoder, config, requests)
     print(f"masks of {requests} rows, ms: p50, p99: {_percentiles(fills)}; sampling with them: {_percentiles(samples)}")
     rates = measure(settings, requests, rounds)
-    show(rates, threads)
+    show(rates)
+    print(f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores")
     if output:
         output.write_text(json.dumps(rates, indent=2) + "\n")
 

@@ -111,6 +111,8 @@ UNUSUAL = [
     Recorded("phi4", "<|tool_call|>[oh]<|/tool_call|>x", "<|tool_call|>[oh]<|/tool_call|>x"),
     Recorded("mistral", "[TOOL_CALLS] [1]", "[TOOL_CALLS] [1]"),
     Recorded("deepseek_v3", f"a {BEGIN}b", f"a {BEGIN}b"),
+    Recorded("mistral", f"[TOOL_CALLS]{'now' * 300}[ARGS]{{}}", f"[TOOL_CALLS]{'now' * 300}[ARGS]{{}}"),
+    Recorded("qwen3_coder", f"<tool_call>{' ' * 999}{XML_NOW[11:]}", f"<tool_call>{' ' * 999}{XML_NOW[11:]}"),
     # Cut.
     Recorded("hermes", "x <tool_c", "x <tool_c"),
     Recorded("hermes", 'x <tool_call>{"name": "no', 'x <tool_call>{"name": "no'),

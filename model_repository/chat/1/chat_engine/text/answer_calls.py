@@ -20,7 +20,7 @@ Tools = Sequence[Mapping[str, Any]]
 _STRING = r'"(?:[^"\\]|\\.)*+"'
 _BETWEEN = "[],; \t\r\n"  # what stands around objects
 _WORD = regex.compile(r"\w")
-_MAX_NAME = 512  # characters within which an object has its name, to be told at once
+_MAX_NAME = 512  # characters within which a call has its name; an object may still have it later, told at its end
 
 
 class State(enum.Enum):
@@ -118,9 +118,10 @@ class _Head(_Reader):
     def _look_for_name(self) -> list[ToolCallDelta]:
         """The begun call, once its name is complete."""
         match = self._pattern.match(self._text, partial=True)
-        if match is None:
+        if match is None or match.end() > _MAX_NAME:
             self._is_text()
-        if match is None or match.partial:
+            return []
+        if match.partial:
             return []
         self._head = match.end()
         return [self._begun(match["name"].strip())]
@@ -146,7 +147,7 @@ class _Named(_Head):
             text = self._text[self._head :]
         arguments, rest = self._arguments.feed(text)
         self._rest += rest
-        if word := _WORD.search(self._rest):
+        if word := _WORD.search(self._rest, len(self._rest) - len(rest)):
             self._is_text(self._length - len(self._rest) + word.start())
         return deltas + self._more(arguments)
 
@@ -244,7 +245,7 @@ class _Objects(_Reader):
                 self._is_text()
                 return ""
         self._rest += text
-        if word := _WORD.search(self._rest):
+        if word := _WORD.search(self._rest, len(self._rest) - len(text)):
             self._is_text(self._length - len(self._rest) + word.start())
         return ""
 
