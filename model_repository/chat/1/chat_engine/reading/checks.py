@@ -21,6 +21,7 @@ _WORDS = {
     "Extra inputs are not permitted": "unknown field",
 }
 _SHOWN = 80
+_UNFIT = re.compile("[\0\ud800-\udfff]")  # what `check_text` refuses
 _DEEPEST = 100  # of nesting: what goes through all of a value calls itself for each level, and Python allows 1000 calls
 
 
@@ -62,13 +63,14 @@ def check_json(value: object, *place: str | int) -> None:
         if len(place_) - len(place) > _DEEPEST:
             raise InvalidArgumentError("nested too deeply", field=field_name(*place))
         if isinstance(one, str):
-            check_text(field_name(*place_), one)
+            if _UNFIT.search(one):
+                check_text(field_name(*place_), one)
         elif isinstance(one, float) and not math.isfinite(one):
             raise InvalidArgumentError(f"must be a finite number (got {one})", field=field_name(*place_))
         elif isinstance(one, list):
             rest += [((*place_, index), entry) for index, entry in enumerate(one)]
         elif isinstance(one, dict):
-            for name in one:
+            for name in filter(_UNFIT.search, one):
                 check_text(field_name(*place_, show_name(name)), name)
             rest += [((*place_, show_name(name)), entry) for name, entry in one.items()]
 

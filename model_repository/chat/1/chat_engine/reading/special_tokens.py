@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer
 _MARK, _ALIAS_BEGIN, _ALIAS_END = "\U000f0000", "\U000f0001", "\U000f0002"
 TAG = re.compile(r"[<\[|{]\S+[>\]|}]")
 _WORD = re.compile(r"\w")
+_KEPT, _KEPT_LENGTH = 8192, 256  # short texts whose places are known: callers send the same tools again and again
 _LONGEST = 200  # characters of a token; a pattern grows as deep
 
 
@@ -122,13 +124,18 @@ class _Words:
         self._beginnings = frozenset(word[:n] for word in words for n in range(1, len(word)))
         self._ends = frozenset(word[n:] for word in words for n in range(1, len(word)))
 
-    def places(self, text: str) -> set[int]:
+        self._known = lru_cache(_KEPT)(self._look)
+
+    def places(self, text: str) -> frozenset[int]:
         """Places between characters, one within each of them."""
+        return (self._known if len(text) <= _KEPT_LENGTH else self._look)(text)
+
+    def _look(self, text: str) -> frozenset[int]:
         places = {found.start() + 1 for found in self._begins.finditer(text)}
         reach = range(1, min(len(text) + 1, self._longest))
         if any(text[:count] in self._ends for count in reach):
             places.add(1)
-        return places | {len(text) - count + 1 for count in reach if text[-count:] in self._beginnings}
+        return frozenset(places | {len(text) - count + 1 for count in reach if text[-count:] in self._beginnings})
 
 
 def any_of(words: Iterable[str]) -> str:
