@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from chat_engine.errors import InvalidArgumentError, field_name
 from chat_engine.reading.checks import check_json, read_json, show, validated
+
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<unfit>u0000|u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)  # in JSON
 
 Place = tuple[str | int, ...]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -170,7 +176,7 @@ def _result(place: Place, read: _Result, content: str, called: Mapping[str, str]
 def _call(place: Place, call: _Call) -> Call:
     given = call.function.arguments
     place = (*place, "function", "arguments")
-    text = given if isinstance(given, str) and given.strip() else ""
+    text = _ESCAPE.sub(_readable, given) if isinstance(given, str) and given.strip() else ""
     arguments = read_json(field_name(*place), text) if text else given
     if given is None or (isinstance(given, str) and not text):
         arguments = {}
@@ -178,6 +184,11 @@ def _call(place: Place, call: _Call) -> Call:
         raise InvalidArgumentError(f"must be a JSON object (got {show(arguments)})", field=field_name(*place))
     check_json(arguments, *place)
     return Call(call.id, call.function.name, arguments, text)
+
+
+def _readable(escape: re.Match[str]) -> str:
+    """NUL and half a surrogate pair are valid JSON, which a model may have written, and no text that can be shown."""
+    return r"\ufffd" if escape["unfit"] else escape[0]
 
 
 def _said(place: Place, content: object, part: type[_Part | _EchoedPart]) -> str:
