@@ -22,6 +22,7 @@ from chat_engine.errors import ChatError
 log = process.log_of("chat_unary")
 
 _ROWS_IN_FLIGHT = 64
+_NUM_REASONING = "num_reasoning_tokens"
 _OUTPUTS = (
     "text_output",
     "reasoning_output",
@@ -34,11 +35,8 @@ _OUTPUTS = (
     "prompt_logprobs",
     "token_ids",
     "prompt_token_ids",
-    "num_reasoning_tokens",
+    _NUM_REASONING,
 )
-
-
-_COUNT = _OUTPUTS[-1]
 
 
 class TritonPythonModel:
@@ -153,6 +151,6 @@ class _Rows:
 
 def _nothing(name: str) -> pb_utils.Tensor:
     """In place of an output that `chat` leaves out where it is empty: the other rows may have it."""
-    if name == _COUNT:
+    if name == _NUM_REASONING:
         return pb_utils.Tensor(name, np.array([[0]], dtype=np.int32))
     return pb_utils.Tensor(name, np.array([[b""]], dtype=np.object_))
