@@ -21,7 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from local.options import DEFAULT_MODEL
 from local.triton import LocalTriton
+
+VOCAB_SIZE: int = json.loads((DEFAULT_MODEL / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+"""Of models/tiny-chat: no token has this id."""
 
 LONG = {"max_tokens": 2000, "ignore_eos": True, "temperature": 0}
 """Seconds of work for models/tiny-chat."""

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.triton import LocalTriton
-from tests.integration.calls import LONG, Stream, add_input, ask, chat, children, connect, infer, request
+from tests.integration.calls import LONG, VOCAB_SIZE, Stream, add_input, ask, chat, children, connect, infer, request
 
 HELLO = chat("Hello!")
 
@@ -42,7 +42,10 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "token ids no list": ({"prompt_token_ids": {"a": 1}}, ["prompt_token_ids: must be a JSON array", "{'a': 1}"]),
     "no token ids": ({"prompt_token_ids": []}, ["prompt_token_ids: the prompt has no tokens", "at least one"]),
     "token id of a wrong type": ({"prompt_token_ids": [1, "2"]}, ["prompt_token_ids[1]", "'2'", "integer"]),
-    "token id of no token": ({"prompt_token_ids": [3072]}, ["prompt_token_ids: token id 3072", "0 to 3071"]),
+    "token id of no token": (
+        {"prompt_token_ids": [VOCAB_SIZE]},
+        [f"prompt_token_ids: token id {VOCAB_SIZE}", f"0 to {VOCAB_SIZE - 1}"],
+    ),
     "token ids over the context": ({"prompt_token_ids": [7] * 2048}, ["the prompt has 2048", "2048"]),
     "generation prompt without messages": (
         sampling(add_generation_prompt=False),
@@ -84,10 +87,13 @@ REFUSED_BY_THE_MODEL: dict[str, tuple[dict[str, Any], list[str]]] = {
     "more tokens than the context": (sampling(max_tokens=2048), ["max_tokens: 2048", "2048 tokens", "at most"]),
     "prompt over the context": ({"text_input": "word " * 3000}, ["the prompt has", "2048"]),
     "min_tokens over max_tokens": (sampling(max_tokens=3, min_tokens=5), ["min_tokens: 5", "max_tokens, 3"]),
-    "logit_bias of no token": (sampling(logit_bias={"3072": 1}), ["logit_bias", "3072", "0 to 3071"]),
+    "logit_bias of no token": (
+        sampling(logit_bias={str(VOCAB_SIZE): 1}),
+        ["logit_bias", str(VOCAB_SIZE), f"0 to {VOCAB_SIZE - 1}"],
+    ),
     "logit_bias key no number": (sampling(logit_bias={"cat": 1}), ["logit_bias", "'cat'", "token ids"]),
     "logit_bias too strong": (sampling(logit_bias={"5": 101}), ["logit_bias.5", "101", "100"]),
-    "stop_token_ids of no token": (sampling(stop_token_ids=[-1]), ["stop_token_ids", "-1", "0 to 3071"]),
+    "stop_token_ids of no token": (sampling(stop_token_ids=[-1]), ["stop_token_ids", "-1", f"0 to {VOCAB_SIZE - 1}"]),
     "empty stop": (sampling(stop=""), ["stop", "''", "at least 1"]),
     "too many stops": (sampling(stop=["x"] * 17), ["stop", "17", "16"]),
     "too many logprobs": (sampling(logprobs=21), ["logprobs: 21", "20"]),

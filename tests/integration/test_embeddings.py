@@ -23,6 +23,7 @@ from tests.client.commands import run
 from tests.integration.calls import (
     CALL_S,
     LONG,
+    VOCAB_SIZE,
     Metrics,
     Stream,
     add_input,
@@ -158,7 +159,10 @@ REFUSED: dict[str, tuple[list[Tensor], str]] = {
     "ids not JSON": ([("token_ids", "BYTES", [1, 1], elements(b"[1"))], "token_ids: not JSON"),
     "ids nested": ([("token_ids", "BYTES", [1, 1], elements(b"[" * 100_000))], "token_ids: nested too deeply"),
     "no ids": ([("token_ids", "BYTES", [1, 1], elements(b"[]"))], "token_ids: no tokens"),
-    "no such id": ([("token_ids", "BYTES", [1, 1], elements(b"[3072]"))], "token id 3072 is not in the vocabulary"),
+    "no such id": (
+        [("token_ids", "BYTES", [1, 1], elements(b"[%d]" % VOCAB_SIZE))],
+        f"token id {VOCAB_SIZE} is not in the vocabulary",
+    ),
     "huge text": ([("text", "BYTES", [1, 1], elements(b"a" * 300_000))], "text: 300000 bytes given"),
     "no dimensions": ([A, ("dimensions", "INT32", [1, 1], int32(0))], "dimensions: 0 given; allowed are 1 to 192"),
     "too many": ([A, ("dimensions", "INT32", [1, 1], int32(193))], "dimensions: 193 given; allowed are 1 to 192"),

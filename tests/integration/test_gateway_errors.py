@@ -20,7 +20,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from local.gateway import LocalGateway
 from local.triton import LocalTriton
-from tests.integration.calls import chat, children, settled
+from tests.integration.calls import VOCAB_SIZE, chat, children, settled
 from tests.integration.openai_calls import CALL_S, Asker, options
 from tests.integration.servers import GatewayFactory
 
@@ -236,12 +236,14 @@ BY_THE_MODEL: dict[str, Bad] = {
     "bias of a huge id": asks("logit_bias", "token ids", logit_bias={"9" * 5000: 1}),
     "huge logprobs": continues("logprobs", ("1000000", "20"), logprobs=10**6),
     "huge logprobs of an echo": continues("logprobs", ("1000000", "20"), logprobs=10**6, echo=True),
-    "huge token id": continues("prompt", "0 to 3071", prompt=[10**30]),
-    "huge stop token": asks("stop_token_ids", "0 to 3071", stop_token_ids=[2**31]),
-    "huge token id to embed": embeds("input", "0 to 3071", input=[10**30]),
-    "token id of no token": continues("prompt", ("3072", "0 to 3071"), prompt=[3072]),
-    "bias of no token": asks("logit_bias", ("3072", "0 to 3071"), logit_bias={"3072": 1}),
-    "stop token of no token": asks("stop_token_ids", "3072", stop_token_ids=[3072]),
+    "huge token id": continues("prompt", f"0 to {VOCAB_SIZE - 1}", prompt=[10**30]),
+    "huge stop token": asks("stop_token_ids", f"0 to {VOCAB_SIZE - 1}", stop_token_ids=[2**31]),
+    "huge token id to embed": embeds("input", f"0 to {VOCAB_SIZE - 1}", input=[10**30]),
+    "token id of no token": continues("prompt", (str(VOCAB_SIZE), f"0 to {VOCAB_SIZE - 1}"), prompt=[VOCAB_SIZE]),
+    "bias of no token": asks(
+        "logit_bias", (str(VOCAB_SIZE), f"0 to {VOCAB_SIZE - 1}"), logit_bias={str(VOCAB_SIZE): 1}
+    ),
+    "stop token of no token": asks("stop_token_ids", str(VOCAB_SIZE), stop_token_ids=[VOCAB_SIZE]),
     "neither answer nor prompt": continues("max_tokens", ("0", "prompt_logprobs"), max_tokens=0),
     "huge prompt_logprobs": continues("prompt_logprobs", ("1000", "20"), prompt_logprobs=1000),
     "min_tokens over max_tokens": asks("min_tokens", ("5", "max_tokens"), min_tokens=5),
@@ -251,9 +253,11 @@ BY_THE_MODEL: dict[str, Bad] = {
     "more tokens than the context": asks("max_tokens", ("5000", "2048"), max_tokens=5000),
     "a text that is too long": embeds("input[1]", ("5000", "maximum context length is 2048"), input=["a", "x " * 2500]),
     "more tokens left than fit": embeds("truncate_prompt_tokens", "2048", truncate_prompt_tokens=2049),
-    "no token to embed": embeds("input[0]", ("3072", "0 to 3071"), input=[[3072]]),
+    "no token to embed": embeds("input[0]", (str(VOCAB_SIZE), f"0 to {VOCAB_SIZE - 1}"), input=[[VOCAB_SIZE]]),
     "more dimensions than there are": embeds("dimensions", ("5000", "192"), dimensions=5000),
-    "no token to detokenize": Bad(DETOKENIZE, {"model": "chat", "tokens": [3072]}, "tokens", ("3072", "0 to 3071")),
+    "no token to detokenize": Bad(
+        DETOKENIZE, {"model": "chat", "tokens": [VOCAB_SIZE]}, "tokens", (str(VOCAB_SIZE), f"0 to {VOCAB_SIZE - 1}")
+    ),
 }
 MODEL_NOT_FOUND = {
     path: Bad(path, {**body, "model": "gpt-17"}, "model", "gpt-17", 404, "model_not_found")

@@ -11,7 +11,7 @@ import pytest
 from local.gateway import LocalGateway
 from local.triton import LocalTriton
 from tests.client.commands import run
-from tests.integration.calls import Result, ask, connect, infer, request
+from tests.integration.calls import VOCAB_SIZE, Result, ask, connect, infer, request
 from tests.integration.openai_calls import CALL_S
 from tests.integration.servers import REPOSITORY, GatewayFactory, ServerFactory
 from tests.integration.test_gateway_errors import BY_THE_MODEL
@@ -92,7 +92,7 @@ CALLS: dict[str, Callable[[ChatClient], object]] = {
     "a text to embed": lambda client: client.embed(["a", "x " * 2500]),
     "dimensions": lambda client: client.embed(["a"], dimensions=5000),
     "a model at the tokenizer": lambda client: client.tokenize(text="a", model="nope"),
-    "a token": lambda client: client.detokenize([3072]),
+    "a token": lambda client: client.detokenize([VOCAB_SIZE]),
 }
 
 

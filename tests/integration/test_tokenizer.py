@@ -17,7 +17,20 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.options import DEFAULT_MODEL
 from local.triton import LocalTriton
-from tests.integration.calls import LONG, Result, Stream, add_input, ask, chat, children, connect, infer, post, request
+from tests.integration.calls import (
+    LONG,
+    VOCAB_SIZE,
+    Result,
+    Stream,
+    add_input,
+    ask,
+    chat,
+    children,
+    connect,
+    infer,
+    post,
+    request,
+)
 from tests.integration.servers import REPOSITORY, ServerFactory
 from triton_chat import AsyncChatClient, ChatClient, ContextLengthError, ModelNotFoundError
 
@@ -224,9 +237,9 @@ REFUSED: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
     "too long": (tokenizer_request(text_input=b"x" * (2**20 + 1)), "INVALID_ARGUMENT", "at most 1048576 are allowed"),
     "ids not JSON": (tokenizer_request(token_ids=b"1,2"), "INVALID_ARGUMENT", "token_ids: not JSON"),
     "ids of no token": (
-        tokenizer_request(token_ids=b"[3072]"),
+        tokenizer_request(token_ids=b"[%d]" % VOCAB_SIZE),
         "INVALID_ARGUMENT",
-        "token_ids: token id 3072 is not in the vocabulary; allowed are 0 to 3071",
+        f"token_ids: token id {VOCAB_SIZE} is not in the vocabulary; allowed are 0 to {VOCAB_SIZE - 1}",
     ),
 }
 
