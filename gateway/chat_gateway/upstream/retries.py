@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 BROKEN_TRIES: Final = 2
 """A request may be what made its server go away, so it gets one more."""
-REFUSED_TRIES: Final = 8
+REFUSED_TRIES: Final = 16
 """A server that stops refuses at once and begins nothing. Each try of a request in a burst meets it again as often as
-any other server: with one of two stopping, half of the time."""
+any other server: with one of two stopping, half of the time. The tries take about two seconds."""
 
 _WAIT_S: Final = 0.004
-_LONGEST_WAIT_S: Final = 0.05
+_LONGEST_WAIT_S: Final = 0.25
 """Waits double from one refusal to the next, so that a burst does not come back at once and together."""
 
 _log = logging.getLogger(__name__)
