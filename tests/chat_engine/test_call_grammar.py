@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from functools import cache
 
 import pytest
@@ -14,7 +15,7 @@ from chat_engine.answer_format import AnswerFormat, Writing
 from chat_engine.reading.call_grammar import CallGrammar, Signature
 from chat_engine.reading.lark import Lark
 from chat_engine.reading.structured import lark
-from chat_engine.reading.tool_schemas import as_read
+from chat_engine.reading.tool_schemas import as_read, parameters
 from chat_engine.text.answer_formats import known_formats
 from local.options import DEFAULT_MODEL as TINY_CHAT
 from tests.chat_engine.answers import Recorded, read
@@ -186,6 +187,24 @@ def test_a_schema_may_be_composed_of_others(name: str, schema: dict[str, object]
     grammar = grammars(name, "added").answer([Signature("go", schema)], parallel=False, prefix="")
     assert takes(name, "added", grammar, calls(FORMATS[name], ("go", {"city": "Oslo"})))
     assert not takes(name, "added", grammar, calls(FORMATS[name], ("go", {"city": "Oslo"})) + "x")
+
+
+@pytest.mark.parametrize("width", [1, 30])
+def test_a_schema_that_is_composed_of_itself_is_read_in_no_time(width: int) -> None:
+    itself, value = ([{"$ref": place} for _ in range(width)] for place in ("#", "#/properties/x"))
+    deep = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"} for _ in range(width)]} for i in range(9)}
+    whole = {
+        "properties": {"x": {"anyOf": value}, "y": {"$ref": "#/$defs/d0"}},
+        "anyOf": itself,
+        "allOf": itself,
+        "$defs": {**deep, "d9": {"type": ["string", "null"]}},
+    }
+    begin = time.process_time()
+    found, _ = parameters(whole)
+    assert time.process_time() - begin < 1
+    assert [*found] == ["x", "y"]
+    assert "type" not in found["x"]
+    assert found["y"]["type"] == ["string", "null"]
 
 
 @pytest.mark.parametrize(

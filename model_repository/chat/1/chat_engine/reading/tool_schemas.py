@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
@@ -30,7 +30,7 @@ def parameters(schema: Schema) -> tuple[dict[str, Schema], frozenset[str]]:
     """The arguments of a function by name, and which of them it needs."""
     found: dict[str, Schema] = {}
     required: set[str] = set()
-    for part, needed in _objects(schema, schema, needed=True):
+    for part, needed in _objects(schema):
         for name, value in (part.get("properties") or {}).items():
             found.setdefault(name, resolved(value, schema))
         required |= set(part.get("required") or ()) if needed else set()
@@ -45,6 +45,36 @@ def as_read(name: str, schema: Schema) -> dict[str, Any]:
 
 def resolved(value: Any, root: Schema) -> Schema:
     """The schema of a value: where it stands, and with its types."""
+    schema = _followed(value, root)
+    types = types_of(schema, root)
+    return {**schema, "type": types} if types and "type" not in schema else schema
+
+
+def types_of(schema: Schema, root: Schema) -> list[str]:
+    """The JSON types that a value may have, none meaning any."""
+    found: list[str] = []
+    seen: set[int] = set()  # a schema may refer to itself, and to one many times
+    rest: list[Any] = [schema]
+    while rest:
+        raw = rest.pop(0)
+        if id(raw) in seen:
+            continue
+        seen.add(id(raw))
+        one = _followed(raw, root)
+        parts = [part for name in ("anyOf", "oneOf") for part in one.get(name) or ()]
+        if declared := one.get("type"):
+            found += [declared] if isinstance(declared, str) else declared
+        elif "enum" in one or "const" in one:
+            found += [_TYPES[type(value)] for value in one.get("enum", [one.get("const")])]
+        elif parts:
+            rest += parts
+        else:
+            return []
+    return list(dict.fromkeys(found))
+
+
+def _followed(value: Any, root: Schema) -> Schema:
+    """What a schema stands for where it refers to another, or is composed of only one."""
     schema: Schema = value if isinstance(value, Mapping) else {}
     for _ in range(_MOST_STEPS):
         alone = schema.get("allOf")
@@ -52,32 +82,21 @@ def resolved(value: Any, root: Schema) -> Schema:
         if not isinstance(target, Mapping):
             break
         schema = {**target, **{name: own for name, own in schema.items() if name not in ("$ref", "allOf")}}
-    types = types_of(schema, root)
-    return {**schema, "type": types} if types and "type" not in schema else schema
+    return schema
 
 
-def types_of(schema: Schema, root: Schema) -> list[str]:
-    """The JSON types that a value may have, none meaning any."""
-    if declared := schema.get("type"):
-        return [declared] if isinstance(declared, str) else list(declared)
-    values = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
-    if values is not None:
-        return _each(_TYPES[type(value)] for value in values)
-    choices = [resolved(part, root) for name in ("anyOf", "oneOf") for part in schema.get(name) or ()]
-    types = [types_of(choice, root) for choice in choices]
-    return _each(one for found in types for one in found) if all(types) else []
-
-
-def _objects(schema: Any, root: Schema, *, needed: bool, depth: int = 0) -> Iterator[tuple[Schema, bool]]:
-    """The schema and those that it is composed of, each with whether it always holds."""
-    if not isinstance(schema, Mapping) or depth > _MOST_STEPS:
-        return
-    yield schema, needed
-    if (target := _target(schema, root)) is not None:
-        yield from _objects(target, root, needed=needed, depth=depth + 1)
-    for name in _PARTS:
-        for part in schema.get(name) or ():
-            yield from _objects(part, root, needed=needed and name == "allOf", depth=depth + 1)
+def _objects(root: Schema) -> Iterator[tuple[Schema, bool]]:
+    """The schema and those that it is composed of, each once, with whether it always holds."""
+    seen: set[tuple[int, bool]] = set()
+    rest: list[tuple[Any, bool]] = [(root, True)]
+    while rest:
+        schema, needed = rest.pop()
+        if not isinstance(schema, Mapping) or (id(schema), needed) in seen:
+            continue
+        seen.add((id(schema), needed))
+        yield schema, needed
+        parts = [(part, needed and name == "allOf") for name in _PARTS for part in schema.get(name) or ()]
+        rest += [*reversed(parts), (_target(schema, root), needed)]
 
 
 def _target(schema: Schema, root: Schema) -> Any:
@@ -89,7 +108,3 @@ def _target(schema: Schema, root: Schema) -> Any:
     for name in reference[2:].split("/"):
         found = found.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
     return found
-
-
-def _each(types: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(types))
