@@ -45,8 +45,6 @@ _SPECIAL = ["<s>", "</s>", "<pad>"]  # as in the checkpoint
 _END = frozenset({1})
 _STEPS = 100
 
-console = Console(stderr=True)
-
 
 def make_byte_checkpoint(folder: Path) -> Path:
     """The checkpoint of the other benchmarks with a byte-level tokenizer, trained on Python's own library."""
