@@ -22,7 +22,6 @@ from chat_engine.errors import ChatError
 log = process.log_of("chat_unary")
 
 _ROWS_IN_FLIGHT = 64
-_NUM_REASONING = "num_reasoning_tokens"
 _OUTPUTS = (
     "text_output",
     "reasoning_output",
@@ -35,8 +34,9 @@ _OUTPUTS = (
     "prompt_logprobs",
     "token_ids",
     "prompt_token_ids",
-    _NUM_REASONING,
+    "num_reasoning_tokens",
 )
+_NUM_REASONING = _OUTPUTS[-1]
 
 
 class TritonPythonModel:
