@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
+import weakref
+from importlib import import_module
+from typing import Any
 
 import pytest
 
@@ -40,3 +44,42 @@ def test_threads_that_wait_do_not_spin_for_long(name: str, given: dict[str, str]
         [sys.executable, "-c", PROGRAM], cwd=folder, env=own | given, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == expected, done.stderr
+
+
+class Tensor:
+    """Has a moment at which it is freed."""
+
+
+class Response:
+    """Holds tensors as Triton's does: what asks for them holds them too."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.held = list(tensors)
+
+    def output_tensors(self) -> list[Tensor]:
+        return list(self.held)
+
+
+class Sender:
+    """Drops all outputs, as for a caller who has asked for none of them, and notes what was freed by that."""
+
+    freed: bool | None = None
+
+    def send(self, response: Response, flags: int) -> None:
+        watched = weakref.ref(response.held[0])
+        response.held.clear()
+        self.freed = watched() is None
+
+
+def test_no_tensor_is_freed_while_a_response_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tritonserver 24.10 drops outputs that nobody asked for without holding Python's lock."""
+    backend: Any = types.ModuleType("triton_python_backend_utils")
+    backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    backend.__getattr__ = lambda name: type(name, (), {})
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    for name in ("triton_io", "triton_io.caller", "triton_io.errors"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(REPOSITORY / "chat" / "1"))
+    sender = Sender()
+    import_module("triton_io.caller").Caller(sender).send(Response(Tensor()), is_last=True)
+    assert sender.freed is False

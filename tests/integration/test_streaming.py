@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from queue import Queue
 
+import grpc.aio
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.options import DEFAULT_MODEL
 from local.triton import LocalTriton
-from tests.integration.calls import Result, ask, ask_all, chat, connect, infer, request, request_rows
+from tests.integration.calls import CALL_S, Result, ask, ask_all, chat, connect, infer, request, request_rows
 
 WHO = chat("Who are you?")
 QUESTIONS = [
@@ -54,6 +56,28 @@ def test_a_stream_is_the_unary_answer_in_pieces(stub: GRPCInferenceServiceStub, 
     assert (streamed.text, streamed.last.finish_reason) == (whole.text, "stop")
     assert streamed.last.num_output_tokens == whole.last.num_output_tokens > 3
     assert streamed.last.num_input_tokens == whole.last.num_input_tokens > 3
+
+
+async def text_alone(stub: GRPCInferenceServiceStub, question: str) -> str:
+    """The text of an answer; no other output is asked for."""
+    message = request(messages=chat(question), sampling_parameters={"max_tokens": 24, "ignore_eos": True})
+    message.outputs.add(name="text_output")
+    text = ""
+    async for response in stub.ModelStreamInfer(iter([message]), timeout=CALL_S):
+        answer = response.infer_response
+        assert [output.name for output in answer.outputs] == ["text_output"], response.error_message
+        text += answer.raw_output_contents[0][4:].decode()
+    return text
+
+
+async def test_many_callers_may_ask_for_the_text_alone(triton: LocalTriton) -> None:
+    """Triton drops the other outputs; in 24.10 it broke the memory of the model's process while it did."""
+    async with grpc.aio.insecure_channel(triton.grpc_address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for _ in range(12):
+            texts = await asyncio.gather(*(text_alone(stub, question) for question in QUESTIONS * 3))
+            assert texts[: len(QUESTIONS)] * 3 == texts
+            assert all(texts)
 
 
 def test_the_length_limit_ends_an_answer(stub: GRPCInferenceServiceStub) -> None:

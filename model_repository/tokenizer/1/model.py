@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from triton_io import process
+from triton_io.caller import Caller
 from triton_io.errors import to_triton
 
 from chat_engine.errors import ChatError, InvalidArgumentError
@@ -38,15 +39,15 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts each request, waiting for a thread, so that what is too much waits in Triton's queue."""
         for request in requests:
-            text, sender = _read(request), request.get_response_sender()
+            text, caller = _read(request), Caller(request.get_response_sender())
             self._places.acquire()
-            self._pool.submit(self._answer, text, sender)
+            self._pool.submit(self._answer, text, caller)
 
     def finalize(self) -> None:
         """Waits for the requests that run."""
         self._pool.shutdown()
 
-    def _answer(self, request: TokenizerRequest, sender: pb_utils.InferenceResponseSender) -> None:
+    def _answer(self, request: TokenizerRequest, caller: Caller) -> None:
         try:
             response = _response(self._tokenizers.find(request.model).tokens(request))
         except InvalidArgumentError as error:
@@ -56,7 +57,7 @@ class TritonPythonModel:
             response = _failure(ChatError("the tokenizer failed: internal error"))
         finally:
             self._places.release()
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        caller.send(response, is_last=True)
 
 
 def _read(request: pb_utils.InferenceRequest) -> TokenizerRequest:

@@ -11,7 +11,12 @@ from triton_io.errors import to_triton
 
 
 class Caller:
-    """The way back to one caller, for several threads: a sender that is used after its last response crashes Triton."""
+    """The way back to one caller, for several threads.
+
+    It keeps to what crashes Triton otherwise: a sender is not used after its last response, and the tensors of a
+    response live until it is sent. `send` drops those that the caller did not ask for, and of a tensor that nobody else
+    holds it frees the array, which some versions (24.10) do without holding Python's lock.
+    """
 
     def __init__(self, sender: pb_utils.InferenceResponseSender) -> None:
         self._sender = sender
@@ -24,7 +29,9 @@ class Caller:
             if self._ended:
                 return
             self._ended = is_last
+            tensors = response.output_tensors()
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
+            del tensors  # not before: see above
 
     def fail(self, error: ChatError) -> None:
         """Ends the request with an error."""
