@@ -1,4 +1,4 @@
-"""tritonserver's command line and environment. Pure."""
+"""The command line and the environment of tritonserver and its supervisor. Pure."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def server_command(options: TritonOptions, install: TritonInstall, gpu: bool, sh
     ]
     given = [*ours, *options.extra_args]
     return [
+        *(sys.executable, "-m", "triton_chat_server.supervise"),
         str(install.binary),
         *flags.server_flags(options.repository, gpu=gpu, given=given, address=options.host),
     ]

@@ -2,9 +2,8 @@
 
 Usage: keeper.py [--shared-memory PREFIX] LOG TIMEOUT_S COMMAND... It prints the server's process id. The end of its
 standard input is the order to stop: it comes when the runner closes it, and also when the runner is killed. A server
-that does not end on SIGTERM within the timeout is killed. tritonserver 2.51 needs that care: while a client keeps a
-gRPC stream open it never exits on SIGTERM, its exit timeout notwithstanding, and killed it leaves its stubs and its
-shared memory behind.
+that does not end on SIGTERM within the timeout is killed, with all processes that it has started and the shared memory
+that they leave behind.
 """
 
 from __future__ import annotations
@@ -39,16 +38,18 @@ def keep(log_path: Path, shm_prefix: str | None, timeout_s: float, command: list
     print(server.pid, flush=True)
     threading.Thread(target=_stop_at_end_of_input, args=(server, timeout_s), daemon=True).start()
     code = server.wait()
-    end_group(server.pid)
+    end_session(server.pid)
     if shm_prefix:
         remove_shared_memory(shm_prefix)
     return code if code >= 0 else 128 - code
 
 
-def end_group(group: int) -> None:
-    """Kills the children of a server that is gone: Triton's stubs by themselves take seconds to notice."""
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+def end_session(session: int) -> None:
+    """Kills what a server that is gone has left: its children may be in groups of their own."""
+    while left := [pid for pid in _processes() if _session(pid) == session]:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def remove_shared_memory(prefix: str) -> None:
@@ -64,6 +65,19 @@ def _stop_at_end_of_input(server: subprocess.Popen[bytes], timeout_s: float) -> 
         server.wait(timeout_s)
     except subprocess.TimeoutExpired:
         server.kill()
+
+
+def _processes() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+
+
+def _session(pid: int) -> int | None:
+    """None for a zombie: it is gone, and only waits to be seen."""
+    try:
+        state, _parent, _group, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    except OSError:
+        return None
+    return int(session) if state != "Z" else None
 
 
 def _die_with_keeper() -> None:

@@ -42,7 +42,7 @@ class KeptProcess:
         assert self._keeper.stdout is not None
         with self._keeper.stdout as answer:
             self.pid = int(answer.readline())
-        """The leader of the process group that its children are in."""
+        """Its children are in the session of this id."""
 
     def poll(self) -> int | None:
         """The exit code (128 + n for signal n), or None while the process runs."""
@@ -55,8 +55,8 @@ class KeptProcess:
         return self._keeper.wait()
 
     def kill(self) -> int:
-        """SIGKILL to the process and its children. Returns the exit code."""
+        """SIGKILL to the process; its keeper ends its children. Returns the exit code."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
         return self._keeper.wait()

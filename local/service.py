@@ -53,7 +53,7 @@ class LocalService(ABC):
 
     @property
     def pid(self) -> int:
-        """The leader of the process group that its children are in."""
+        """Its children are in the session of this id."""
         return self._kept.pid
 
     @property

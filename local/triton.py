@@ -1,10 +1,11 @@
-"""One tritonserver on this machine, from start to a clean stop."""
+"""One tritonserver on this machine, under its supervisor, from start to a clean stop."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from dataclasses import replace
+from pathlib import Path
 
 from local import command, install, ports, preflight, readiness
 from local.options import CACHE, TritonOptions
@@ -44,6 +45,12 @@ class LocalTriton(LocalService):
     @property
     def _client_host(self) -> str:
         return "[::1]" if self.options.host == "::" else super()._client_host  # its HTTP is not open to both families
+
+    @property
+    def server_pid(self) -> int:
+        """Of tritonserver itself, the child of its supervisor."""
+        (pid,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(pid)
 
     def problems(self) -> list[Problem]:
         return preflight.before_start(self.options.host, self.options.ports, os.environ)

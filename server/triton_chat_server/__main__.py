@@ -21,7 +21,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits with 0 or 1, with 2 for a wrong command line; `serve` does not come back."""
+    """Exits with the code of the command, with 2 for a wrong command line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] not in _COMMANDS:
         _parser().parse_args(arguments or ["--help"])

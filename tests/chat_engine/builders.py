@@ -132,6 +132,7 @@ class HashRunner:
         eos_ids: Iterable[int] = (EOS,),
         eos_every: int = 0,
     ) -> None:
+        self.longest_pass = 0.0
         self.limits = RunnerLimits(max_model_len, max_step_tokens, block_size, num_blocks, vocab_size)
         self.defaults = GenerationDefaults(frozenset(eos_ids), {}, None, TokenRules())
         self.before_step: Callable[[list[Row]], None] = lambda rows: None

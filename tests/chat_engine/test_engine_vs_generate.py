@@ -55,7 +55,7 @@ class Limited:
 
     def __init__(self, runner: ModelRunner, **limits: int) -> None:
         self.limits: RunnerLimits = dataclasses.replace(runner.limits, **limits)
-        self.defaults = runner.defaults
+        self.defaults, self.longest_pass = runner.defaults, runner.longest_pass
         self.steps = 0
         self._runner = runner
 

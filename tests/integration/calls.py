@@ -321,8 +321,14 @@ def eventually(check: Callable[[], object], within: float) -> float:
     return time.monotonic() - began
 
 
-def children(process: int) -> list[int]:
-    """Of a tritonserver: its stubs."""
-    return [
-        int(pid) for task in Path(f"/proc/{process}/task").iterdir() for pid in (task / "children").read_text().split()
-    ]
+def stubs_of(server: LocalTriton) -> list[int]:
+    """The processes of its models."""
+    tasks = Path(f"/proc/{server.server_pid}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def stub_of(server: LocalTriton, model: str) -> int:
+    """The process of a model."""
+    ending = f"/{model}/1/model.py".encode()
+    (pid,) = [pid for pid in stubs_of(server) if ending in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return pid

@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from local.gateway import LocalGateway
 from local.triton import LocalTriton
-from tests.integration.calls import CALL_S, Stream, children, connect, eventually, request, settled
+from tests.integration.calls import CALL_S, Stream, connect, eventually, request, settled, stub_of
 from tests.integration.openai_calls import options
 from tests.integration.prometheus import Prometheus
 from tests.integration.servers import REPOSITORY, changed_copy
@@ -113,8 +113,7 @@ class Load:
 
     def death(self) -> None:
         """The model's process dies; Triton goes on as if nothing had happened."""
-        (stub,) = [pid for pid in children(self._triton.pid) if b"/chat/1/model.py" in cmdline(pid)]
-        os.kill(stub, signal.SIGKILL)
+        os.kill(stub_of(self._triton, "chat"), signal.SIGKILL)
         self._sees(expression("TritonChatModelSilent").replace("> 60", "> 2"))
 
     @contextmanager
@@ -140,7 +139,3 @@ class Load:
 def expression(alert: str) -> str:
     (found,) = [rule["expr"] for rule in alerts() if rule["alert"] == alert]
     return str(found)
-
-
-def cmdline(process: int) -> bytes:
-    return Path(f"/proc/{process}/cmdline").read_bytes()

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.triton import LocalTriton
-from tests.integration.calls import LONG, VOCAB_SIZE, Stream, add_input, ask, chat, children, connect, infer, request
+from tests.integration.calls import LONG, VOCAB_SIZE, Stream, add_input, ask, chat, connect, infer, request, stubs_of
 
 HELLO = chat("Hello!")
 
@@ -194,14 +194,14 @@ def test_mistakes_of_others_do_not_touch_a_running_stream(stub: GRPCInferenceSer
 
 
 def test_garbage_does_not_kill_the_model(triton: LocalTriton, stub: GRPCInferenceServiceStub) -> None:
-    stubs = children(triton.pid)
+    stubs = stubs_of(triton)
     before = ask(stub, request(messages=HELLO)).text
     dice = random.Random(20)
     for _ in range(300):
         result = ask(stub, garbage(dice))
         assert result.error or result.last.is_final
     assert ask(stub, request(messages=HELLO)).text == before
-    assert (children(triton.pid), triton.poll()) == (stubs, None)
+    assert (stubs_of(triton), triton.poll()) == (stubs, None)
 
 
 NAMES = [

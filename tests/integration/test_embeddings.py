@@ -27,11 +27,11 @@ from tests.integration.calls import (
     Metrics,
     Stream,
     add_input,
-    children,
     connect,
     eventually,
     post,
     request,
+    stubs_of,
 )
 from tests.integration.servers import ServerFactory
 from triton_chat import (
@@ -206,13 +206,13 @@ def test_an_unknown_parameter_is_refused_by_name(stub: GRPCInferenceServiceStub)
 
 
 def test_garbage_does_not_kill_the_model(triton: LocalTriton, client: ChatClient) -> None:
-    stubs, before, dice = children(triton.pid), client.embed(["a"]), random.Random(4)
+    stubs, before, dice = stubs_of(triton), client.embed(["a"]), random.Random(4)
     with connect(triton) as stub:
         for _ in range(200):
             call = stub.ModelInfer.future(message(garbage(dice)), timeout=CALL_S)
             assert call.code() in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}, call.details()
     np.testing.assert_allclose(client.embed(["a"]).embeddings, before.embeddings, atol=ATOL)
-    assert (children(triton.pid), triton.poll()) == (stubs, None)
+    assert (stubs_of(triton), triton.poll()) == (stubs, None)
 
 
 def garbage(dice: random.Random) -> list[Tensor]:

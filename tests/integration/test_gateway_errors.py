@@ -20,7 +20,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from local.gateway import LocalGateway
 from local.triton import LocalTriton
-from tests.integration.calls import VOCAB_SIZE, chat, children, settled
+from tests.integration.calls import VOCAB_SIZE, chat, settled, stubs_of
 from tests.integration.openai_calls import CALL_S, Asker, options
 from tests.integration.servers import GatewayFactory
 
@@ -318,7 +318,7 @@ def test_no_mistake_reaches_the_engine(http: httpx2.Client, triton: LocalTriton)
         "triton_chat_engine_steps_total",
         "triton_chat_prompt_tokens_total",
     )
-    before, stubs = settled(triton), children(triton.pid)
+    before, stubs = settled(triton), stubs_of(triton)
     for bad in (*BY_THE_GATEWAY.values(), *MODEL_NOT_FOUND.values()):
         bad.send(http)
     grown = settled(triton) - before
@@ -328,7 +328,7 @@ def test_no_mistake_reaches_the_engine(http: httpx2.Client, triton: LocalTriton)
         bad.send(http)
     grown = settled(triton) - before
     assert [name for name in counters if name.startswith("triton_chat") and grown(name)] == []
-    assert (children(triton.pid), triton.poll()) == (stubs, None)
+    assert (stubs_of(triton), triton.poll()) == (stubs, None)
 
 
 def test_nothing_is_fetched(http: httpx2.Client) -> None:

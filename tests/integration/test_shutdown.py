@@ -13,7 +13,7 @@ import pytest
 
 from local.readiness import models_in
 from local.triton import LocalTriton
-from tests.integration.calls import LONG, Stream, ask, children, connect, eventually, infer, request
+from tests.integration.calls import LONG, Stream, ask, connect, eventually, infer, request, stubs_of
 from tests.integration.servers import ServerFactory
 from triton_chat import ChatClient, InvalidRequestError
 
@@ -41,7 +41,7 @@ def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
     with connect(server) as stub:
         ask(stub, request(text_input="warm", sampling_parameters={"max_tokens": 1}))
         eventually(lambda: http_ready(server), within=5)
-        stubs = children(server.pid)
+        stubs = stubs_of(server)
         assert len(stubs) == len(models_in(server.options.repository))
         # So many that 2000 tokens of each take far longer than the drain time.
         long = [
@@ -74,7 +74,7 @@ def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
 
 def test_an_idle_server_is_gone_within_seconds(start_triton: ServerFactory) -> None:
     server = start_triton({"threads": 1, "max_sequences": 1, "max_step_tokens": 16}, exit_timeout_s=EXIT_S)
-    stubs = children(server.pid)
+    stubs = stubs_of(server)
     os.kill(server.pid, signal.SIGTERM)
     eventually(lambda: server.poll() is not None, within=EXIT_S)
     assert server.poll() == 0  # and not by the end of tritonserver's patience

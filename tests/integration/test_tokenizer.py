@@ -25,11 +25,11 @@ from tests.integration.calls import (
     add_input,
     ask,
     chat,
-    children,
     connect,
     infer,
     post,
     request,
+    stubs_of,
 )
 from tests.integration.servers import REPOSITORY, ServerFactory
 from triton_chat import AsyncChatClient, ChatClient, ContextLengthError, ModelNotFoundError
@@ -260,13 +260,13 @@ def test_a_batch_is_refused_by_triton(stub: GRPCInferenceServiceStub) -> None:
 
 
 def test_garbage_does_not_kill_it(triton: LocalTriton, stub: GRPCInferenceServiceStub, client: ChatClient) -> None:
-    stubs, dice = children(triton.pid), random.Random(3)
+    stubs, dice = stubs_of(triton), random.Random(3)
     for _ in range(200):
         names = dice.sample(["model", "messages", "text_input", "token_ids"], dice.randint(1, 2))
         noise = {name: dice.randbytes(dice.randint(0, 30)) for name in names}
         assert code_of(stub, tokenizer_request(**noise)) in {"", "INVALID_ARGUMENT", "NOT_FOUND"}
     assert client.tokenize(text="x").text == "x"
-    assert (children(triton.pid), triton.poll()) == (stubs, None)
+    assert (stubs_of(triton), triton.poll()) == (stubs, None)
 
 
 def code_of(stub: GRPCInferenceServiceStub, asked: pb.ModelInferRequest) -> str:

@@ -18,7 +18,6 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.triton import LocalTriton
 from tests.integration.calls import Metrics, ask, connect, eventually, pending, post, request, settled, unbatched
-from triton_chat import ChatClient
 
 MODEL = "vllm_model"
 PROMPTS = ["Triton is\n", "Once upon a time", "你好，", "The future of AI is"]
@@ -225,9 +224,6 @@ class TestErrors:
 class TestCancel:
     def test_a_request_that_waits_is_never_begun(self, triton: LocalTriton) -> None:
         """Those that run go on to their end before Triton 25.04, which cannot cancel between models."""
-        with ChatClient(triton.grpc_address) as client:
-            if client.server_metadata().version.startswith("2.51."):
-                pytest.skip("so many streams between models can hang or end tritonserver 2.51; see tests/vllm_model")
         before = settled(triton)
         channels = [grpc.insecure_channel(triton.grpc_address) for _ in range(2)]
         running, waiting = (GRPCInferenceServiceStub(channel) for channel in channels)

@@ -18,7 +18,7 @@ def test_without_a_gpu_the_cpu_configurations_are_chosen() -> None:
 
 def test_ports_and_addresses() -> None:
     arguments = command.server_command(SETTINGS, INSTALL, gpu=False, shm_prefix="x_")
-    assert arguments[0] == "/t/tritonserver"
+    assert arguments[1:4] == ["-m", "triton_chat_server.supervise", "/t/tritonserver"]
     assert {"--http-port=1", "--grpc-port=2", "--metrics-port=3"} <= set(arguments)
     assert {f"--{door}-address=127.0.0.1" for door in ("http", "grpc", "metrics")} <= set(arguments)
     assert "--backend-config=python,shm-region-prefix-name=x_" in arguments

@@ -232,7 +232,8 @@ def test_every_request_is_answered(triton: Triton, model: ModuleType, caller: Fa
     refused, broken = FakeCaller({"text_input": b"a", "image": b"b"}), FakeCaller({"sampling_parameters": b"{}"})
     triton.responses = Responses([piece("a", "stop")])
     served = model.TritonPythonModel()
-    served.initialize({"model_config": json.dumps({"parameters": {"chat_model": {"string_value": "chat"}}})})
+    config = {"parameters": {"chat_model": {"string_value": "chat"}}}
+    served.initialize({"model_name": "vllm_model", "model_config": json.dumps(config)})
     served.execute([refused, broken, caller])
     served.finalize()
     assert caller.got == [b"a", "end"]

@@ -9,12 +9,14 @@ from pathlib import Path
 import triton_python_backend_utils as pb_utils
 from triton_channel import TritonChannel, wire_request
 from triton_io import process
+from triton_io.heartbeat import Heartbeat
 
 from chat_engine import errors
 from chat_engine.config import load_config
 from chat_engine.service.delivery import Delivery
 from chat_engine.service.metrics import Family, MetricsReporter
 from chat_engine.service.shutdown import ShutdownWatch
+from chat_engine.service.stall import StallWatch
 from chat_engine.serving import serve
 
 log = process.log_of("chat")
@@ -35,10 +37,10 @@ class TritonPythonModel:
         self._drain_seconds = serving.drain_seconds
         self._delivery = Delivery(self._engine.cancel)
         self._families: dict[str, pb_utils.MetricFamily] = {}
-        self._metrics = MetricsReporter(
-            self._engine.stats, self._metric, name, works=lambda: not self._delivery.is_stuck()
-        )
+        self._metrics = MetricsReporter(self._engine.stats, self._metric, name, works=lambda: self._complaint() is None)
         self._watch = ShutdownWatch(os.getppid(), self._drain)
+        self._stall_watch = StallWatch(self._engine.complaint, self._engine.pardon, self._give_up)
+        self._heartbeat = Heartbeat(name, self._complaint)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Admits the requests one after the other, waiting for room: the backlog stays in Triton's queue."""
@@ -55,14 +57,28 @@ class TritonPythonModel:
 
     def is_ready(self) -> bool:
         """Asked by Triton 25.12 and later."""
-        return self._engine.is_ready() and not self._delivery.is_stuck()
+        return self._engine.is_ready() and self._complaint() is None
 
     def finalize(self) -> None:
         """Called once nothing is in flight any more."""
         self._watch.close()
         self._drain()
+        self._stall_watch.close()
         self._delivery.close()
         self._metrics.close()
+        self._heartbeat.close()
+
+    def _complaint(self) -> str | None:
+        """Why the model does not work, if it does not."""
+        stuck = "Triton has not taken a response for some seconds" if self._delivery.is_stuck() else None
+        return self._engine.complaint() or stuck
+
+    def _give_up(self, why: str) -> None:
+        """The engine's own thread is stuck, so its callers are told without it."""
+        log.error("%s; the server ends", why)
+        self._engine.give_up()
+        self._delivery.fail_all(errors.EngineFailedError("the engine makes no progress; it is restarting"))
+        _stop_server()
 
     def _drain(self) -> None:
         """Lets running answers end within the drain time, ends the others with an error, and takes nothing new."""

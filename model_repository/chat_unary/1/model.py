@@ -16,6 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from triton_io import forward, process
 from triton_io.caller import Caller
+from triton_io.heartbeat import Heartbeat
 
 from chat_engine.errors import ChatError
 
@@ -49,6 +50,7 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(_ROWS_IN_FLIGHT, thread_name_prefix="row")
         self._places = threading.BoundedSemaphore(_ROWS_IN_FLIGHT)
         self._watch = forward.CancelWatch()
+        self._heartbeat = Heartbeat(args["model_name"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every row, waiting for a thread; the last row to end answers."""
@@ -63,6 +65,7 @@ class TritonPythonModel:
         """Waits for the rows that run."""
         self._pool.shutdown()
         self._watch.close()
+        self._heartbeat.close()
 
     def _run(self, rows: _Rows, index: int) -> None:
         try:

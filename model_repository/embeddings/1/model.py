@@ -12,8 +12,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from triton_io import process
 from triton_io.errors import to_triton
+from triton_io.heartbeat import Heartbeat
 
 from chat_engine.errors import ChatError, NotComputedError
+from chat_engine.service.stall import InHand
 from embedder.config import load_config
 from embedder.parse import WireRequest
 from embedder.service import Answer, EmbeddingService
@@ -32,11 +34,14 @@ class TritonPythonModel:
         self._service = EmbeddingService(config)
         self._metrics = _Metrics(args["model_name"])
         self._broken = False
+        self._in_hand = InHand()
+        self._heartbeat = Heartbeat(args["model_name"], self._complaint)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response for each request, in their order."""
         began = time.monotonic()
-        answers = self._service.answer([_read(request) for request in requests])
+        with self._in_hand.work():
+            answers = self._service.answer([_read(request) for request in requests])
         if any(isinstance(answer, NotComputedError) for answer in answers) and not self._service.works():
             self._stop_server()
         self._metrics.report([answer for answer in answers if isinstance(answer, Answer)], time.monotonic() - began)
@@ -49,6 +54,10 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Called once nothing is in flight any more."""
         self._service.close()
+        self._heartbeat.close()
+
+    def _complaint(self) -> str | None:
+        return "it computes nothing any more" if self._broken else self._in_hand.complaint()
 
     def _stop_server(self) -> None:
         """The model computes nothing any more: ends the server, so that whoever watches it starts it anew."""

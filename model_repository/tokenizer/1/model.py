@@ -16,8 +16,10 @@ import triton_python_backend_utils as pb_utils
 from triton_io import process
 from triton_io.caller import Caller
 from triton_io.errors import to_triton
+from triton_io.heartbeat import Heartbeat
 
 from chat_engine.errors import ChatError, InvalidArgumentError
+from chat_engine.service.stall import InHand
 from chat_engine.tokenizer import DEFAULT_MODEL, TokenizerRequest, Tokenizers, Tokens
 
 log = process.log_of("tokenizer")
@@ -35,6 +37,8 @@ class TritonPythonModel:
             self._tokenizers.find(None)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenizer")
         self._places = threading.BoundedSemaphore(_THREADS)
+        self._in_hand = InHand()
+        self._heartbeat = Heartbeat(args["model_name"], self._in_hand.complaint)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts each request, waiting for a thread, so that what is too much waits in Triton's queue."""
@@ -46,10 +50,12 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Waits for the requests that run."""
         self._pool.shutdown()
+        self._heartbeat.close()
 
     def _answer(self, request: TokenizerRequest, caller: Caller) -> None:
         try:
-            response = _response(self._tokenizers.find(request.model).tokens(request))
+            with self._in_hand.work():
+                response = _response(self._tokenizers.find(request.model).tokens(request))
         except InvalidArgumentError as error:
             response = _failure(error)
         except Exception:

@@ -14,6 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from triton_io import forward, process
 from triton_io.caller import Caller
+from triton_io.heartbeat import Heartbeat
 
 import vllm_contract
 from chat_engine.errors import ChatError, EngineFailedError, InvalidArgumentError
@@ -34,6 +35,7 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="request")
         self._places = threading.BoundedSemaphore(_REQUESTS_IN_FLIGHT)
         self._watch = forward.CancelWatch()
+        self._heartbeat = Heartbeat(args["model_name"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every request, waiting for a thread."""
@@ -47,6 +49,7 @@ class TritonPythonModel:
         """Waits for the requests that run."""
         self._pool.shutdown()
         self._watch.close()
+        self._heartbeat.close()
 
     def _run(self, forwarded: _Forwarded) -> None:
         try:

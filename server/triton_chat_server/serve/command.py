@@ -1,4 +1,4 @@
-"""`triton-chat-server serve`: finds out what to serve, then becomes tritonserver."""
+"""`triton-chat-server serve`: finds out what to serve, then runs tritonserver and watches over it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
 from triton_chat_server.serve import assembly, families, flags
 from triton_chat_server.serve.gpu import gpu_visible
+from triton_chat_server.supervise.supervisor import supervise
 
 log = logging.getLogger("serve")
 
@@ -26,7 +25,10 @@ _OPTIONAL = {
     "vllm_model": "`vllm_model`, which is `chat` for clients of Triton's vLLM backend",
 }
 _DESCRIPTION = f"""\
-Replaces itself with tritonserver (same process, so signals reach it). Sets these flags unless you pass them yourself:
+Runs tritonserver with the chat models. It passes signals on, and watches tritonserver and the process of each model:
+what dies, or is stuck for 6 s, ends the server with exit code 1, so that a restart policy can start it anew.
+
+Sets these flags for tritonserver unless you pass them yourself:
 
   --model-repository                      the repository, or one assembled from it
   --model-control-mode=none --disable-auto-complete-config --metrics-interval-ms=1000
@@ -53,17 +55,17 @@ examples:
 """
 
 
-def main(arguments: Sequence[str]) -> NoReturn:
-    """Exits with 1 where tritonserver cannot be started."""
+def main(arguments: Sequence[str]) -> int:
+    """The exit code of `supervise`; 1 where tritonserver cannot be started."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     options, given = _parser().parse_known_args(arguments)
     try:
         command = server_command(options, given, os.environ)
     except CommandError as error:
         log.error("%s", error)  # noqa: TRY400 - a sentence for the operator
-        sys.exit(1)
+        return 1
     log.info("%s", " ".join(flags.shown(command)))
-    os.execv(command[0], command)  # noqa: S606 - it is what this command is for
+    return supervise(command, os.environ)
 
 
 def server_command(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> list[str]:

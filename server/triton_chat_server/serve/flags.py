@@ -98,6 +98,11 @@ def values(name: str, arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def last(name: str, arguments: Sequence[str], default: str) -> str:
+    """What a flag is given as at its last place."""
+    return (values(name, arguments) or [default])[-1]
+
+
 def shown(arguments: Sequence[str]) -> list[str]:
     """`arguments` for a log, without passwords and the keys of restricted APIs."""
     hidden = {value for flag in _RESTRICTING for value in values(flag, arguments) if value}

@@ -91,8 +91,11 @@ class EngineConfig(BaseModel):
     max_tools: int = Field(128, ge=0, le=4096, description="Maximum number of tools in a request.")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="Maximum size of each text input, in bytes.")
 
-    stall_seconds: float = Field(
-        60.0, gt=0, description="Not ready when sequences run but no step has finished for this long."
+    stall_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="The engine is stuck when sequences run but no step has finished for this long; by default 20 "
+        "times the longest step so far, within 5 and 120.",
     )
     drain_seconds: float = Field(30.0, ge=0, le=86_400, description="Time for running answers to finish at shutdown.")
 

@@ -73,6 +73,18 @@ class Engine(Protocol):
         """Whether new requests are welcome and running ones make progress."""
         ...
 
+    def complaint(self) -> str | None:
+        """Why it does not work: it has failed, or running requests make no progress. None while it does."""
+        ...
+
+    def pardon(self) -> None:
+        """Says that the process did not run until now, so that what looks like a stall is none."""
+        ...
+
+    def give_up(self) -> None:
+        """Says that it is broken for good: it takes nothing any more. Whoever calls tells those who wait."""
+        ...
+
     def drain(self, timeout: float) -> bool:
         """Refuses new requests and waits for the running ones. False when `timeout` seconds were not enough."""
         ...

@@ -54,7 +54,7 @@ class NativeEngine(Door[Running]):
         end_ids: frozenset[int] = frozenset(),
         grammars: Grammars | None = None,
     ) -> None:
-        super().__init__(config.max_sequences + config.queue_room, config.stall_seconds)
+        super().__init__(config.max_sequences + config.queue_room, config.stall_seconds, runner.longest_pass)
         limits = runner.limits
         self._runner = runner
         self._tokenizer = tokenizer

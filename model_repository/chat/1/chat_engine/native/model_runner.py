@@ -40,7 +40,7 @@ class ModelRunner:
         )
         self._masks = MaskFiller(self.limits.vocab_size, loaded.device)
         prove(loaded, self.limits, self._logits)
-        warm_up(self._warm_up_sizes(), paging.block_size, self._logits)
+        self.longest_pass = warm_up(self._warm_up_sizes(), paging.block_size, self._logits)
         log.info(
             "loaded: %s, %s, context %d, %d blocks of %d tokens, %s attention",
             loaded.dtype, loaded.device, self.limits.max_model_len, self.limits.num_blocks, paging.block_size,

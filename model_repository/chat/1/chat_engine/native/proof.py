@@ -53,17 +53,21 @@ def prove(loaded: LoadedModel, limits: RunnerLimits, forward: Forward) -> None:
 
 
 @torch.inference_mode()
-def warm_up(sizes: Iterable[int], block_size: int, forward: Forward) -> None:
+def warm_up(sizes: Iterable[int], block_size: int, forward: Forward) -> float:
     """Runs each size of a pass once, so that the first users do not pay for it; for at most 20 s.
 
-    On the real cache: whatever it writes is overwritten before anyone reads it.
+    On the real cache: whatever it writes is overwritten before anyone reads it. Returns the seconds of the longest.
     """
-    begin = time.monotonic()
+    begin = last = time.monotonic()
+    longest = 0.0
     for size in sizes:
         forward(Row([0] * size, size, _blocks(size, block_size), _GREEDY))
-        if time.monotonic() - begin > _WARMUP_SECONDS:
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+        if now - begin > _WARMUP_SECONDS:
             log.info("warm-up stopped after %.0f s, before shapes below %d tokens", _WARMUP_SECONDS, size)
-            return
+            break
+    return longest
 
 
 def _blocks(num_tokens: int, block_size: int) -> list[int]:

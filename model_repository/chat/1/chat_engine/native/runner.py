@@ -48,6 +48,8 @@ class Runner(Protocol):
 
     limits: RunnerLimits
     defaults: GenerationDefaults
+    longest_pass: float
+    """Seconds of the longest forward pass before anybody is served."""
 
     def run(self, rows: list[Row]) -> list[Sampled | Scored | None]:
         """Computes one step: KV of all tokens, the next token of each row that samples, scores where wanted."""

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable
 from time import monotonic as now
 from typing import Protocol
 
-from chat_engine.request import TokenEvent
+from chat_engine.errors import ChatError
+from chat_engine.request import FinishReason, TokenEvent
 
 log = logging.getLogger(__name__)
 
 _SENDERS = 2
 _CANCEL_POLL_SECONDS = 0.2  # asking costs Triton 0.1 to 0.2 ms for each open request
-_STUCK_SECONDS = 30.0  # a response is handed over in less than a millisecond, however slow its reader is
+_STUCK_SECONDS = 6.0  # a response is handed over in less than a millisecond, however slow its reader is
 _MAX_SCORED_TOKENS = 512  # of a prompt in one response; with 20 alternatives each that is about 1 MB
 _SILENCE_SECONDS = 5.0  # after which a stream whose tokens show no text says how many there are; idle limits are longer
 _STREAMS_PER_CORE = 4
@@ -68,13 +69,25 @@ class Mailbox:
         self._posted = False
         self._worth_sending = False  # what is pending; noted at each event, because answers can be long
         self._ended = False
+        self._ended_by_failure = False
 
     def put(self, event: TokenEvent) -> None:
         """Takes an event from the engine (it is the request's sink)."""
         with self._lock:
+            if self._ended_by_failure:
+                return
             self._pending.append(event)
             self._worth_sending |= self.streams and _is_worth_sending(event)
             self._ended |= event.finish_reason is not None
+        self.offer()
+
+    def fail(self, error: ChatError) -> None:
+        """Ends the request with an error; what the engine may still put is not taken."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = self._ended_by_failure = True
+            self._pending.append(TokenEvent("", 0, 0, 0, finish_reason=FinishReason.ERROR, error=error))
         self.offer()
 
     def offer(self) -> None:
@@ -140,6 +153,13 @@ class Delivery:
         with self._lock:
             if self._open.pop(mailbox.request_id, None) is not None:
                 self._streams -= mailbox.streams
+
+    def fail_all(self, error: ChatError) -> None:
+        """Ends all open requests with an error, when the engine no longer does."""
+        with self._lock:
+            mailboxes = list(self._open.values())
+        for mailbox in mailboxes:
+            mailbox.fail(error)
 
     def is_stuck(self) -> bool:
         """Whether a response has been on its way for so long that Triton will never take it.

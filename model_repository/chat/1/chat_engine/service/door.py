@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from chat_engine.errors import ChatError, DrainingError, EngineFailedError, OverloadedError
 from chat_engine.protocol import EngineStats, RequestTimes
 from chat_engine.request import ChatRequest, FinishReason
+from chat_engine.service.stall import stall_seconds
 
 Job = TypeVar("Job")
 
@@ -38,12 +39,15 @@ class Door(Generic[Job]):
 
     Args:
         room: requests that may be inside.
-        stall_seconds: not ready when requests are inside but the engine reports nothing for so long.
+        stall_seconds: the engine is stuck when requests are inside but it reports nothing for so long; None: for many
+            times as long as it ever took.
+        longest: seconds between two of its reports that are known to be normal.
     """
 
-    def __init__(self, room: int, stall_seconds: float) -> None:
+    def __init__(self, room: int, stall_seconds: float | None, longest: float = 0.0) -> None:
         self._room = room
         self._stall_seconds = stall_seconds
+        self._longest = longest
         self._changed = threading.Condition()  # guards what follows
         self._inbox: deque[Job] = deque()
         self._open: set[str] = set()
@@ -80,8 +84,21 @@ class Door(Generic[Job]):
     def is_ready(self) -> bool:
         """See `protocol.Engine`."""
         with self._changed:
-            stalled = time.monotonic() - self._progress > self._stall_seconds
-            return self._refusal() is None and not (self._open and stalled)
+            return self._refusal() is None and self._stalled() is None
+
+    def complaint(self) -> str | None:
+        """See `protocol.Engine`."""
+        with self._changed:
+            return "the engine failed" if self._failed else self._stalled()
+
+    def pardon(self) -> None:
+        """See `protocol.Engine`."""
+        with self._changed:
+            self._progress = time.monotonic()
+
+    def give_up(self) -> None:
+        """See `protocol.Engine`."""
+        self._fail()
 
     def drain(self, timeout: float) -> bool:
         """See `protocol.Engine`."""
@@ -139,7 +156,10 @@ class Door(Generic[Job]):
         """The counters and gauges, to be changed. They show progress: see `is_ready`."""
         with self._changed:
             yield self._stats
-            self._progress = time.monotonic()
+            now = time.monotonic()
+            if self._open:
+                self._longest = max(self._longest, now - self._progress)
+            self._progress = now
 
     def _ended(self, request: ChatRequest, reason: FinishReason, progress: Progress) -> None:
         """Makes room and counts; to be called before the caller is told, who may have a next request at once."""
@@ -170,6 +190,11 @@ class Door(Generic[Job]):
             return DrainingError("the server is shutting down")
 
     # With the lock held.
+
+    def _stalled(self) -> str | None:
+        still = time.monotonic() - self._progress
+        limit = self._stall_seconds or stall_seconds(self._longest)
+        return f"the engine has made no step for {still:.0f} s" if self._open and still > limit else None
 
     @property
     def _has_room(self) -> bool:

@@ -1,0 +1,68 @@
+"""Tells the supervisor that a model's process lives, and whether it works.
+
+`triton-chat-server serve` names a folder in TRITON_CHAT_HEARTBEATS and reads what the processes put there; without it
+nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+FOLDER_VARIABLE = "TRITON_CHAT_HEARTBEATS"
+_INTERVAL_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """A thread that writes a small file again and again, from the moment at which the model is loaded.
+
+    Args:
+        model: its name.
+        complaint: says why the model does not work; None while it does.
+    """
+
+    def __init__(self, model: str, complaint: Callable[[], str | None] = lambda: None) -> None:
+        folder = os.environ.get(FOLDER_VARIABLE)
+        self._path = Path(folder) / f"{os.getpid()}.json" if folder else None
+        self._model = model
+        self._complaint = complaint
+        self._beats = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+        if self._path:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Says goodbye: the process may end."""
+        self._closing.set()
+        if self._path:
+            self._thread.join()
+            self._path.unlink(missing_ok=True)
+
+    def _loop(self) -> None:
+        assert self._path
+        while True:
+            try:
+                self._beat(self._path)
+            except OSError:  # the next one may be possible again; without any the supervisor acts
+                log.exception("a heartbeat could not be written")
+            if self._closing.wait(_INTERVAL_SECONDS):
+                return
+
+    def _beat(self, path: Path) -> None:
+        self._beats += 1
+        beat = {
+            "model": self._model,
+            "pid": os.getpid(),
+            "beats": self._beats,
+            "complaint": self._complaint() or "",
+        }
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(beat), "utf-8")
+        fresh.replace(path)

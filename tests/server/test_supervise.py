@@ -1,0 +1,166 @@
+"""The supervisor as a process, over a stand-in for tritonserver: what it notices, passes on, and leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server import stand_in
+
+PREFIX = f"triton_chat_test_{os.getpid()}_"
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Supervised:
+    """A supervisor and its stand-in, which runs when this is made."""
+
+    def __init__(self, told: Path, *flags: str) -> None:
+        self.told = told
+        region = SHARED_MEMORY / f"{PREFIX}region"
+        region.touch()
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "triton_chat_server.supervise"),
+                *(sys.executable, stand_in.__file__, "server", "--allow-http=false", *flags),
+                f"--backend-config=python,shm-region-prefix-name={PREFIX}",
+            ],
+            env={**os.environ, "TOLD": str(told)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        eventually(lambda: (told / "pids").exists())
+        self.server, self.model = map(int, (told / "pids").read_text().split())
+
+    def end(self, within: float = 15.0) -> tuple[int, str]:
+        """Exit code and last line; nothing is left."""
+        _, log = self.process.communicate(timeout=within)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in (self.server, self.model))
+        assert not list(SHARED_MEMORY.glob(PREFIX + "*"))
+        return self.process.returncode, log.splitlines()[-1] if log else ""
+
+
+def eventually(check: Callable[[], bool], within: float = 15.0) -> None:
+    deadline = time.monotonic() + within
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    made = Supervised(tmp_path, "--exit-timeout-secs=0")
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+def heartbeat_folders() -> set[Path]:
+    return set(SHARED_MEMORY.glob("triton-chat-heartbeats-*"))
+
+
+def test_a_dead_model_ends_the_server_at_once(supervised: Supervised) -> None:
+    began = time.monotonic()
+    os.kill(supervised.model, signal.SIGKILL)
+    assert supervised.end() == (1, "serve: the process of the model 'm' is dead; tritonserver is ended")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGSEGV])
+def test_a_model_that_is_stopped_or_crashes(supervised: Supervised, number: signal.Signals) -> None:
+    began = time.monotonic()
+    os.kill(supervised.model, number)
+    code, line = supervised.end()
+    assert code == 1
+    assert ("no heartbeat for 6 s" if number == signal.SIGSTOP else "is dead") in line
+    assert time.monotonic() - began < 10
+
+
+def test_a_model_that_says_it_does_not_work(supervised: Supervised) -> None:
+    (supervised.told / "complaint").write_text("the engine failed")
+    assert supervised.end() == (1, "serve: the model 'm' does not work: the engine failed; tritonserver is ended")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])
+def test_a_server_that_dies(supervised: Supervised, number: signal.Signals, code: int) -> None:
+    os.kill(supervised.server, number)
+    assert supervised.end() == (code, f"serve: tritonserver died of {number.name}")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_server_that_ends_by_itself_has_failed(supervised: Supervised, code: int) -> None:
+    (supervised.told / "code").write_text(str(code))
+    os.kill(supervised.server, signal.SIGTERM)
+    assert supervised.end() == (
+        code or 1,
+        f"serve: tritonserver ended with exit code {code}, although nobody asked",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_was_asked_for_ends_with_0(supervised: Supervised, number: signal.Signals) -> None:
+    supervised.process.send_signal(number)
+    assert supervised.end() == (0, "")
+    assert (supervised.told / "signals").read_text() == "SIGTERM\n"
+
+
+def test_a_stop_that_fails_says_so(supervised: Supervised) -> None:
+    (supervised.told / "code").write_text("1")
+    supervised.process.terminate()
+    assert supervised.end() == (1, "serve: tritonserver ended with exit code 1")
+
+
+def test_a_server_that_does_not_stop_is_ended_in_its_time(supervised: Supervised) -> None:
+    (supervised.told / "stubborn").touch()
+    supervised.process.terminate()
+    assert supervised.end() == (1, "serve: tritonserver has not stopped within 3 s; it is ended")
+
+
+def test_a_server_without_models_that_clients_keep_open_is_ended_with_0(tmp_path: Path) -> None:
+    one = Supervised(tmp_path, "--exit-timeout-secs=60")
+    (tmp_path / "unload").touch()
+    one.process.terminate()
+    code, line = one.end()
+    assert (code, line) == (0, "serve: all models are unloaded, but clients keep tritonserver open; it is ended")
+
+
+def test_other_signals_are_passed_on(supervised: Supervised) -> None:
+    supervised.process.send_signal(signal.SIGUSR1)
+    supervised.process.send_signal(signal.SIGHUP)
+    notes = supervised.told / "signals"
+    eventually(lambda: notes.exists() and set(notes.read_text().split()) == {"SIGUSR1", "SIGHUP"})
+    assert supervised.process.poll() is None
+    supervised.process.terminate()
+    assert supervised.end()[0] == 0
+
+
+def test_when_the_supervisor_is_killed_the_server_dies_with_it(supervised: Supervised) -> None:
+    supervised.process.kill()
+    eventually(lambda: not Path(f"/proc/{supervised.server}").exists())
+    os.kill(supervised.model, signal.SIGKILL)
+    for region in SHARED_MEMORY.glob(PREFIX + "*"):
+        region.unlink()
+
+
+def test_its_folder_of_heartbeats_goes_with_it(supervised: Supervised) -> None:
+    before = heartbeat_folders()
+    supervised.process.terminate()
+    supervised.end()
+    assert len(before - heartbeat_folders()) == 1
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "triton_chat_server.supervise", "/none/tritonserver"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 127
+    assert "/none/tritonserver cannot be run: No such file or directory" in done.stderr
