@@ -53,6 +53,9 @@ class LocalGateway(LocalService):
         }
         return {**inherited, **decided, **self.options.extra_env}
 
+    def is_live(self) -> bool:
+        return readiness.answers(f"{self.url}/health/live")
+
     def _spawn(self) -> KeptProcess:
         return KeptProcess(
             [sys.executable, "-m", "chat_gateway"],

@@ -25,7 +25,7 @@ _LIBC = ctypes.CDLL(None)
 
 def keep(log_path: Path, shm_prefix: str | None, timeout_s: float, command: list[str]) -> int:
     """Runs `command` to its end. Returns its exit code, 128 + n for signal n as a shell would."""
-    with log_path.open("wb") as log:
+    with log_path.open("ab") as log:
         # A session of its own: Ctrl-C in the terminal reaches only the runner.
         server = subprocess.Popen(
             command,

@@ -43,6 +43,9 @@ class LocalPage(LocalService):
         decided = {"TRITON_CHAT_UI_GATEWAY_URL": self.gateway_url, "PYTHONUNBUFFERED": "1"}
         return {**inherited, **decided, **self.options.extra_env}
 
+    def is_live(self) -> bool:
+        return self._answers()
+
     def _spawn(self) -> KeptProcess:
         return KeptProcess(
             self.command(),

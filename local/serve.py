@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,11 +13,10 @@ import typer
 from local import console
 from local.options import StackOptions, TritonOptions
 from local.overview import overview, triton_overview
+from local.restarts import CrashLoopError, keep_running
 from local.service import LocalService
 from local.stack import LocalStack
 from local.triton import LocalTriton
-
-POLL_S = 0.5
 
 
 def run() -> None:
@@ -46,11 +44,9 @@ def triton_of(repository: Path, environment: Mapping[str, str]) -> LocalTriton:
 
 
 def _watch(servers: Sequence[LocalService]) -> None:
-    """Ends the command when one of the servers ends."""
-    while all(server.poll() is None for server in servers):
-        time.sleep(POLL_S)
-    for server in servers:
-        if (code := server.poll()) is not None:
-            console.err.print(f"{server.name} died (exit code {code}); the end of its log:", markup=False)
-            console.err.print(server.log_tail(), markup=False)
-    raise typer.Exit(1)
+    """Ends the command when one of the servers fails again and again."""
+    try:
+        keep_running(servers, lambda line: console.err.print(line, markup=False))
+    except CrashLoopError as error:
+        console.err.print(str(error), markup=False)
+        raise typer.Exit(1) from error

@@ -89,6 +89,14 @@ class LocalService(ABC):
     def launch(self) -> None:
         """Returns at once; `is_ready` tells how far it has come."""
         assert not self.is_started, "started twice"
+        self.options.log_path.unlink(missing_ok=True)
+        self._launched_at = time.monotonic()
+        self._process = self._spawn()
+
+    def launch_again(self) -> None:
+        """After its end: as `launch`; its log goes on."""
+        assert self.poll() is not None, "it still runs"
+        self.stage, self.ready_after_s = "starting", None
         self._launched_at = time.monotonic()
         self._process = self._spawn()
 
@@ -101,6 +109,10 @@ class LocalService(ABC):
         if self.ready_after_s is None:
             self._look()
         return self.ready_after_s is not None
+
+    def is_live(self) -> bool:
+        """Whether one that has been ready still answers, be it that it is not ready. Its process is looked at apart."""
+        return True
 
     def __enter__(self) -> Self:
         self.start()

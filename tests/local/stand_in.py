@@ -13,7 +13,9 @@ from local.process import KeptProcess
 from local.service import LocalService
 
 BEHAVIOUR = """
-import http.server, signal, sys, time
+import http.server, pathlib, signal, sys, time
+
+STARTS = pathlib.Path(ENDED).with_name(NAME + ".started")
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -27,6 +29,9 @@ def end(number, frame):
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if STUBBORN else end)
 print(NAME, "speaks", flush=True)
+if CRASHES and STARTS.exists():
+    sys.exit(9)
+STARTS.touch()
 time.sleep(DELAY_S)
 if EXIT is not None:
     sys.exit(EXIT)
@@ -35,7 +40,7 @@ http.server.HTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
 
 
 class StandIn(LocalService):
-    """Notes its name in `ended.txt` of `folder` when SIGTERM ends it."""
+    """Notes its name in `ended.txt` of `folder` when SIGTERM ends it. One that `crashes` starts only once."""
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class StandIn(LocalService):
         delay_s: float = 0.0,
         exit_code: int | None = None,
         stubborn: bool = False,
+        crashes: bool = False,
         ready_timeout_s: float = 10.0,
         exit_timeout_s: int = 5,
         after: LocalService | None = None,
@@ -62,12 +68,16 @@ class StandIn(LocalService):
             "DELAY_S": delay_s,
             "EXIT": exit_code,
             "STUBBORN": stubborn,
+            "CRASHES": crashes,
             "ENDED": str(folder / "ended.txt"),
         }
         self._script = "\n".join(f"{key} = {value!r}" for key, value in values.items()) + BEHAVIOUR
 
     def problems(self) -> list[Problem]:
         return []
+
+    def is_live(self) -> bool:
+        return self._answers()
 
     def _spawn(self) -> KeptProcess:
         command = [sys.executable, "-IS", "-c", self._script]

@@ -21,9 +21,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from local import console, serve
+from local import console, restarts, serve
 from tests.local.stand_in import StandIn
 
+restarts.LOOK_S, restarts.FIRST_WAIT_S, restarts.UNANSWERED_S = 0.05, 0.01, 1.0
 folder = Path(sys.argv.pop())
 servers = [StandIn(name, folder, OPTIONS) for name in ("triton", "gateway", "page")]
 serve.stack_of = lambda environment: SimpleNamespace(servers=servers)
@@ -61,12 +62,35 @@ def test_a_second_ctrl_c_kills_but_a_second_sigterm_does_not(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_one_that_dies_ends_all_with_a_clear_line_and_1(tmp_path: Path, index: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_that_dies_or_answers_no_more_is_started_again(tmp_path: Path, index: int, number: signal.Signals) -> None:
     with launched(tmp_path) as (launcher, pids):
-        os.kill(pids[index], signal.SIGKILL)
+        os.kill(pids[index], number)
         name = ("triton", "gateway", "page")[index]
-        output, _ = launcher.communicate(timeout=10)
-        assert f"{name} died (exit code 137); the end of its log:\n{name} speaks\n" in output
+        assert launcher.stdout is not None
+        lines = []
+        for line in launcher.stdout:
+            lines.append(line)
+            if "is back" in line:
+                break
+        what = "died (exit code 137)" if number == signal.SIGKILL else "has not answered for 1 s and was ended"
+        assert lines[-4:-1] == [
+            f"{name} {what}; the end of its log:\n",
+            f"{name} speaks\n",
+            f"{name} is started again in 0.01 s\n",
+        ]
+        assert lines[-1].startswith(f"{name} is back")
+        launcher.terminate()
+        assert launcher.wait(10) == 0
+        assert ended(tmp_path) == ["page", "gateway", "triton"]
+
+
+def test_one_that_dies_again_and_again_ends_all_with_a_clear_line_and_1(tmp_path: Path) -> None:
+    with launched(tmp_path, 'crashes=name == "gateway"') as (launcher, pids):
+        os.kill(pids[1], signal.SIGKILL)
+        output, _ = launcher.communicate(timeout=30)
+        assert output.splitlines()[-1] == "gateway failed 6 times in a row; giving up"
+        assert output.count("gateway is started again in") == 5
         assert launcher.returncode == 1
         assert not any(map(is_alive, pids))
 
