@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -31,11 +32,10 @@ class Restarts:
         return FIRST_WAIT_S * 2.0 ** (self._count - 1) if self._count <= MOST_RESTARTS else None
 
 
-def keep_running(servers: Sequence[LocalService], say: Callable[[str], None]) -> None:
-    """Looks at servers that are ready, for ever. Raises CrashLoopError when one fails again and again."""
+def keep_running(servers: Sequence[LocalService], say: Callable[[str], None], ending: threading.Event) -> None:
+    """Looks at servers that are ready, until it is to end. Raises CrashLoopError when one fails again and again."""
     kept = [_Kept(server, say) for server in servers]
-    while True:
-        time.sleep(LOOK_S)
+    while not ending.wait(LOOK_S):
         for one in kept:
             one.look(time.monotonic())
 
