@@ -156,6 +156,11 @@ class Running:
         assert self._process.returncode == 0, err
         return [json.loads(line) for line in out.splitlines()]
 
+    def ends(self, within_s: float) -> int:
+        """Its exit code."""
+        self._process.communicate(timeout=within_s)
+        return self._process.returncode
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
