@@ -31,7 +31,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme check format lock bench clean $(NEEDS)
+.PHONY: help demo serve test test-unit test-integration test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme check format lock bench clean $(NEEDS)
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,13 +43,16 @@ serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
 test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) ## Run all tests except those in a browser and in containers
-	@$(BIN)/python -m pytest -m "not browser and not image and not fresh"
+	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not helm and not image and not fresh"
+	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not fresh"
 
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
+
+test-faults: needs-test $(READY) ## Kill, stop and disturb the whole stack, and show how soon it is back; SOAK_SECONDS=20
+	@$(if $(SOAK_SECONDS),SOAK_SECONDS='$(SOAK_SECONDS)') $(BIN)/python -m pytest -m faults tests/faults
 
 test-browser: needs-test-browser $(READY) ## Run the tests of the page in Chromium
 	@$(BIN)/python -m pytest -m browser

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from openai import OpenAI
+from openai.types.chat import ChatCompletionChunk
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -50,6 +51,12 @@ class Caller:
         assert self.error is not None, f"{self.name} ended as if nothing had happened"
         return self.ended_at - since
 
+    def finished(self, within: float) -> None:
+        """It ends within that time, and well."""
+        self._thread.join(within)
+        assert not self._thread.is_alive(), f"{self.name} still waits"
+        assert self.error is None, self.error
+
     def _read(self) -> None:
         try:
             for _ in self._pieces():
@@ -74,7 +81,7 @@ def at_every_door(stack: KeptStack) -> list[Caller]:
     return [caller.begun() for caller in callers]
 
 
-def openai_stream(url: str) -> Iterator[object]:
+def openai_stream(url: str) -> Iterator[ChatCompletionChunk]:
     with OpenAI(base_url=url, api_key="-", max_retries=0, timeout=CALL_S) as client:
         yield from client.chat.completions.create(**openai_request(), stream=True)
 
