@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from fastapi import FastAPI
 from openai import APIError, OpenAI
 
 from chat_gateway.__main__ import main
-from chat_gateway.http.listener import Server
+from chat_gateway.http.listener import Server, allow_descriptors
 from chat_gateway.settings import GatewaySettings, variable
 from tests.client.fake_server import FakeTriton, Received, Reply, say
 from tests.gateway.callers import events_of
@@ -340,6 +341,21 @@ def test_without_ipv6_it_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> Non
         server = Server(FastAPI(), GatewaySettings(host="::", port=0))
         assert server._both_families() is None
     assert server.config.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"),
+    [(100, 1000, 500), (100, 400, 400), (100, resource.RLIM_INFINITY, 500), (500, 1000, None)],
+)
+def test_open_files(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, soft: int, hard: int, raised: int | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    allow_descriptors(500)
+    assert limits == ([] if raised is None else [(raised, hard)])
+    assert ("fewer" in caplog.text) == (raised == 400)
 
 
 def test_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,12 +20,12 @@ from triton_chat.errors import InvalidRequestError, RequestCancelledError
 from triton_chat.streams import AsyncChatStream
 from triton_chat.types import ChatEvent, ChatOptions, ChatResult, Messages, SamplingParams
 
-MAX_WAITING: Final = 256 * 1024
+MAX_WAITING: Final = 250_000
 """About the characters of an answer that may wait for a caller who reads more slowly than the model writes. Beyond
 that nothing more is read from Triton, beside one event of each choice."""
 
 _NOTHING: Final = ChatEvent("")
-_LOGPROB_SIZE: Final = 128
+_LOGPROB_SIZE: Final = 100
 """About the characters of one log-probability in an answer."""
 
 

@@ -53,11 +53,16 @@ class BodyLimit:
         await self._app(scope, limited_receive, send)
 
     async def _before(self, deadline: float, receive: Receive) -> Message:
+        """Not `asyncio.wait_for`, which before Python 3.12 may swallow the cancellation of whoever waits."""
+        receiving = asyncio.ensure_future(receive())
         try:
-            return await asyncio.wait_for(receive(), deadline - time.monotonic())
-        except asyncio.TimeoutError:
-            sentence = f"the body did not arrive within {self._limit_s:g} seconds"
-            raise ApiError(408, sentence, code="request_timeout", headers={"Connection": "close"}) from None
+            await asyncio.wait((receiving,), timeout=deadline - time.monotonic())
+            if receiving.done():
+                return receiving.result()
+        finally:
+            receiving.cancel()
+        sentence = f"the body did not arrive within {self._limit_s:g} seconds"
+        raise ApiError(408, sentence, code="request_timeout", headers={"Connection": "close"})
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:

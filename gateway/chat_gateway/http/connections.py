@@ -17,8 +17,11 @@ from chat_gateway.settings import GatewaySettings
 Stage = Literal["head", "body", "idle"]
 """What a connection waits for: the rest of a head, the rest of a body, or the next request."""
 
-SPARE: Final = 16
+SPARE: Final = 10
 """Connections beyond a limit that are still heard, so that probes get an answer and the others a refusal."""
+
+_NEW_S: Final = 1.0
+"""For so long a connection without a request may be about to send one."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +84,9 @@ class Connection(Protocol):
 class Connections:
     """All that are open.
 
-    Beyond a limit, the connection that has been without a request for longest makes room. If each has a request, the
-    new one is heard, but gets a refusal for anything except health; of such ones there are at most `SPARE`.
+    Beyond a limit, the connection that has been without a request for longest makes room, if for long. Else the new one
+    is heard, and gets a refusal for anything except health if the others all have requests; so there may be `SPARE`
+    more than the limit.
     """
 
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
@@ -165,12 +169,10 @@ class Connections:
         return [(group, limit) for group, limit in groups if 0 < limit < len(group)]
 
     def _make_room(self, group: Collection[Connection], limit: int, new: Connection) -> None:
-        without = [connection for connection in group if not connection.serving and connection is not new]
-        if without:
-            leaving = min(without, key=lambda connection: connection.since)
-        elif len(group) > limit + SPARE:
-            leaving = new
-        else:
+        full = len(group) > limit + SPARE
+        without = [other for other in group if not other.serving and other is not new]
+        leaving = min(without, key=lambda other: other.since, default=new)
+        if not full and time.monotonic() - leaving.since < _NEW_S:
             return
         self.note("too_many", leaving)
         leaving.transport.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 import socket
 import sys
 import time
@@ -23,6 +24,8 @@ from chat_gateway.settings import GatewaySettings
 _END_S = 1
 """For what still runs when the drain time is over: for its callers to be told, and then for what is left to end."""
 _TICKS_PER_S = 10
+_OTHER_DESCRIPTORS = 200
+"""Besides those of clients: Triton's connections, files, and the spare ones of each limit."""
 _ANY_IPV6 = "::"
 _CANNOT_LISTEN = 3
 """uvicorn's own exit code for it."""
@@ -57,10 +60,12 @@ class Server(uvicorn.Server):
         )
         self._app = app
         self._drain_s = settings.drain_timeout
+        self._max_connections = settings.max_connections
         self._deadline = math.inf
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until it is told to stop. Exits with 3 if it cannot listen."""
+        allow_descriptors(self._max_connections + _OTHER_DESCRIPTORS)
         super().run(sockets or self._both_families())
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -123,3 +128,20 @@ class Server(uvicorn.Server):
         self._connections.abort_unfinished()
         if running:
             await asyncio.wait(running, timeout=_END_S)
+
+
+def allow_descriptors(number: int) -> None:
+    """Raises the soft limit of open files, which is often too low for the connections, as far as the hard one allows.
+
+    Without a descriptor for a new connection a process can do no more than let it wait, probes too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= number:
+        return
+    allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # macOS has a limit that it does not tell
+        allowed = soft
+    if allowed < number:
+        _log.warning("this process may have %d open files, fewer than the connections may need", allowed)
