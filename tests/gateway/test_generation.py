@@ -262,7 +262,7 @@ class TestSlowReader:
         assert text == 100 * len(piece)
 
     async def test_log_probabilities_count(self, client: FakeClient) -> None:
-        logprobs = (TokenLogprob("a", -1.0, None, (TopLogprob("a", -1.0, None),) * 20),) * 100
+        logprobs = (TokenLogprob("a", -1.0, None, (TopLogprob("a", -1.0, None),) * 20),) * 200
         made = 0
 
         async def script(_: Call) -> AsyncIterator[ChatEvent]:
