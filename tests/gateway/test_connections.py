@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from chat_gateway.http.connections import SPARE, Connections, Transport
 from chat_gateway.http.metrics import Metrics
+from chat_gateway.http.protocol import MAX_HEAD_BYTES
 from chat_gateway.settings import GatewaySettings
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.callers import events_of
@@ -232,9 +234,11 @@ class TestReaders:
             wait_until(lambda: closed_of(url, "slow_reader") == 1)
             wait_until(lambda: sample(url, "triton_chat_gateway_open_connections") == 1)
 
-    def test_who_reads_gets_all(self, url: str, fake: FakeClient) -> None:
+    def test_who_reads_gets_all(self, fake: FakeClient) -> None:
         fake.script = says(*[PIECE] * 256)
-        *chunks, done = events_of(httpx2.post(f"{url}/v1/chat/completions", json=CHAT | {"stream": True}).text)
+        with served(app_for(fake, slow_reader_seconds=3.0)) as url:
+            answer = httpx2.post(f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=WAIT_S)
+        *chunks, done = events_of(answer.text)
         assert sum(len(chunk["choices"][0]["delta"].get("content") or "") for chunk in chunks) == 256 * len(PIECE)
         assert done == "[DONE]"
 
@@ -243,12 +247,19 @@ class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.unread = 0
+        self._closing = False
 
     def get_write_buffer_size(self) -> int:
         return self.unread
 
     def write(self, data: Any) -> None:
         self.unread += len(data)
+
+    def abort(self) -> None:
+        self._closing = True
+
+    def is_closing(self) -> bool:
+        return self._closing
 
 
 def test_since_when_nothing_is_read() -> None:
@@ -328,14 +339,60 @@ def is_gone(raw: socket.socket) -> bool:
         return True
 
 
+class FakeConnection:
+    """One that has been without a request since `since`."""
+
+    address = "::1"
+    request_id = None
+    stage: Any = "idle"
+
+    def __init__(self, since: float, *, serving: bool = False, unread: int = 0) -> None:
+        self.since = since
+        self.serving = serving
+        self.transport = FakeTransport()
+        self.transport.unread = unread
+
+    def give_up(self, error: object = None) -> None:
+        raise AssertionError("nothing took too long")
+
+    @property
+    def aborted(self) -> bool:
+        return self.transport.is_closing()
+
+
 def test_what_is_closed_is_forgotten() -> None:
     connections = Connections(GatewaySettings(), Metrics())
-    connection: Any = type("Connection", (), {"address": "::1", "serving": False, "since": 0.0})()
+    connection = FakeConnection(0)
     connections.add(connection)
     assert list(connections) == [connection]
     connections.remove(connection)
     assert list(connections) == []
     assert connections._of_address == {}
+
+
+def test_who_makes_room() -> None:
+    now = time.monotonic()
+    connections = Connections(GatewaySettings(max_connections=5), Metrics())
+    serving, unread, old = (
+        FakeConnection(now - 9, serving=True),
+        FakeConnection(now - 8, unread=1),
+        FakeConnection(now - 7),
+    )
+    older, young, newest = FakeConnection(now - 7.5), FakeConnection(now), FakeConnection(now)
+    everyone = [serving, unread, old, older, young, newest]
+    for connection in everyone:
+        connections.add(connection)
+    assert [connection for connection in everyone if connection.aborted] == [older]
+
+
+def test_beyond_the_spare_ones_the_new_one_goes() -> None:
+    connections = Connections(GatewaySettings(max_connections=5), Metrics())
+    everyone = [FakeConnection(time.monotonic(), serving=True) for _ in range(5 + SPARE)]
+    newest = FakeConnection(time.monotonic())
+    for connection in (*everyone, newest):
+        connections.add(connection)
+    assert newest.aborted
+    assert not any(connection.aborted for connection in everyone)
 
 
 class TestWhatIsNoHttp:
@@ -367,7 +424,8 @@ class TestWhatIsNoHttp:
 
     def test_a_head_that_is_too_large(self, url: str) -> None:
         with connected(url) as raw:
-            raw.sendall(b"GET /health/live HTTP/1.1\r\nX: " + b"a" * 2**16)
+            begin = b"GET /health/live HTTP/1.1\r\nX: "
+            raw.sendall(begin.ljust(MAX_HEAD_BYTES + 1, b"a"))  # what is not read before the end would reset it
             status, error = error_of(all_of(raw))
         assert (status, error["code"]) == (431, "request_too_large")
 

@@ -116,7 +116,7 @@ class Connections:
     def refusal(self, connection: Connection, path: str) -> ApiError | None:
         """Why the request that has just arrived there is not served."""
         for group, limit in self._limited(connection):
-            others = sum(other.serving for other in group if other is not connection)
+            others = sum(_busy(other) for other in group if other is not connection)
             if others >= limit and path not in OPEN_PATHS:
                 self.note("too_many", connection)
                 return self._too_many(group)
@@ -135,7 +135,7 @@ class Connections:
     def abort_unfinished(self) -> None:
         """Closes those whose clients have not taken a whole response, for a stop that cannot wait for them."""
         for connection in self:
-            if connection.serving or connection.transport.get_write_buffer_size():
+            if _busy(connection):
                 connection.transport.abort()
 
     def note(self, reason: Reason, connection: Connection) -> None:
@@ -170,7 +170,7 @@ class Connections:
 
     def _make_room(self, group: Collection[Connection], limit: int, new: Connection) -> None:
         full = len(group) > limit + SPARE
-        without = [other for other in group if not other.serving and other is not new]
+        without = [other for other in group if not _busy(other) and other is not new]
         leaving = min(without, key=lambda other: other.since, default=new)
         if not full and time.monotonic() - leaving.since < _NEW_S:
             return
@@ -190,3 +190,8 @@ class Connections:
             )
         error.headers["Connection"] = "close"
         return error
+
+
+def _busy(connection: Connection) -> bool:
+    """A request is being answered there, or the answer is not yet taken."""
+    return connection.serving or bool(connection.transport.get_write_buffer_size())
