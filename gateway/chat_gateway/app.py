@@ -71,7 +71,7 @@ def create_app(
             *([_cors(settings.cors_origins)] if settings.cors_origins else []),
             Middleware(Guard, errors),
             *([Middleware(Auth, keys)] if keys.required else []),
-            Middleware(BodyLimit, settings.max_body_bytes),
+            Middleware(BodyLimit, settings.max_body_bytes, settings.body_timeout),
         ],
     )
     app.state.settings = settings

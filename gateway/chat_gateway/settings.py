@@ -61,6 +61,19 @@ class GatewaySettings(BaseSettings):
     retry_after: int = Field(2, ge=1, description="Value of Retry-After in 429 and 503 responses.")
     drain_timeout: int = Field(30, ge=0, description="Time for running answers to finish after SIGTERM.")
 
+    head_timeout: float = Field(20.0, gt=0, description="Time limit for the head of a request to arrive.")
+    body_timeout: float = Field(60.0, gt=0, description="Time limit for the body of a request to arrive.")
+    idle_timeout: float = Field(
+        75.0, gt=0, description="Time a connection without a request stays open; longer than load balancers keep it."
+    )
+    slow_reader_seconds: float = Field(
+        60.0, gt=0, description="Time after which a client that reads nothing of its answer loses the connection."
+    )
+    max_connections: int = Field(4096, ge=0, description="Maximum number of connections; 0: no limit.")
+    max_connections_per_address: int = Field(
+        0, ge=0, description="Maximum from one address; 0: no limit, as behind a proxy, which is one address."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug also logs successful requests of probes and for the metrics."
     )

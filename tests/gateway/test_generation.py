@@ -3,14 +3,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from chat_gateway.answers.generation import Generation, Order, Prompt, check_size
+from chat_gateway.answers.generation import MAX_WAITING, Generation, Order, Prompt, check_size
 from chat_gateway.errors import ApiError
 from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs, plays, says
 from triton_chat import errors
-from triton_chat.types import Call, ChatEvent, SamplingParams, TokenLogprob
+from triton_chat.types import (
+    Call,
+    ChatEvent,
+    PromptLogprob,
+    SamplingParams,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+)
 
 NAMES = {"text_input": "prompt", "prompt_token_ids": "prompt", "max_tokens": "max_completion_tokens"}
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -182,6 +191,96 @@ class TestEvents:
             asyncio.get_running_loop().call_soon(generation.nudge)
             assert await generation.pending() == {}
             assert not generation.complete
+
+
+WAITING = ChatEvent("", num_input_tokens=7, num_cached_tokens=3)
+"""What Triton sends while a request waits."""
+
+
+class TestWaiting:
+    async def test_a_sign_of_life_is_no_event(self, client: FakeClient) -> None:
+        again = replace(WAITING, num_output_tokens=1)
+        client.script = plays(WAITING, WAITING, event("a"), again, again, event("b", 2, "stop"))
+        async with Generation(client, order()) as generation:
+            await settle()
+            assert {index: e.text for index, e in (await generation.pending()).items()} == {0: "ab"}
+
+    async def test_nothing_has_begun_with_it(self, client: FakeClient) -> None:
+        """Neither the other choices, nor the answer: another server may still give it."""
+
+        async def waits_in_vain(_: Call) -> AsyncIterator[ChatEvent]:
+            yield WAITING
+            await settle()
+            assert len(client.streams) == 1
+            raise errors.ServerUnavailableError("gone")
+
+        client.script = one_after_another(waits_in_vain, says("a"), says("b"))
+        results = await Generation(client, order(n=2)).results()
+        assert [result.text for result in results] == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"num_output_tokens": 1},
+            {"text": "a"},
+            {"reasoning": "a"},
+            {"finish_reason": "length"},
+            {"tool_calls": (ToolCallDelta(0, id="c", name="f"),)},
+            {"logprobs": (TokenLogprob("a", -1.0, None),)},
+            {"prompt_logprobs": (PromptLogprob("a", None, None, 5),)},
+            {"token_ids": (5,)},
+            {"prompt_token_ids": (5,)},
+        ],
+    )
+    async def test_whatever_tells_something_is_one(self, client: FakeClient, told: dict[str, Any]) -> None:
+        said = replace(WAITING, **told)
+        client.script = plays(said, event("", 2, "stop"))
+        async with Generation(client, order()) as generation:
+            await settle()
+            assert (await generation.pending())[0] == said.joined(event("", 2, "stop"))
+
+
+class TestSlowReader:
+    async def test_no_more_is_read_than_may_wait(self, client: FakeClient) -> None:
+        piece, made = "x" * (MAX_WAITING // 4), 0
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            nonlocal made
+            for count in range(1, 101):
+                made = count
+                yield event(piece, count, "stop" if count == 100 else "")
+
+        client.script = script
+        text = 0
+        async with Generation(client, order()) as generation:
+            await settle()
+            assert made == 5
+            while not generation.complete:
+                found = [len(e.text) for e in (await generation.pending()).values()]
+                assert sum(found) <= 5 * len(piece)
+                text += sum(found)
+        assert text == 100 * len(piece)
+
+    async def test_log_probabilities_count(self, client: FakeClient) -> None:
+        logprobs = (TokenLogprob("a", -1.0, None, (TopLogprob("a", -1.0, None),) * 20),) * 200
+        made = 0
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            nonlocal made
+            for made in range(1, 101):
+                yield replace(event("a", made), logprobs=logprobs)
+
+        client.script = script
+        async with Generation(client, order()) as generation:
+            await settle()
+            assert made == 1
+            await generation.pending()
+
+    async def test_choices_share_the_room(self, client: FakeClient) -> None:
+        client.script = says(*["x" * MAX_WAITING] * 9, "end")
+        async with Generation(client, order("a", "b")) as generation:
+            while not generation.complete:
+                assert sum(len(e.text) for e in (await generation.pending()).values()) <= 4 * MAX_WAITING
 
 
 class TestFailure:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from openai import APIError, OpenAI
 
 from chat_gateway.__main__ import main
-from chat_gateway.http.listener import Server
+from chat_gateway.http.listener import Server, allow_descriptors
 from chat_gateway.settings import GatewaySettings, variable
 from tests.client.fake_server import FakeTriton, Received, Reply, say
+from tests.gateway.callers import events_of
 from tests.gateway.fakes import WAIT_S
 from tests.ipv6 import needs_ipv6
 
 ROOT = Path(__file__).parents[2]
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = CHAT | {"stream": True}
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 class Gateway:
@@ -127,31 +135,115 @@ def test_running_streams_finish(start: Any, triton: FakeTriton) -> None:
     assert gateway.exit_code() == 0
 
 
-def test_what_takes_too_long_is_ended(start: Any, triton: FakeTriton) -> None:
-    triton.reply = triton.stalls_after("one")
-    gateway = start(drain_timeout="1")
-    with httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=STREAM) as response:
-        chunks = response.iter_text()
-        next(chunks)
+CUT_SHORT = {
+    "message": "the gateway stopped before the answer was complete; try again later",
+    "type": "service_unavailable_error",
+    "param": None,
+    "code": "unavailable",
+}
+
+
+class TestTheDrainLimit:
+    """What still runs then is ended, and told so. Nothing of it is a fault that the log should show."""
+
+    def test_a_stream_ends_with_an_error(self, start: Any, triton: FakeTriton) -> None:
+        triton.reply = triton.stalls_after("one")
+        gateway = start(drain_timeout="1")
+        with httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=STREAM) as response:
+            chunks = response.iter_text()
+            next(chunks)
+            gateway.stop()
+            *_, last = events_of("".join(chunks))
+        assert last == {"error": CUT_SHORT}
+        stopped_well(gateway)
+        assert triton.requests[-1].cancelled.wait(WAIT_S)
+
+    def test_the_openai_package_raises_it(self, start: Any, triton: FakeTriton) -> None:
+        triton.reply = triton.stalls_after("one")
+        gateway = start(drain_timeout="1")
+        client = OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
+        messages: Any = CHAT["messages"]
+        stream = client.chat.completions.create(model="chat", messages=messages, stream=True)
+        next(iter(stream))
         gateway.stop()
-        with pytest.raises(httpx2.RemoteProtocolError):
-            list(chunks)
+        with pytest.raises(APIError, match="the gateway stopped") as caught:
+            list(stream)
+        assert caught.value.code == "unavailable"
+        stopped_well(gateway)
+
+    @pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
+    def test_what_has_not_begun_gets_a_status(self, start: Any, triton: FakeTriton, body: dict[str, Any]) -> None:
+        triton.reply = triton.stalls_after()
+        gateway = start(drain_timeout="1")
+        with ThreadPoolExecutor() as pool:
+            asking = pool.submit(httpx2.post, f"{gateway.url}/v1/chat/completions", json=body, timeout=WAIT_S)
+            triton.next_request()
+            gateway.stop()
+            response = asking.result()
+        assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+        assert response.json() == {"error": CUT_SHORT}
+        stopped_well(gateway)
+        assert triton.requests[-1].cancelled.wait(WAIT_S)
+
+    def test_a_body_that_does_not_come(self, start: Any) -> None:
+        gateway = start(drain_timeout="1")
+        with connected(gateway.url) as raw:
+            raw.sendall(HEAD + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+            assert raw.recv(100).startswith(b"HTTP/1.1 100 ")
+            gateway.stop()
+            assert raw.recv(4096).startswith(b"HTTP/1.1 503 ")
+        stopped_well(gateway)
+
+    def test_a_reader_who_does_not_read_keeps_nobody(self, start: Any, triton: FakeTriton) -> None:
+        triton.reply = floods
+        gateway = start(drain_timeout="1")
+        with connected(gateway.url) as raw:
+            body = json.dumps(STREAM).encode()
+            raw.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert raw.recv(100).startswith(b"HTTP/1.1 200 ")
+            gateway.stop()
+            stopped_well(gateway)
+        assert triton.requests[-1].cancelled.wait(WAIT_S)
+
+    def test_a_second_signal_is_the_limit(self, start: Any, triton: FakeTriton) -> None:
+        triton.reply = triton.stalls_after("one")
+        gateway = start(drain_timeout="600")
+        with (
+            httpx2.Client(base_url=gateway.url) as client,
+            client.stream("POST", "/v1/chat/completions", json=STREAM) as response,
+        ):
+            chunks = response.iter_text()
+            next(chunks)
+            gateway.stop()
+            wait_for_status(client, "/health/ready", 503)
+            gateway.stop()
+            *_, last = events_of("".join(chunks))
+            assert last == {"error": CUT_SHORT}
+            stopped_well(gateway)
+
+
+def stopped_well(gateway: Gateway) -> None:
     assert gateway.exit_code() == 0
-    assert triton.requests[-1].cancelled.wait(WAIT_S)
+    assert [line for line in gateway.lines if line["level"] not in {"INFO", "WARNING"} or "exc_info" in line] == []
 
 
-def test_a_second_signal_does_not_wait(start: Any, triton: FakeTriton) -> None:
-    triton.reply = triton.stalls_after("one")
-    gateway = start(drain_timeout="600")
-    with (
-        httpx2.Client(base_url=gateway.url) as client,
-        client.stream("POST", "/v1/chat/completions", json=STREAM) as response,
-    ):
-        next(response.iter_text())
-        gateway.stop()
-        wait_for_status(client, "/health/ready", 503)
-        gateway.stop()
-        assert gateway.exit_code() == 0
+def floods(received: Received) -> Iterator[Any]:
+    """More than a reader's machine keeps for them."""
+    for count in itertools.count(1):
+        if received.cancelled.is_set():
+            return
+        yield say("x" * 2**16, tokens=count)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    """A connection with little room for what is not read."""
+    address = urlsplit(url)
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(WAIT_S)
+        raw.connect((address.hostname, address.port))
+        yield raw
 
 
 def test_every_line_is_json_and_none_has_a_key(start: Any) -> None:
@@ -249,6 +341,21 @@ def test_without_ipv6_it_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> Non
         server = Server(FastAPI(), GatewaySettings(host="::", port=0))
         assert server._both_families() is None
     assert server.config.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"),
+    [(100, 1000, 500), (100, 400, 400), (100, resource.RLIM_INFINITY, 500), (500, 1000, None)],
+)
+def test_open_files(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, soft: int, hard: int, raised: int | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    allow_descriptors(500)
+    assert limits == ([] if raised is None else [(raised, hard)])
+    assert ("fewer" in caplog.text) == (raised == 400)
 
 
 def test_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

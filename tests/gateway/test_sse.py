@@ -166,6 +166,26 @@ class TestKeepAlive:
         async with Caller(stream_of(fake)) as caller:
             assert KEEP_ALIVE.decode() not in await caller.text()
 
+    async def test_signs_of_life_begin_nothing_and_become_comments(self, fake: FakeClient) -> None:
+        go, waits = asyncio.Event(), asyncio.Event()
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            yield event("", 0)
+            waits.set()
+            await go.wait()
+            yield event("one", 1)
+            while True:
+                yield event("", 1)
+                await asyncio.sleep(QUICK / 2)
+
+        fake.script = script
+        async with Caller(stream_of(fake, keep_alive=QUICK)) as caller:
+            await waits.wait()
+            await asyncio.sleep(5 * QUICK)  # longer than the silence that would bring a comment
+            assert caller.status is None
+            go.set()
+            assert [await caller.chunk() for _ in range(3)] == [b"one", KEEP_ALIVE, KEEP_ALIVE]
+
     async def test_the_timer_ends_with_the_block(self) -> None:
         notified = asyncio.Event()
         with Silence(QUICK, notified.set):

@@ -20,7 +20,13 @@ from triton_chat.errors import InvalidRequestError, RequestCancelledError
 from triton_chat.streams import AsyncChatStream
 from triton_chat.types import ChatEvent, ChatOptions, ChatResult, Messages, SamplingParams
 
+MAX_WAITING: Final = 250_000
+"""About the characters of an answer that may wait for a caller who reads more slowly than the model writes. Beyond
+that nothing more is read from Triton, beside one event of each choice."""
+
 _NOTHING: Final = ChatEvent("")
+_LOGPROB_SIZE: Final = 100
+"""About the characters of one log-probability in an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +96,8 @@ class Generation:
     """The choices of an order as they come in, while its `async with` block lasts; leaving that cancels the rest.
 
     The first choice of each prompt goes ahead. The others begin with its first event, when the prompt is in the prefix
-    cache. A choice whose server goes away before its first event is begun anew.
+    cache. A choice whose server goes away before its first event is begun anew. What says no more than that the request
+    waits is no event.
     """
 
     def __init__(self, client: AsyncChatClient, order: Order) -> None:
@@ -98,6 +105,10 @@ class Generation:
         self._order = order
         self._latest = [_NOTHING] * order.size
         self._pending: dict[int, ChatEvent] = {}
+        self._size = 0
+        """Of what is pending, see `MAX_WAITING`."""
+        self._room = asyncio.Event()
+        self._room.set()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
         self._num_complete = 0
@@ -133,7 +144,8 @@ class Generation:
             await self._changed.wait()
         if not self._pending and self._failure is not None:
             raise self._failure
-        pending, self._pending = self._pending, {}
+        pending, self._pending, self._size = self._pending, {}, 0
+        self._room.set()
         return pending
 
     def nudge(self) -> None:
@@ -187,15 +199,21 @@ class Generation:
         followers = [] if index % self._order.n else list(range(index + 1, index + self._order.n))
         async with self._order.open(self._client, index) as stream:
             async for event in stream:
+                if _says_nothing(event, self._latest[index]):
+                    continue
                 self._add(index, event)
                 for follower in followers:
                     self._begin(follower)
                 followers.clear()
+                await self._room.wait()
 
     def _add(self, index: int, event: ChatEvent) -> None:
         before = self._pending.get(index)
         self._pending[index] = event if before is None else before.joined(event)
         self._latest[index] = event
+        self._size += _size(event)
+        if self._size > MAX_WAITING:
+            self._room.clear()
         self._changed.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -206,6 +224,25 @@ class Generation:
             self._failure = self._failure or failure
         if failure is not None or self.complete:
             self._changed.set()
+
+
+def _says_nothing(event: ChatEvent, latest: ChatEvent) -> bool:
+    """Whether it has neither a token nor anything to show: Triton says so that the request waits and is alive."""
+    if event.text or event.finish_reason or event.num_output_tokens != latest.num_output_tokens:
+        return False
+    told = (event.token_ids, event.logprobs, event.prompt_token_ids, event.prompt_logprobs)
+    return not (event.reasoning or event.tool_calls or any(told))
+
+
+def _size(event: ChatEvent) -> int:
+    """About its characters in an answer."""
+    size = len(event.text) + len(event.reasoning)
+    if event.tool_calls:
+        size += sum(len(delta.arguments) for delta in event.tool_calls)
+    if event.logprobs or event.prompt_logprobs:
+        size += _LOGPROB_SIZE * sum(1 + len(token.top_logprobs) for token in event.logprobs)
+        size += _LOGPROB_SIZE * sum(1 + len(token.top_logprobs) for token in event.prompt_logprobs)
+    return size
 
 
 def check_size(num_prompts: int, n: int, limit: int) -> None:

@@ -18,8 +18,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from chat_gateway.answers.generation import Generation
-from chat_gateway.errors import from_client
+from chat_gateway.errors import ApiError, from_client
 from chat_gateway.http.disconnect import unless_gone
+from chat_gateway.http.stopping import cut_short, is_stopping
 from chat_gateway.settings import GatewaySettings
 from triton_chat.errors import RequestCancelledError, TritonChatError
 from triton_chat.types import ChatEvent
@@ -45,8 +46,8 @@ class EventStream(Response):
     """The answer to a request with `stream: true`.
 
     Nothing is sent before the first event of the engine is there, however long that takes: until then an error is
-    raised, and so becomes a proper status. A later one becomes the stream's last event. A caller who goes cancels the
-    generation, before and after.
+    raised, and so becomes a proper status. A later one becomes the stream's last event, as does the end of the drain
+    time. A caller who goes cancels the generation, before and after.
     """
 
     media_type = "text/event-stream"
@@ -58,24 +59,31 @@ class EventStream(Response):
         self._chunks = chunks
         self._settings = settings
         self._started = False
+        self._owes_end = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the signature is ASGI's
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises TritonChatError as long as nothing has been sent."""
         try:
             await unless_gone(receive, self._run(send))
         except RequestCancelledError:
             if not self._started:
                 raise
+        except asyncio.CancelledError:
+            if not (self._started and is_stopping(scope)):
+                raise
+            if self._owes_end:
+                await self._end(_event(cut_short(self._settings.retry_after)), send)
 
     async def _run(self, send: Send) -> None:
         async with self._generation as generation:
             events = await generation.pending()
             self._started = True
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._owes_end = True
             try:
                 await self._stream(events, send)
             except TritonChatError as error:
-                await send(_body(error_event(error, self._settings.retry_after), more=False))
+                await self._end(error_event(error, self._settings.retry_after), send)
 
     async def _stream(self, events: dict[int, ChatEvent], send: Send) -> None:
         generation = self._generation
@@ -86,7 +94,11 @@ class EventStream(Response):
                     await send(_body(chunks))
                     silence.begin()
                 events = await generation.pending()
-        await send(_body(self._encode(events) + self._chunks.usage(generation.usage()) + DONE, more=False))
+        await self._end(self._encode(events) + self._chunks.usage(generation.usage()) + DONE, send)
+
+    async def _end(self, content: bytes, send: Send) -> None:
+        await send(_body(content, more=False))
+        self._owes_end = False
 
     def _encode(self, events: dict[int, ChatEvent]) -> bytes:
         return b"".join(self._chunks.encode(index, event) for index, event in events.items())
@@ -135,7 +147,11 @@ def data(json: str) -> bytes:
 
 def error_event(error: TritonChatError, retry_after: int) -> bytes:
     """OpenAI's error body as an event; the `openai` package raises it as an APIError."""
-    return data(to_json(from_client(error, retry_after).body()).decode())
+    return _event(from_client(error, retry_after))
+
+
+def _event(error: ApiError) -> bytes:
+    return data(to_json(error.body()).decode())
 
 
 def _body(content: bytes, *, more: bool = True) -> Message:

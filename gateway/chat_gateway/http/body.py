@@ -5,6 +5,8 @@ Routes that take a body use `APIRouter(route_class=JsonRoute)` and declare a pyd
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from email.message import EmailMessage
 from typing import Any
@@ -24,11 +26,12 @@ MAX_DEPTH = 201
 
 
 class BodyLimit:
-    """Refuses a body that is too large: by its announced length, or else while it is read."""
+    """Refuses a body that is too large, by its announced length or else while it is read, or that takes too long."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, limit_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,16 +39,30 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         self._check(int(announced) if announced.isdecimal() else 0)
-        received = 0
+        deadline = time.monotonic() + self._limit_s
+        received, complete = 0, False
 
         async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            message = await (receive() if complete else self._before(deadline, receive))
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             self._check(received)
             return message
 
         await self._app(scope, limited_receive, send)
+
+    async def _before(self, deadline: float, receive: Receive) -> Message:
+        """Not `asyncio.wait_for`, which before Python 3.12 may swallow the cancellation of whoever waits."""
+        receiving = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait((receiving,), timeout=deadline - time.monotonic())
+            if receiving.done():
+                return receiving.result()
+        finally:
+            receiving.cancel()
+        sentence = f"the body did not arrive within {self._limit_s:g} seconds"
+        raise ApiError(408, sentence, code="request_timeout", headers={"Connection": "close"})
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:

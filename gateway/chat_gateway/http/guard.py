@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Mapping
 
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chat_gateway.errors import ApiError, from_body, from_client, from_http
 from chat_gateway.http.exchange import CLIENT_CLOSED_REQUEST, Exchange
 from chat_gateway.http.metrics import route_of
+from chat_gateway.http.stopping import cut_short, is_stopping
 from triton_chat.errors import TritonChatError
 
 _log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class Errors:
     async def respond(self, request: Request, error: Exception) -> Response:
         return self.translate(error, request.scope).response()
 
-    def translate(self, error: Exception, scope: Scope) -> ApiError:
+    def translate(self, error: BaseException, scope: Scope) -> ApiError:
         match error:
             case ApiError():
                 return error
@@ -45,6 +47,8 @@ class Errors:
                 return from_http(error, scope, self._methods.get(route_of(scope), ()))
             case ClientDisconnect():
                 return ApiError(CLIENT_CLOSED_REQUEST, "the client left", "server_error", code="cancelled")
+            case asyncio.CancelledError():
+                return cut_short(self._retry_after)
             case _:
                 sentence = "the gateway failed while processing this request"
                 return ApiError(500, sentence, "server_error", code="internal_error")
@@ -64,6 +68,11 @@ class Guard:
         exchange = Exchange.of(scope)
         try:
             await self._app(scope, receive, send)
+        except asyncio.CancelledError as stop:
+            if not is_stopping(scope):
+                raise
+            if exchange.status is None:
+                await self._errors.translate(stop, scope).response()(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - every caller gets an answer, and no log a caller's text
             answer = self._errors.translate(error, scope)
             if answer.status == 500 or exchange.status is not None:

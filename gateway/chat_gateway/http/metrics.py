@@ -6,6 +6,7 @@ Labels come from closed sets: route templates, known methods, statuses. `other` 
 from __future__ import annotations
 
 from itertools import product
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -15,6 +16,9 @@ import triton_chat
 from chat_gateway.http.exchange import Exchange
 
 OTHER = "other"
+Reason = Literal["slow_reader", "slow_head", "slow_body", "malformed", "too_many"]
+"""Why the gateway closes a connection by itself."""
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 """The routes whose failures are counted from the start."""
 
@@ -70,11 +74,30 @@ class Metrics:
         self._response_bytes = Counter(
             "triton_chat_gateway_response_bytes", "Bytes of response bodies.", ["route"], registry=self.registry
         )
+        self._connections = Gauge(
+            "triton_chat_gateway_open_connections",
+            "Connections of clients, idle ones included.",
+            registry=self.registry,
+        )
+        self._closed = Counter(
+            "triton_chat_gateway_connections_closed",
+            "Connections that the gateway closed, or would not serve, because of what the client did.",
+            ["reason"],
+            registry=self.registry,
+        )
         # A counter that is born with its first increment hides it from rate(), so the usual ones are there at once.
         for route, status in product(GENERATING, ("200", "429", "499", "500", "503")):
             self._requests.labels(route, "POST", status)
+        for reason in REASONS:
+            self._closed.labels(reason)
         build = Gauge("triton_chat_gateway_build_info", "1, with the version.", ["version"], registry=self.registry)
         build.labels(triton_chat.__version__).set(1)
+
+    def connections_are(self, number: int) -> None:
+        self._connections.set(number)
+
+    def connection_closed(self, reason: Reason) -> None:
+        self._closed.labels(reason).inc()
 
     def request_began(self) -> None:
         self._open_requests.inc()
