@@ -14,7 +14,7 @@ from local.preflight import Problem
 from local.process import KeptProcess
 
 POLL_S = 0.1
-STOP_MARGIN_S = 3.0
+STOP_MARGIN_S = 6.0
 """A server gets this much longer than its own exit timeout before it is killed."""
 
 
