@@ -392,6 +392,42 @@ def test_more_requests_do_not_hide_a_stall(monkeypatch: pytest.MonkeyPatch, held
     gate.open()
 
 
+def test_by_default_the_limit_of_a_stall_follows_the_engines_own_steps(
+    monkeypatch: pytest.MonkeyPatch, held: Held
+) -> None:
+    clock = Clock(monkeypatch)
+    one, gate = held()
+    inbox = Inbox()
+    one.engine.submit(make_request("r", max_tokens=5), inbox)
+    for seconds in (0.4, 1.0):  # the longest counts
+        gate.reached()
+        clock.now += seconds
+        gate.pass_one()
+    gate.reached()
+    clock.now += 20
+    assert one.engine.complaint() is None
+    clock.now += 1
+    assert one.engine.complaint() == "the engine has made no step for 21 s"
+    assert not one.engine.is_ready()
+    one.engine.pardon()
+    assert one.engine.complaint() is None
+    gate.open()
+    assert inbox.ended.wait(WAIT)
+
+
+def test_an_engine_that_is_given_up_takes_nothing_more(held: Held) -> None:
+    one, gate = held()
+    one.engine.submit(make_request("1"), Inbox())
+    gate.reached()
+    assert one.engine.complaint() is None
+    one.engine.give_up()
+    assert one.engine.complaint() == "the engine failed"
+    assert not one.engine.is_ready()
+    with pytest.raises(EngineFailedError):
+        one.engine.submit(make_request("2"), Inbox())
+    gate.open()
+
+
 def test_the_numbers_add_up(held: Held) -> None:
     one, gate = held()
     inboxes = [Inbox(), Inbox()]
