@@ -19,7 +19,9 @@ RESOLVER = Peer({"k8s-app": "kube-dns"}, "kube-system")
 INTERNET = Peer(address="93.184.215.14")
 METADATA_SERVICE = Peer(address="169.254.169.254")
 INTERNET_6 = Peer(address="2606:2800:220:1:248:1893:25c8:1946")
-METADATA_SERVICES_6 = [Peer(address=address) for address in ("fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe")]
+METADATA_SERVICES_6 = [
+    Peer(address=address) for address in ("fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe", "64:ff9b::a9fe:a9fe")
+]
 
 WITH_POLICIES = [case for case in ci_cases() if effective(case)["networkPolicy"]["enabled"]]
 PLAIN = [case for case in WITH_POLICIES if "networkPolicy" not in case.values]

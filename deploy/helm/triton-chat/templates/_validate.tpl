@@ -52,7 +52,7 @@
 {{/* A commit belongs to one repository. */}}
 {{- define "triton-chat.validate.canaryRevision" -}}
 {{- $stable := .Values.model.hub -}}
-{{- $own := .Values.canary.model.hub | default dict -}}
+{{- $own := get .Values.canary.model "hub" | default dict -}}
 {{- $pinned := regexMatch "^[0-9a-f]{40}$" ($stable.revision | default "") -}}
 {{- if and .Values.canary.enabled $own.id (ne $own.id $stable.id) (not $own.revision) $pinned }}
 - {{ printf "canary.model.hub.id is %q, but model.hub.revision is a commit of %q: set canary.model.hub.revision" $own.id $stable.id | quote }}
