@@ -164,6 +164,26 @@ CHECKPOINTS = [
         "triton.strategy.maxSurge",
     ),
     bad(
+        "one writer, a canary that downloads too",
+        {
+            "storage": {"type": "pvc"},
+            "model": {"source": "hub", "hub": {"id": "a/b"}},
+            **canary({"source": "s3", "s3": {"uri": "s3://b/p"}}),
+        },
+        "storage.accessMode",
+        "ReadWriteMany",
+    ),
+    bad(
+        "one writer, a canary of two pods, which alone downloads",
+        {
+            "storage": {"type": "pvc"},
+            "model": {"source": "embedded"},
+            "canary": {"enabled": True, "weight": 0, "replicas": 2, "model": {"source": "hub", "hub": {"id": "a/b"}}},
+        },
+        "storage.accessMode",
+        "ReadWriteMany",
+    ),
+    bad(
         "one writer, a canary",
         {"storage": {"type": "pvc"}, "canary": {"enabled": True, "weight": 0}},
         "storage.accessMode",

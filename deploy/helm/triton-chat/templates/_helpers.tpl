@@ -174,11 +174,17 @@ lifecycle:
 {{- toJson $tracks -}}
 {{- end -}}
 
-{{/* Whether more than one pod may use the storage at a time; "true" or nothing. */}}
+{{/* Whether more than one pod may use the storage at a time; "true" or nothing. Only what downloads uses it. */}}
 {{- define "triton-chat.sharesStorage" -}}
 {{- $triton := .Values.triton -}}
-{{- $surges := ne (toString $triton.strategy.maxSurge | trimSuffix "%") "0" -}}
-{{- if or .Values.canary.enabled $surges (gt (int $triton.replicas) 1) (and (ne $triton.autoscaling.type "none") (gt (int $triton.autoscaling.maxReplicas) 1)) -}}
+{{- $most := ternary $triton.autoscaling.maxReplicas 0 (ne $triton.autoscaling.type "none") -}}
+{{- $pods := ternary 0 1 (eq (toString $triton.strategy.maxSurge | trimSuffix "%") "0") -}}
+{{- range $track := include "triton-chat.tracks" . | fromJsonArray -}}
+{{- if include "triton-chat.downloads" (dict "root" $ "track" $track) -}}
+{{- $pods = add $pods (ternary (max (int $track.replicas) (int $most)) (int $track.replicas) (eq $track.name "stable")) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (int $pods) 1 -}}
 true
 {{- end -}}
 {{- end -}}
