@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 NEEDS := needs-test needs-test-browser needs-test-image needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
 AGENTS := .cache/agents-venv/.ready .cache/openai-node/.ready
+SBOM_TOOLS := .cache/sbom-venv/.ready
 
 # Nothing of this machine or its package index goes into the files.
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
@@ -31,7 +32,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme check format lock bench clean $(NEEDS)
+.PHONY: help demo serve test test-unit test-integration test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS)
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +43,7 @@ demo: $(READY) ## Start the server, show what it can do, stop it
 serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
-test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) ## Run all tests except those in a browser and in containers
+test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers
 	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh"
 
 test-unit: $(READY) ## Run the tests that need no server
@@ -80,6 +81,12 @@ helm-tools: needs-test $(HELM_TOOLS) ## Install the tools for the chart's tests:
 
 chart-readme: $(READY) ## Update the table of values in the chart's README
 	@$(BIN)/python -m tools.chart_readme
+
+sbom: $(READY) $(SBOM_TOOLS) ## Write bills of materials (CycloneDX) of the lock files and the built images; IMAGE_REGISTRY=..., TAG=...
+	@$(BIN)/python -m tools.supply.sbom --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)'
+
+audit: sbom ## Look up known vulnerabilities of all that `make sbom` lists, at osv.dev; AUDIT_URL=<a mirror>
+	@AUDIT_URL='$(AUDIT_URL)' $(BIN)/python -m tools.supply.audit
 
 check: $(READY) ## Run the linter, the format check and the type check
 	@$(BIN)/ruff check .
@@ -133,6 +140,11 @@ $(READY): pyproject.toml requirements/dev.txt
 # It pins much, so it has an environment of its own.
 .cache/checkov-venv/.ready: requirements/checkov.txt | $(READY)
 	@echo "checkov for the tests of the chart (300 MB, a minute or two)"
+	@$(PINNED_VENV)
+
+# The generator of bills of materials is no part of what it describes.
+.cache/sbom-venv/.ready: requirements/sbom.txt | $(READY)
+	@echo "cyclonedx-bom for the bills of materials (40 MB)"
 	@$(PINNED_VENV)
 
 # What others write agents with, unmodified; they want another version of openai than the gateway.

@@ -31,7 +31,7 @@ def refused(distributions: Iterable[metadata.Distribution]) -> list[str]:
     return [name for name, pythons in wanted.items() if not all(map(pythons.contains, PYTHONS))]
 
 
-@pytest.mark.parametrize("name", ["dev", "cuda", "checkov", "agents", *IMAGES])
+@pytest.mark.parametrize("name", ["dev", "cuda", "checkov", "agents", "sbom", *IMAGES])
 def test_every_package_is_pinned(name: str) -> None:
     assert pins(name)
     for package, specifier in pins(name).items():

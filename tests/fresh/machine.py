@@ -21,7 +21,7 @@ CLONE = f"/home/{USER}/triton-chat"
 _LENT = "/lent"
 _CREATE_USER = f"useradd --create-home --shell /bin/bash {USER}"
 _CLONE = f"mkdir {CLONE} && tar --extract --file=/sources.tar --directory={CLONE}"
-_TOOLS = ".cache/node .cache/openai-node .cache/checkov-venv .cache/agents-venv"
+_TOOLS = ".cache/node .cache/openai-node .cache/checkov-venv .cache/agents-venv .cache/sbom-venv"
 _LEND = f"""\
 python3 -m venv --without-pip .venv
 folder=$(echo .venv/lib/python3.*)

@@ -13,7 +13,7 @@ from chat_gateway.settings import PREFIX, GatewaySettings, unknown_variables
 from embedder.config import EmbedderConfig
 from tests.helm.cases import Case, effective, merged
 from tests.helm.engines import Helm4, refusal
-from tests.helm.objects import Object, Objects, Pod, env, flags, found
+from tests.helm.objects import Object, Objects, Pod, env, flags, found, strings
 from tests.helm.paths import CHART
 from triton_chat_server.fetch.command import _parser as fetch_parser
 from triton_chat_server.probe.command import _parser as probe_parser
@@ -176,6 +176,52 @@ def test_a_claim_for_downloads_is_made_and_kept_or_an_existing_one_used(claim: s
         assert used == made[0]["metadata"]["name"]
         assert made[0]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
         assert made[0]["spec"]["resources"]["requests"]["storage"] == "7Gi"
+
+
+SOURCES: dict[str, Any] = {
+    "hub": {"source": "hub", "hub": {"id": "a/{track}"}},
+    "s3": {"source": "s3", "s3": {"uri": "s3://bucket/{track}"}},
+    "pvc": {"source": "pvc", "pvc": {"claimName": "{track}-claim"}},
+    "hostPath": {"source": "hostPath", "hostPath": {"path": "/{track}"}},
+    "image": {"source": "image", "image": {"reference": "registry.example.com/{track}:1"}},
+    "embedded": {"source": "embedded"},
+}
+
+
+def source(kind: str, track: str) -> Any:
+    return json.loads(json.dumps(SOURCES[kind]).replace("{track}", track))
+
+
+@pytest.mark.parametrize("stable", SOURCES)
+@pytest.mark.parametrize("other", SOURCES)
+def test_a_canary_has_any_kind_of_source_beside_any_other(stable: str, other: str, helm4: Helm4):
+    """And nothing of the stable track's."""
+    canary = {"enabled": True, "weight": 0, "model": source(other, "canary")}
+    objects = helm4.render({"model": source(stable, "stable"), "canary": canary})
+    for kind, track, foreign in ((stable, "stable", "canary"), (other, "canary", "stable")):
+        pod = objects.pod("triton", track)
+        alone = helm4.render({"model": source(kind, track)})
+        assert engines(objects, pod)["chat"] == engines(alone, alone.pod("triton"))["chat"]
+        assert fetch_args(pod) == fetch_args(alone.pod("triton"))
+        checkpoints = [one for one in pod.spec["volumes"] if one["name"].startswith("checkpoint")]
+        assert checkpoints == [
+            one for one in alone.pod("triton").spec["volumes"] if one["name"].startswith("checkpoint")
+        ]
+        assert not any(foreign in text for text in strings([checkpoints, fetch_args(pod)]))
+
+
+def test_a_canary_of_another_kind_keeps_the_settings_around_the_checkpoint(helm4: Helm4):
+    """The mirror and its token; a checkpoint that nobody named is refused."""
+    stable = {"source": "embedded", "hub": {"endpoint": "https://hub.example.com", "tokenSecret": {"name": "token"}}}
+    canary = {"enabled": True, "weight": 0, "model": {"source": "hub", "hub": {"id": "a/b"}}}
+    (fetcher,) = fetch_containers(helm4.render({"model": stable, "canary": canary}).pod("triton", "canary"))
+    assert flags(fetcher)["--endpoint"] == "https://hub.example.com"
+    assert flags(fetcher)["--id"] == "a/b"
+    assert env(fetcher)["HF_TOKEN"]["secretKeyRef"]["name"] == "token"
+
+
+def fetch_args(pod: Pod) -> list[list[str]]:
+    return [one["args"] for one in fetch_containers(pod)]
 
 
 def fetch_containers(pod: Pod) -> list[Object]:

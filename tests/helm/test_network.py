@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from tests.helm.cases import Case, ci_cases, effective
 from tests.helm.engines import NAMESPACE, Helm4
-from tests.helm.objects import Objects, Pod, found, name
+from tests.helm.objects import Objects, Pod, found, label, name, strings
 from tests.helm.traffic import Peer, Traffic
 
 HTTP, GRPC, METRICS = TRITON_PORTS = (8000, 8001, 8002)
@@ -19,7 +20,9 @@ RESOLVER = Peer({"k8s-app": "kube-dns"}, "kube-system")
 INTERNET = Peer(address="93.184.215.14")
 METADATA_SERVICE = Peer(address="169.254.169.254")
 INTERNET_6 = Peer(address="2606:2800:220:1:248:1893:25c8:1946")
-METADATA_SERVICES_6 = [Peer(address=address) for address in ("fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe")]
+METADATA_SERVICES_6 = [
+    Peer(address=address) for address in ("fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe", "64:ff9b::a9fe:a9fe")
+]
 
 WITH_POLICIES = [case for case in ci_cases() if effective(case)["networkPolicy"]["enabled"]]
 PLAIN = [case for case in WITH_POLICIES if "networkPolicy" not in case.values]
@@ -169,3 +172,62 @@ def test_policies_select_pods_that_exist(rendered: Objects):
             labels = selector["matchLabels"]
             if labels.get("app.kubernetes.io/instance"):
                 assert any(labels.items() <= pod.labels.items() for pod in rendered.pods), f"{name(policy)}: {labels}"
+
+
+# --- A cluster with IPv6 alone ----------------------------------------------------------------------------------------
+
+IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
+
+
+def test_no_object_names_an_ipv4_address_that_the_values_do_not(case: Case, rendered: Objects):
+    """But a policy, which allows IPv6 beside it."""
+    given = IPV4.findall("\n".join(strings(case.values)))
+    for one in rendered:
+        if one["kind"] not in ("NetworkPolicy", "ConfigMap", "PrometheusRule"):
+            assert set(IPV4.findall("\n".join(strings(one)))) <= set(given), label(one)
+
+
+def test_what_a_policy_opens_for_ipv4_it_opens_for_ipv6(helm4: Helm4):
+    for policy in helm4.render({}).of("NetworkPolicy"):
+        cidrs = [block["cidr"] for block in found(policy["spec"], "ipBlock")]
+        assert ("0.0.0.0/0" in cidrs) == ("::/0" in cidrs), name(policy)
+
+
+def test_the_doors_and_the_resolver_are_reached_over_ipv6(helm4: Helm4):
+    objects = helm4.render({"ui": {"enabled": True}})
+    rules = traffic(objects)
+    assert rules.reaches(objects.pod("gateway"), INTERNET_6, GATEWAY_PORT)
+    assert rules.reaches(objects.pod("ui", ""), INTERNET_6, UI_PORT)
+    for pod in objects.pods:
+        assert rules.may_open(pod, Peer(address="fd00:10:96::a"), 53, "UDP"), pod.name
+
+
+def test_services_have_the_family_of_the_cluster(rendered: Objects):
+    """That is the pods' first one, on which alone tritonserver's HTTP listens: a second family would lead nowhere."""
+    for service in rendered.of("Service"):
+        assert not {"ipFamilies", "ipFamilyPolicy", "clusterIPs"} & service["spec"].keys(), label(service)
+        assert service["spec"].get("clusterIP", "None") == "None", label(service)
+
+
+def test_probes_ask_the_pod_whatever_its_address(rendered: Objects):
+    for pod in rendered.pods:
+        for container in pod.containers:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert "host" not in container.get(probe, {}).get("httpGet", {}), pod.name
+                command = container.get(probe, {}).get("exec", {}).get("command", [])
+                assert not any("://" in word for word in command), "the command finds its own loopback address"
+
+
+def test_addresses_of_ipv6_can_be_given(helm4: Helm4):
+    objects = helm4.render(
+        {
+            "model": {"source": "s3", "s3": {"uri": "s3://b/p", "endpoint": "https://[fd00::5]:9000"}},
+            "triton": {"autoscaling": {"type": "keda", "prometheusAddress": "http://[fd00::9]:9090"}},
+            "networkPolicy": {"modelSource": {"cidrs": ["fd00::/8"], "ports": [9000]}},
+            "gateway": {"settings": {"OTLP_ENDPOINT": "http://[fd00::7]:4318"}},
+        }
+    )
+    rules, triton = traffic(objects), objects.pod("triton")
+    assert rules.may_open(triton, Peer(address="fd00::5"), 9000)
+    assert not rules.may_open(triton, INTERNET, 9000)
+    assert "--endpoint=https://[fd00::5]:9000" in list(strings(triton.spec))

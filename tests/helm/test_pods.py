@@ -22,6 +22,7 @@ RESTRICTED_VOLUMES = {
 PRE_STOP_SECONDS = 5
 EXIT_MARGIN_SECONDS = 5
 GRACE_MARGIN_SECONDS = 15
+OUT_OF_THE_SERVICE_SECONDS = 10
 
 
 def secured(pod: Pod, container: Object) -> Object:
@@ -113,11 +114,36 @@ def test_liveness_notices_a_dead_or_stuck_backend(case: Case, rendered: Objects)
         assert flags({"command": command})["--stall-seconds"] == str(stall), pod.name
 
 
-def test_readiness_asks_for_the_models(rendered: Objects):
+def test_a_dead_backend_has_no_long_grace(case: Case, rendered: Objects):
+    """preStop takes its time then too, and what is left must let tritonserver end."""
+    for pod in rendered.pods_of("triton"):
+        container = pod.container("triton")
+        grace = container["livenessProbe"]["terminationGracePeriodSeconds"]
+        assert seconds_of_pre_stop(container) + 2 < grace <= 15, pod.name
+        assert grace < pod.spec["terminationGracePeriodSeconds"], pod.name
+        assert "terminationGracePeriodSeconds" not in container["readinessProbe"], "Kubernetes refuses it"
+
+
+def test_readiness_asks_for_the_models_and_their_heartbeats(rendered: Objects):
+    for pod in rendered.pods_of("triton"):
+        assert pod.container("triton")["readinessProbe"]["exec"]["command"][:3] == [
+            "triton-chat-server",
+            "probe",
+            "ready",
+        ], pod.name
+
+
+def test_a_silent_backend_is_soon_out_of_the_service(rendered: Objects):
+    """At worst its last heartbeat comes just before it stops, and the silence ends just after a probe."""
     for pod in rendered.pods_of("triton"):
         probe = pod.container("triton")["readinessProbe"]
-        by_http = probe.get("httpGet", {}).get("path") == "/v2/models/chat/ready"
-        assert by_http or probe["exec"]["command"][:3] == ["triton-chat-server", "probe", "ready"], pod.name
+        silence = int(flags(probe["exec"])["--silent-seconds"])
+        wait = silence + probe["failureThreshold"] * probe["periodSeconds"]
+        assert wait < OUT_OF_THE_SERVICE_SECONDS, pod.name
+        assert (probe["failureThreshold"] + 1) * probe["timeoutSeconds"] < OUT_OF_THE_SERVICE_SECONDS, "one that hangs"
+
+
+def test_the_gateway_is_probed_at_its_health_routes(rendered: Objects):
     for pod in rendered.pods_of("gateway"):
         assert pod.container("gateway")["readinessProbe"]["httpGet"]["path"] == "/health/ready"
         assert pod.container("gateway")["livenessProbe"]["httpGet"]["path"] == "/health/live"
@@ -169,7 +195,9 @@ def test_there_are_tests_that_run_once_and_leave_their_logs(rendered: Objects):
     assert {pod.name.rsplit("-", 1)[1] for pod in tests} == {"health", "models", "chat"}
     for pod in tests:
         assert pod.spec["restartPolicy"] == "Never"
-        assert pod.annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"  # `helm test --logs` reads them
+        # An uninstall knows nothing of them, so they go by themselves; one that failed stays for its log.
+        assert pod.annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+        assert pod.annotations["helm.sh/hook-output-log-policy"] == "hook-failed"
         (container,) = pod.containers
         assert container["command"] == ["python3", "-c"]
         compile(container["args"][0], pod.name, "exec")

@@ -38,6 +38,19 @@ def extra_model(**settings: Any) -> dict[str, Any]:
     return {"extraModels": [{"name": "small", "model": {"source": "embedded"}} | settings]}
 
 
+def canary(model: dict[str, Any]) -> dict[str, Any]:
+    return {"canary": {"enabled": True, "weight": 0, "model": model}}
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "hub": {"hub": {"id": "a/b"}},
+    "s3": {"s3": {"uri": "s3://b/p"}},
+    "pvc": {"pvc": {"claimName": "c"}},
+    "hostPath": {"hostPath": {"path": "/p"}},
+    "image": {"image": {"reference": "r:1"}},
+}
+"""Each kind of source as a user writes it, but for the word itself."""
+
 SPELLING = [
     bad("top-level key", {"replicaCount": 2}, "replicaCount"),
     bad("nested key", {"triton": {"autoscaling": {"minReplica": 2}}}, "triton.autoscaling", "minReplica"),
@@ -94,6 +107,44 @@ CHECKPOINTS = [
         {"canary": {"enabled": True, "weight": 0, "model": {"source": "pvc"}}},
         "canary.model.pvc.claimName",
     ),
+    *[
+        bad(
+            f"{kind} beside a canary's source",
+            canary({"source": "embedded"} | written),
+            f"canary.model.{kind}.{next(iter(written[kind]))}",
+            "canary.model.source",
+        )
+        for kind, written in WRITTEN.items()
+    ],
+    *[
+        bad(
+            f"{kind} for a canary without saying so",
+            {"model": {"source": "embedded"}} | canary(written),
+            f"canary.model.{kind}.{next(iter(written[kind]))}",
+            "but model.source is",
+        )
+        for kind, written in WRITTEN.items()
+    ],
+    *[
+        bad(
+            f"a canary of another kind, {kind}, without a checkpoint",
+            {"model": {"source": "embedded"}} | canary({"source": kind}),
+            f"canary.model.{kind}.{next(iter(written[kind]))}",
+        )
+        for kind, written in WRITTEN.items()
+    ],
+    bad(
+        "a canary's repository with the commit of another",
+        {"model": {"hub": {"revision": "a" * 40}}} | canary({"hub": {"id": "a/b"}}),
+        "canary.model.hub.id",
+        "canary.model.hub.revision",
+    ),
+    bad(
+        "hub beside the source of an extra model",
+        extra_model(model={"source": "embedded", "hub": {"id": "a/b"}}),
+        "extraModels[0].model.hub.id",
+        "extraModels[0].model.source",
+    ),
     bad(
         "one writer, two pods",
         {"storage": {"type": "pvc"}, "triton": {"replicas": 2}},
@@ -111,6 +162,26 @@ CHECKPOINTS = [
         {"storage": {"type": "pvc"}, "triton": {"strategy": {"maxSurge": 1}}},
         "storage.accessMode",
         "triton.strategy.maxSurge",
+    ),
+    bad(
+        "one writer, a canary that downloads too",
+        {
+            "storage": {"type": "pvc"},
+            "model": {"source": "hub", "hub": {"id": "a/b"}},
+            **canary({"source": "s3", "s3": {"uri": "s3://b/p"}}),
+        },
+        "storage.accessMode",
+        "ReadWriteMany",
+    ),
+    bad(
+        "one writer, a canary of two pods, which alone downloads",
+        {
+            "storage": {"type": "pvc"},
+            "model": {"source": "embedded"},
+            "canary": {"enabled": True, "weight": 0, "replicas": 2, "model": {"source": "hub", "hub": {"id": "a/b"}}},
+        },
+        "storage.accessMode",
+        "ReadWriteMany",
     ),
     bad(
         "one writer, a canary",

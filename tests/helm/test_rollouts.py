@@ -8,7 +8,7 @@ import pytest
 
 from tests.helm.cases import Case, effective
 from tests.helm.engines import Helm4
-from tests.helm.objects import Objects
+from tests.helm.objects import Objects, flags
 
 CANARY = {
     "canary": {"enabled": True, "weight": 10},
@@ -32,6 +32,22 @@ def test_no_gpu_is_needed_beyond_those_that_serve(case: Case, rendered: Objects)
                 "type": "RollingUpdate",
                 "rollingUpdate": effective(case)["triton"]["strategy"],
             }
+
+
+def test_a_rollout_waits_until_clients_know_the_new_pod(helm4: Helm4):
+    """gRPC ends a connection up to a tenth later than told, and the new pod's name must be there by then."""
+    for track in ("stable", "canary"):
+        objects = helm4.render(CANARY)
+        age = int(flags(objects.pod("triton", track).container("triton"))["--grpc-max-connection-age"]) / 1000
+        assert objects.pod("triton", track).owner["spec"]["minReadySeconds"] >= 1.1 * age + 3
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_the_deadline_of_a_rollout_is_longer_than_a_pod_must_be_ready(seconds: int, helm4: Helm4):
+    """Kubernetes refuses it otherwise."""
+    spec = helm4.render({"triton": {"minReadySeconds": seconds, "loadSeconds": 1}}).pod("triton").owner["spec"]
+    assert spec["minReadySeconds"] == seconds
+    assert spec["progressDeadlineSeconds"] > seconds
 
 
 def test_by_default_nothing_surges(helm4: Helm4):

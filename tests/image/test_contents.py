@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.image.conftest import Image
 from tests.image.containers import code_of
+from tests.test_requirements import pins
 from tools.images import build
 from tools.images.podman import Podman
+from tools.supply.sbom import Engine
 
 TARGETS = ("triton", "gateway", "ui")
 PORTS = {"triton": {"8000/tcp", "8001/tcp", "8002/tcp"}, "gateway": {"9000/tcp"}, "ui": {"8501/tcp"}}
@@ -107,3 +110,16 @@ def test_the_licence_is_in_it(podman: Podman, image: Image) -> None:
 
 def _python(podman: Podman, image: Image, code: str, *flags: str) -> str:
     return podman("run", "--rm", "--network=none", "--entrypoint=python3", *flags, image.name, "-c", code)
+
+
+def test_its_bill_of_materials_can_be_made(image: Image, target: str, podman: Podman) -> None:
+    """Of what is installed: the packages of the lock file, and those of the system."""
+    found = Engine(podman.command, podman.environment).inventory(image.name)
+    # The environment's come first; a build of torch has a version of its own behind the +.
+    python = {
+        canonicalize_name(one["name"]): f"=={one['version'].partition('+')[0]}" for one in reversed(found["python"])
+    }
+    wanted = pins("server" if target == "triton" else target)
+    assert wanted.items() <= python.items()
+    assert found["system"]["id"] == "debian"
+    assert "libc6" in {one["name"] for one in found["debian"]}

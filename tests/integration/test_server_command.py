@@ -110,6 +110,8 @@ def test_a_stopped_process_is_noticed_until_it_goes_on(two_models: ServedTriton)
     try:
         eventually(lambda: probe(two_models, "live", *BOTH, *QUICK)[0] == 1, within=10)
         assert "'second' has sent no heartbeat for" in probe(two_models, "live", *BOTH, *QUICK)[1]
+        eventually(lambda: probe(two_models, "ready", *BOTH)[0] == 1, within=10)
+        assert probe(two_models, "ready", "--model", "chat") == (0, "")
         assert probe(two_models, "live", "--model", "chat", *QUICK) == (0, "")
     finally:
         os.kill(stub, signal.SIGCONT)

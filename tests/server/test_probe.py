@@ -132,9 +132,24 @@ class TestReady:
         server.status[path] = 400
         assert probe(server, capsys, "ready") == (1, f"{reason}: HTTP status 400")
 
-    def test_a_stuck_process_is_a_matter_of_live(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-        server.models.clear()
+    @pytest.mark.parametrize(
+        ("age", "options", "code"), [(4, [], 0), (6, [], 1), (6, ["--silent-seconds=8"], 0), (60, [], 1)]
+    )
+    def test_a_silent_process(
+        self, server: FakeServer, capsys: pytest.CaptureFixture[str], age: float, options: list[str], code: int
+    ) -> None:
+        """Triton calls its model ready."""
+        server.models["chat"] = (age, 0, 1000.0)
+        reason = f"the process of the model 'chat' has sent no heartbeat for {age} s" if code else ""
+        assert probe(server, capsys, "ready", *options) == (code, reason)
+
+    def test_a_stall_is_a_matter_of_live(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        server.models["chat"] = (0.2, 1, 500.0)
         assert probe(server, capsys, "ready") == (0, "")
+
+    def test_a_model_without_metrics(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        server.models.clear()
+        assert probe(server, capsys, "ready") == (1, "the model 'chat' has no metrics")
 
 
 @pytest.mark.parametrize(("pod_ip", "here"), [("10.1.2.3", "127.0.0.1"), ("fd00::5", "[::1]")])
@@ -150,13 +165,15 @@ def test_over_ipv6() -> None:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
+            self.wfile.write(f'{checks.HEARTBEAT}{{model="chat"}} {time.time()}\n'.encode())
 
     class Server(HTTPServer):
         address_family = socket.AF_INET6
 
     with Server(("::1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        assert command.main(["ready", "--http", f"http://[::1]:{server.server_address[1]}"]) == 0
+        url = f"http://[::1]:{server.server_address[1]}"
+        assert command.main(["ready", "--http", url, "--metrics", f"{url}/metrics"]) == 0
         server.shutdown()
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,7 +22,9 @@ from streamlit import config
 from streamlit.web.server.app_discovery import discover_asgi_app
 
 from chat_page.headers import SecurityHeaders
+from tests.ipv6 import needs_ipv6
 
+START_S = 60.0
 UI = Path(__file__).parents[2] / "ui"
 
 
@@ -43,6 +51,33 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_the_settings_are_found_from_anywhere(name: str, value: object) -> None:
     assert config.get_option(name) == value
+
+
+def health(url: str) -> int:
+    """The status; 0 where nobody is there."""
+    try:
+        return httpx2.get(f"{url}/_stcore/health", timeout=5).status_code
+    except httpx2.TransportError:
+        return 0
+
+
+@needs_ipv6
+def test_the_page_takes_both_families_on_the_address_of_its_image(tmp_path: Path) -> None:
+    """In a cluster with IPv6 alone, probes and Services use nothing else."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        port = free.getsockname()[1]
+    settings = {"STREAMLIT_SERVER_ADDRESS": "::", "STREAMLIT_SERVER_PORT": str(port), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "streamlit", "run", str(UI / "app.py"), "--server.headless=true"]
+    with subprocess.Popen(command, env={**os.environ, **settings}, cwd=tmp_path, stdout=subprocess.DEVNULL) as page:
+        try:
+            deadline = time.monotonic() + START_S
+            while health(f"http://[::1]:{port}") != 200:
+                assert page.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert health(f"http://127.0.0.1:{port}") == 200
+        finally:
+            page.terminate()
 
 
 def test_streamlit_finds_the_app_with_its_headers() -> None:

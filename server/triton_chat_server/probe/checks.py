@@ -17,6 +17,9 @@ SILENT_S = 30.0
 """A model's process reports twice a second, from a thread of its own, whatever its steps take. Much less would kill a
 server whose machine is only busy."""
 
+READY_SILENT_S = 5.0
+"""A pod that is only taken out of its Service comes back by itself, so this may be short."""
+
 STALL_S = 120.0
 """Longer than any forward pass takes; a GPU that hangs never comes back."""
 
@@ -32,23 +35,31 @@ def live(http_url: str, metrics_url: str, models: Sequence[str], stall_s: float,
     _expect_ok(http_url, "/v2/health/live", "tritonserver is not live")
     text = _get(metrics_url).text
     now = time.time()
-    heartbeats, running, steps = (by_model(text, family) for family in (HEARTBEAT, RUNNING, LAST_STEP))
+    running, steps = by_model(text, RUNNING), by_model(text, LAST_STEP)
     for model in models:
-        if model not in heartbeats:
-            raise UnhealthyError(f"the model {model!r} has no metrics")
-        silent = now - heartbeats[model]
-        if silent > silent_s:
-            raise UnhealthyError(f"the process of the model {model!r} has sent no heartbeat for {silent:.0f} s")
+        _expect_heartbeat(text, model, silent_s)
         still = now - steps.get(model, now)
         if running.get(model, 0) > 0 and still > stall_s:
             raise UnhealthyError(f"the model {model!r} has running sequences, but has made no step for {still:.0f} s")
 
 
-def ready(http_url: str, models: Sequence[str]) -> None:
-    """tritonserver and each of the chat models say that they are ready."""
+def ready(http_url: str, metrics_url: str, models: Sequence[str], silent_s: float) -> None:
+    """tritonserver and each of the chat models say that they are ready, and each of these reports."""
     _expect_ok(http_url, "/v2/health/ready", "tritonserver is not ready")
     for model in models:
         _expect_ok(http_url, f"/v2/models/{model}/ready", f"the model {model!r} is not ready")
+    text = _get(metrics_url).text
+    for model in models:
+        _expect_heartbeat(text, model, silent_s)
+
+
+def _expect_heartbeat(text: str, model: str, silent_s: float) -> None:
+    heartbeat = by_model(text, HEARTBEAT).get(model)
+    if heartbeat is None:
+        raise UnhealthyError(f"the model {model!r} has no metrics")
+    silent = time.time() - heartbeat
+    if silent > silent_s:
+        raise UnhealthyError(f"the process of the model {model!r} has sent no heartbeat for {silent:.0f} s")
 
 
 class _Answer:

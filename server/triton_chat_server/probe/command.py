@@ -16,7 +16,8 @@ from triton_chat_server.urls import is_server
 _DESCRIPTION = """\
 live   tritonserver answers, each chat model sent a heartbeat within --silent-seconds, and none with running
        sequences has gone without an engine step for --stall-seconds
-ready  tritonserver and each chat model report that they are ready
+ready  tritonserver and each chat model report that they are ready, and each chat model sent a heartbeat within
+       --silent-seconds
 
 Exits with 0, or with 1 after printing the reason.
 """
@@ -28,9 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         models = options.model or chat_model_names(os.environ)
         if options.what == "live":
-            checks.live(options.http, options.metrics, models, options.stall_seconds, options.silent_seconds)
+            silent_s = options.silent_seconds or checks.SILENT_S
+            checks.live(options.http, options.metrics, models, options.stall_seconds, silent_s)
         else:
-            checks.ready(options.http, models)
+            checks.ready(options.http, options.metrics, models, options.silent_seconds or checks.READY_SILENT_S)
     except (checks.UnhealthyError, CommandError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the answer of the command
         return 1
@@ -54,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         "--stall-seconds", metavar="N", type=_seconds, default=checks.STALL_S, help="for `live` (%(default)g)"
     )
     parser.add_argument(
-        "--silent-seconds", metavar="N", type=_seconds, default=checks.SILENT_S, help="for `live` (%(default)g)"
+        "--silent-seconds",
+        metavar="N",
+        type=_seconds,
+        help=f"(live: {checks.SILENT_S:g}, ready: {checks.READY_SILENT_S:g})",
     )
     parser.add_argument(
         "--model",

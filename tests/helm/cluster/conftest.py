@@ -9,13 +9,15 @@ import yaml
 from pytest_helm_charts.clusters import Cluster
 from pytest_helm_charts.k8s.fixtures import NamespaceFactoryFunc
 
-from tests.helm.cases import NEWEST, Values
+from tests.helm.cases import NEWEST, Values, ci_case
 from tests.helm.cluster.api_server import ApiServer, serving
 from tests.helm.cluster.release import Release
 from tests.helm.schemas import SchemaChecks
 
 HERE = Path(__file__).parent
 ONLY_WHERE_PODS_RUN = "test_running.py"
+CLUSTERS = ("default", "cpu", "extras", "s3", "triton-alone", "keys-and-tls")
+"""Files of ci/."""
 REAL_CLUSTER_SECONDS = 900
 RESTRICTED = {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
 
@@ -62,11 +64,18 @@ def kube_config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return str(path)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`make test-cluster VALUES=...` must work with any values, so the loopback API is given several."""
+    own = given(metafunc.config) or metafunc.config.getoption("app_config_file_path")
+    if metafunc.module.__name__.endswith(".test_lifecycle") and not own:
+        metafunc.parametrize("cluster_values", CLUSTERS, indirect=True)
+
+
 @pytest.fixture(scope="module")
-def cluster_values(values_file_path: str) -> Values:
+def cluster_values(values_file_path: str, request: pytest.FixtureRequest) -> Values:
     """Values for this cluster, such as where its images are: `make test-cluster VALUES=...`."""
     if not values_file_path:
-        return {}
+        return ci_case(request.param).values if hasattr(request, "param") else {}
     values: Values = yaml.safe_load(Path(values_file_path).read_text(encoding="utf-8"))
     return values
 

@@ -46,9 +46,17 @@ class Release:
     def uninstall(self) -> None:
         self._config.uninstall(RELEASE)
 
-    def test(self, seconds: int) -> str:
-        """Runs the chart's test pods; gives their logs. Raises HelmError."""
-        return str(self._config.test(RELEASE, timeout=seconds, logs=True)["logs"])
+    def test(self, seconds: int) -> None:
+        """Runs the chart's test pods; raises AssertionError with the logs of one that failed. The others are gone."""
+        try:
+            self._config.test(RELEASE, timeout=seconds, logs=False)
+        except helm_python.HelmError as error:
+            logs = [f"{pod.name}: {pod.logs()}" for pod in self.test_pods()]
+            raise AssertionError("\n".join([str(error), *logs])) from error
+
+    def test_pods(self) -> list[pykube.Pod]:
+        labels = {"app.kubernetes.io/instance": RELEASE, "app.kubernetes.io/component": "test"}
+        return list(pykube.Pod.objects(self.client, namespace=self.namespace).filter(selector=labels))
 
     def status(self) -> dict[str, Any]:
         return self._config.status(RELEASE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 
-from tests.helm.cluster.release import Release
+from tests.helm.cluster.release import Release, eventually
 
 LOAD_SECONDS = 3600
 """A checkpoint may have to be downloaded first."""
@@ -18,6 +18,7 @@ def test_pods_get_ready_and_the_charts_tests_pass(release: Release):
     deployments = sorted(objects.names("Deployment"))
     wait_for_deployments_to_run(release.client, deployments, release.namespace, LOAD_SECONDS, missing_ok=False)
     release.test(TEST_SECONDS)
+    assert eventually(lambda: not release.test_pods())
 
 
 @pytest.mark.timeout(3 * LOAD_SECONDS)

@@ -120,8 +120,14 @@ securityContext:
 {{- .Values.terminationGracePeriodSeconds | int | default (include "triton-chat.shortestGraceSeconds" . | int) -}}
 {{- end -}}
 
+{{/* Of a server that failed its liveness probe. preStop runs then too. */}}
+{{- define "triton-chat.deadGraceSeconds" -}}
+{{- add (include "triton-chat.preStopSeconds" . | int) 5 -}}
+{{- end -}}
+
+{{/* Kubernetes wants it longer than minReadySeconds. */}}
 {{- define "triton-chat.progressDeadlineSeconds" -}}
-{{- add .Values.triton.loadSeconds 3600 -}}
+{{- add .Values.triton.loadSeconds .Values.triton.minReadySeconds 3600 -}}
 {{- end -}}
 
 {{- define "triton-chat.preStop" -}}
@@ -129,6 +135,25 @@ lifecycle:
   preStop:
     exec:
       command: [sleep, {{ include "triton-chat.preStopSeconds" . | quote }}]
+{{- end -}}
+
+{{/* The field that each kind of source cannot do without, as JSON. */}}
+{{- define "triton-chat.sourceFields" -}}
+{{- dict "hub" "id" "s3" "uri" "pvc" "claimName" "hostPath" "path" "image" "reference" | toJson -}}
+{{- end -}}
+
+{{/* The canary's checkpoint, as JSON: what canary.model says over what `model` says of the same kind of source. Of another
+     kind, `model` gives the settings around the checkpoint (a mirror, a token), never the checkpoint itself. */}}
+{{- define "triton-chat.canaryModel" -}}
+{{- $stable := .Values.model -}}
+{{- $own := .Values.canary.model -}}
+{{- $source := $own.source | default $stable.source -}}
+{{- $around := deepCopy (get $stable $source | default dict) -}}
+{{- if ne $source $stable.source -}}
+{{- $around = omit $around (get (include "triton-chat.sourceFields" . | fromJson) $source | default "") -}}
+{{- end -}}
+{{- $checkpoint := mustMergeOverwrite $around (deepCopy (get $own $source | default dict)) -}}
+{{- dict "source" $source $source $checkpoint | toJson -}}
 {{- end -}}
 
 {{/* The tracks with what differs between them, as JSON: [{name, suffix, replicas, image, model, engine}]. */}}
@@ -142,18 +167,24 @@ lifecycle:
 {{- $tracks = append $tracks (dict
   "name" "canary" "suffix" "-canary" "replicas" $values.canary.replicas
   "image" (mustMergeOverwrite (deepCopy $values.image.triton) $values.canary.image)
-  "model" (mustMergeOverwrite (deepCopy $values.model) $values.canary.model)
+  "model" (include "triton-chat.canaryModel" . | fromJson)
   "engine" (mustMergeOverwrite (deepCopy $values.engine) $values.canary.engine)
 ) -}}
 {{- end -}}
 {{- toJson $tracks -}}
 {{- end -}}
 
-{{/* Whether more than one pod may use the storage at a time; "true" or nothing. */}}
+{{/* Whether more than one pod may use the storage at a time; "true" or nothing. Only what downloads uses it. */}}
 {{- define "triton-chat.sharesStorage" -}}
 {{- $triton := .Values.triton -}}
-{{- $surges := ne (toString $triton.strategy.maxSurge | trimSuffix "%") "0" -}}
-{{- if or .Values.canary.enabled $surges (gt (int $triton.replicas) 1) (and (ne $triton.autoscaling.type "none") (gt (int $triton.autoscaling.maxReplicas) 1)) -}}
+{{- $most := ternary $triton.autoscaling.maxReplicas 0 (ne $triton.autoscaling.type "none") -}}
+{{- $pods := ternary 0 1 (eq (toString $triton.strategy.maxSurge | trimSuffix "%") "0") -}}
+{{- range $track := include "triton-chat.tracks" . | fromJsonArray -}}
+{{- if include "triton-chat.downloads" (dict "root" $ "track" $track) -}}
+{{- $pods = add $pods (ternary (max (int $track.replicas) (int $most)) (int $track.replicas) (eq $track.name "stable")) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (int $pods) 1 -}}
 true
 {{- end -}}
 {{- end -}}

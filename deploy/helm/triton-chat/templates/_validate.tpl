@@ -12,35 +12,50 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Each check gives a YAML list of sentences. */}}
+{{/* Each check gives a YAML list of sentences. `model` is what is used, `written` what the user wrote of it, and `kind` where
+     the kind of source is set. */}}
 {{- define "triton-chat.validate.sources" -}}
-{{- $sources := list (dict "path" "model" "model" .Values.model) -}}
+{{- /* The default names a hub repository, whichever source is chosen. */ -}}
+{{- $sources := list (dict "path" "model" "kind" "model.source" "model" .Values.model "written" (omit .Values.model "hub")) -}}
 {{- if .Values.canary.enabled -}}
-{{- $sources = append $sources (dict "path" "canary.model" "model" (mustMergeOverwrite (deepCopy .Values.model) .Values.canary.model)) -}}
+{{- $own := .Values.canary.model -}}
+{{- $sources = append $sources (dict "path" "canary.model" "kind" (ternary "canary.model.source" "model.source" (hasKey $own "source")) "model" (include "triton-chat.canaryModel" . | fromJson) "written" $own) -}}
 {{- end -}}
 {{- range $index, $extra := .Values.extraModels -}}
-{{- $sources = append $sources (dict "path" (printf "extraModels[%d].model" $index) "model" $extra.model) -}}
+{{- $path := printf "extraModels[%d].model" $index -}}
+{{- $sources = append $sources (dict "path" $path "kind" (printf "%s.source" $path) "model" $extra.model "written" $extra.model) -}}
 {{- end -}}
 {{- with .Values.embeddings.model -}}
-{{- $sources = append $sources (dict "path" "embeddings.model" "model" .) -}}
+{{- $sources = append $sources (dict "path" "embeddings.model" "kind" "embeddings.model.source" "model" . "written" .) -}}
 {{- end -}}
-{{- $needed := dict "hub" "id" "s3" "uri" "pvc" "claimName" "hostPath" "path" "image" "reference" -}}
+{{- $needed := include "triton-chat.sourceFields" . | fromJson -}}
 {{- range $checked := $sources -}}
 {{- $source := .model.source | default "" -}}
 {{- $field := get $needed $source -}}
 {{- if not $source }}
 - {{ printf "%s.source is missing: one of hub, s3, pvc, hostPath, image, embedded" .path | quote }}
 {{- else if and $field (not (dig $source $field "" .model)) }}
-- {{ printf "%s.%s.%s is empty, but %s.source is %q, which needs it" .path $source $field .path $source | quote }}
+- {{ printf "%s.%s.%s is empty, but %s is %q, which needs it" .path $source $field .kind $source | quote }}
 {{- end }}
 {{- range $other, $field := $needed -}}
-{{- if and $source (ne $other $source) (ne $other "hub") (dig $other $field "" $checked.model) }}
-- {{ printf "%s.%s.%s is set, but %s.source is %q: it would be ignored" $checked.path $other $field $checked.path $source | quote }}
+{{- if and $source (ne $other $source) (dig $other $field "" $checked.written) }}
+- {{ printf "%s.%s.%s is set, but %s is %q: it would be ignored" $checked.path $other $field $checked.kind $source | quote }}
 {{- end }}
 {{- end }}
 {{- if and (eq $source "image") (semverCompare "<1.31.0-0" $.Capabilities.KubeVersion.Version) }}
-- {{ printf "%s.source is \"image\", which needs Kubernetes 1.31 or later; the cluster runs %s" .path $.Capabilities.KubeVersion.Version | quote }}
+- {{ printf "%s is \"image\", which needs Kubernetes 1.31 or later; the cluster runs %s" .kind $.Capabilities.KubeVersion.Version | quote }}
 {{- end }}
+{{- end -}}
+{{- include "triton-chat.validate.canaryRevision" . -}}
+{{- end -}}
+
+{{/* A commit belongs to one repository. */}}
+{{- define "triton-chat.validate.canaryRevision" -}}
+{{- $stable := .Values.model.hub -}}
+{{- $own := get .Values.canary.model "hub" | default dict -}}
+{{- $pinned := regexMatch "^[0-9a-f]{40}$" ($stable.revision | default "") -}}
+{{- if and .Values.canary.enabled $own.id (ne $own.id $stable.id) (not $own.revision) $pinned }}
+- {{ printf "canary.model.hub.id is %q, but model.hub.revision is a commit of %q: set canary.model.hub.revision" $own.id $stable.id | quote }}
 {{- end -}}
 {{- end -}}
 
