@@ -34,7 +34,7 @@ def test_the_container_ends(
     program = Running(podman, images["gateway"].name, triton, "grpc_stream.py", "chat", "Hello", json.dumps(LONG))
     try:
         program.line()
-        triton.script("fault.py", whose, signal)
+        assert len(triton.script("strike.py", whose, signal)) == 1
         began = time.monotonic()
         assert program.ends(WITHIN_S) != 0
         assert triton.wait(WITHIN_S) == (137 if line.endswith("SIGKILL") else 1)
