@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,14 +13,14 @@ from triton_io import process
 
 from chat_engine import errors
 from chat_engine.config import load_config
-from chat_engine.service.delivery import Delivery
+from chat_engine.service.admission import Admission, QueueLimit
+from chat_engine.service.delivery import Delivery, ReaderLimits
 from chat_engine.service.metrics import Family, MetricsReporter
 from chat_engine.service.shutdown import ShutdownWatch
 from chat_engine.serving import serve
 
 log = process.log_of("chat")
 
-_ROOM_POLL_SECONDS = 0.1
 _KINDS = {"counter": "COUNTER", "gauge": "GAUGE", "histogram": "HISTOGRAM"}
 
 
@@ -33,10 +34,13 @@ class TritonPythonModel:
         serving = serve(config, on_failure=_stop_server)
         self._parser, self._engine = serving.parser, serving.engine
         self._drain_seconds = serving.drain_seconds
-        self._delivery = Delivery(self._engine.cancel)
+        self._admission = Admission(self._engine)
+        self._queue_limit = QueueLimit.of(json.loads(args["model_config"]))
+        limits = ReaderLimits(config.max_pending_bytes, config.slow_reader_seconds)
+        self._delivery = Delivery(self._admission.cancel, limits=limits)
         self._families: dict[str, pb_utils.MetricFamily] = {}
         self._metrics = MetricsReporter(
-            self._engine.stats, self._metric, name, works=lambda: not self._delivery.is_stuck()
+            self._admission.stats, self._metric, name, works=lambda: not self._delivery.is_stuck()
         )
         self._watch = ShutdownWatch(os.getppid(), self._drain)
 
@@ -46,12 +50,13 @@ class TritonPythonModel:
         for request in requests:
             channel = TritonChannel(request)
             try:
-                self._admit(request, channel)
+                self._take(request, channel)
             except errors.ChatError as error:
                 channel.fail(error)
             except Exception:  # the other requests of the group must not suffer
-                log.exception("a request could not be admitted")
-                channel.fail(errors.EngineFailedError("the request could not be admitted: internal error"))
+                log.exception("a request could not be read")
+                channel.fail(errors.EngineFailedError("the request could not be read: internal error"))
+        self._admission.clear()
 
     def is_ready(self) -> bool:
         """Asked by Triton 25.12 and later."""
@@ -69,17 +74,10 @@ class TritonPythonModel:
         self._engine.drain(self._drain_seconds)
         self._engine.close()
 
-    def _admit(self, request: pb_utils.InferenceRequest, channel: TritonChannel) -> None:
+    def _take(self, request: pb_utils.InferenceRequest, channel: TritonChannel) -> None:
         parsed = self._parser.parse(wire_request(request))
-        while not self._engine.wait_for_room(_ROOM_POLL_SECONDS):
-            if channel.is_cancelled():
-                raise errors.RequestCancelledError("the request was cancelled while it waited")
-        mailbox = self._delivery.open(parsed.id, channel, parsed.stream)
-        try:
-            self._engine.submit(parsed, mailbox.put)
-        except errors.ChatError:
-            self._delivery.discard(mailbox)
-            raise
+        mailbox = self._delivery.open(parsed.id, channel, parsed.stream, len(parsed.prompt_ids))
+        self._admission.take(parsed, mailbox, self._queue_limit.of_request(request.timeout()))
 
     def _metric(self, family: Family, labels: dict[str, str]) -> pb_utils.Metric:
         if family.name not in self._families:
