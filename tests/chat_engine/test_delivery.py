@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chat_engine.errors import RequestCancelledError
 from chat_engine.request import Alternative, FinishReason, PromptToken, TokenEvent, TokenLogprobs
 from chat_engine.service import delivery as delivery_module
-from chat_engine.service.delivery import Delivery, Mailbox, merge, rest_seconds
+from chat_engine.service.delivery import Delivery, Mailbox, ReaderLimits, merge, rest_seconds
 from tests.chat_engine.builders import WAIT, examples
 
 
@@ -114,8 +114,8 @@ def make(cancels: Cancels, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     monkeypatch.setattr(delivery_module, "_CANCEL_POLL_SECONDS", 0.001)
     made: list[Delivery] = []
 
-    def build(senders: int = 2) -> Delivery:
-        made.append(Delivery(cancels, senders))
+    def build(senders: int = 2, limits: ReaderLimits | None = None) -> Delivery:
+        made.append(Delivery(cancels, senders, limits))
         return made[-1]
 
     yield build
@@ -533,3 +533,97 @@ def test_a_stream_whose_tokens_show_nothing_says_that_it_goes_on(monkeypatch: py
     line[0].settle()
     line[0].put(event(count=4))
     assert line == mailboxes[:1]
+
+
+# Waiting, and readers that are slow.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    time = [100.0]
+    monkeypatch.setattr(delivery_module, "now", lambda: time[0])
+    return time
+
+
+def test_a_stream_that_waits_says_every_five_seconds_that_it_lives(clock: list[float]) -> None:
+    line: list[Mailbox] = []
+    stream = Mailbox("s", FakeChannel(), True, line.append, num_input_tokens=7)
+    whole = Mailbox("w", FakeChannel(), False, line.append, num_input_tokens=7)
+    for seconds, posted in ((4.9, 0), (0.1, 1), (4.9, 1), (0.1, 2)):
+        clock[0] += seconds
+        stream.offer()
+        whole.offer()
+        assert len(line) == posted
+        if seconds < 1:
+            assert stream.take() == TokenEvent("", num_input_tokens=7, num_output_tokens=0, num_cached_tokens=0)
+            stream.settle()
+    assert line == [stream, stream]
+
+
+def test_a_stream_that_is_put_back_repeats_its_counts_and_nothing_else(clock: list[float]) -> None:
+    box, posted = mailbox()
+    box.put(event("a", count=5, token_ids=(1, 2), logprobs=(logprob("a"),), num_reasoning_tokens=2))
+    box.take()
+    box.settle()
+    clock[0] += 5
+    box.offer()
+    assert len(posted) == 2
+    assert box.take() == event(count=5, num_reasoning_tokens=2)
+
+
+def test_a_stream_that_has_ended_is_silent(clock: list[float]) -> None:
+    box, posted = mailbox()
+    box.put(event("a", END))
+    box.take()
+    box.settle()
+    clock[0] += 60
+    box.offer()
+    assert len(posted) == 1
+    assert box.take() is None
+
+
+def test_more_than_the_limit_that_nobody_takes_is_dropped_and_the_end_says_why(
+    make: Callable[..., Delivery], cancels: Cancels, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery = make(2, ReaderLimits(bytes=1000))
+    stuck, other = FakeChannel(), FakeChannel()
+    box, bystander = delivery.open("slow", stuck, stream=True), delivery.open("quick", other, stream=True)
+    stuck.hold()
+    box.put(event("a"))
+    stuck.wait_until_sending()
+    for letter in "bc":
+        box.put(event(letter * 500))
+    cancels.wait_for("slow")
+    box.put(event("lost"))
+    box.put(event("", FinishReason.CANCELLED, error=RequestCancelledError("the request was cancelled")))
+    stuck.let_go()
+    assert stuck.ended.wait(WAIT)
+    assert stuck.texts == ["a", ""]
+    assert "more than 1000 bytes" in str(stuck.sent[-1].error)
+    bystander.put(event("x", END))
+    assert other.ended.wait(WAIT)
+    assert set(cancels.ids) == {"slow"}
+    assert [record.message for record in caplog.records if "slow" in record.message] == [
+        "request slow: the answer is read too slowly: more than 1000 bytes of it are waiting; it is cancelled"
+    ]
+
+
+def test_an_answer_that_waits_too_long_to_be_taken_is_cancelled(clock: list[float]) -> None:
+    box, _ = mailbox()
+    box.put(event("a"))
+    clock[0] += 60
+    assert box.give_up() is None
+    clock[0] += 1
+    failure = box.give_up()
+    assert failure is not None
+    assert "waited for 60 seconds" in str(failure)
+    assert box.give_up() is None
+
+
+def test_an_answer_that_is_complete_or_not_streamed_has_no_limit(clock: list[float]) -> None:
+    """It ends by itself, and nobody could have taken a part of it."""
+    for stream, reason in ((True, END), (False, None)):
+        box = Mailbox("r", FakeChannel(), stream, lambda _: None, limits=ReaderLimits(bytes=10))
+        box.put(event("a" * 1000, reason))
+        clock[0] += 1000
+        assert box.give_up() is None
