@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from triton_io import abandoned
 from triton_io.caller import Caller
 
 from chat_engine import errors
@@ -20,6 +21,7 @@ class TritonChannel:
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
         self._caller = Caller(request.get_response_sender())
+        self._abandoned = abandoned.mark_of(request.request_id())
 
     def send(self, event: TokenEvent) -> None:
         """Sends one event; the final flag rides on the one that carries a finish reason."""
@@ -34,8 +36,8 @@ class TritonChannel:
         self._caller.fail(error)
 
     def is_cancelled(self) -> bool:
-        """Whether the caller has cancelled a request that has not ended."""
-        return self._caller.is_cancelled()
+        """Whether the caller has cancelled a request that has not ended, or another model says that he has."""
+        return self._caller.is_cancelled() or (self._abandoned is not None and self._abandoned.exists())
 
 
 def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:

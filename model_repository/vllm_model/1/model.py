@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -69,7 +68,7 @@ class _Forwarded:
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
-        self._responses: Iterable[pb_utils.InferenceResponse] = ()
+        self._to_chat: forward.Asked | None = None
         self._cancelled = False
 
     def run(self, target: str) -> None:
@@ -79,8 +78,8 @@ class _Forwarded:
         if self._cancelled:
             return
         answer = vllm_contract.Answer(asked)
-        self._responses = forward.ask(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
-        for response in self._responses:  # to the end, also when the caller has left
+        self._to_chat = forward.Asked(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
+        for response in self._to_chat:  # to the end, also when the caller has left
             if response.has_error():
                 self.fail(forward.error_of(response))
             elif response.output_tensors():
@@ -88,10 +87,11 @@ class _Forwarded:
         self.fail(EngineFailedError("the answer ended early"))
 
     def cancel_if_wanted(self) -> None:
-        """For a caller who has cancelled: ends the request and, where Triton can, the one to `chat`."""
+        """For a caller who has cancelled: ends the request and the one to `chat`."""
         self._cancelled = self._cancelled or self._caller.is_cancelled()
         if self._cancelled:
-            forward.cancel(self._responses)
+            if self._to_chat is not None:
+                self._to_chat.cancel()
             self.fail(forward.cancelled())
 
     def fail(self, error: ChatError) -> None:
