@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -219,6 +220,48 @@ def test_errors_keep_their_code(
     model._Forwarded(caller).run("chat")
     ours = code or {"UNAVAILABLE": "[code=overloaded]", "INTERNAL": "[code=engine_failed]"}[status]
     assert caller.got == [b"a", (f"{message} {ours}", status), "end"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "expected"),
+    [
+        ("gone [code=cancelled]", "cancelled", ("gone [code=cancelled]", "CANCELLED")),
+        ("down [code=stopping]", "error", ("down [code=stopping]", "UNAVAILABLE")),
+        ("what", "error", ("the answer ended early [code=engine_failed]", "INTERNAL")),
+    ],
+)
+def test_an_error_behind_the_first_response_is_the_callers(
+    triton: Triton, model: ModuleType, caller: FakeCaller, text: str, reason: str, expected: tuple[str, str]
+) -> None:
+    """`chat` writes it as a response, because Triton would lose it."""
+    triton.responses = Responses([piece("a"), piece(text, reason)])
+    model._Forwarded(caller).run("chat")
+    assert caller.got == [b"a", expected, "end"]
+
+
+def test_who_leaves_is_noted_for_chat_until_his_request_has_ended(
+    triton: Triton, model: ModuleType, caller: FakeCaller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "abandoned"
+    monkeypatch.setattr(model.forward.abandoned, "_FOLDER", folder)
+    forwarded, seen = model._Forwarded(caller), []
+
+    def leave() -> None:
+        caller.cancelled = True
+        forwarded.cancel_if_wanted()
+        mark = model.forward.abandoned.mark_of(triton.asked[0]["request_id"])
+        seen.append(mark is not None and mark.exists())
+
+    triton.responses = Responses([piece("a"), piece("gone [code=cancelled]", "cancelled")], {1: leave})
+    forwarded.run("chat")
+    forwarded.cancel_if_wanted()
+    assert seen == [True]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["", "x", "forwarded-", "forwarded-../../etc", f"forwarded-{'A' * 32}"])
+def test_the_names_of_callers_mean_nothing(model: ModuleType, name: str) -> None:
+    assert model.forward.abandoned.mark_of(name) is None
 
 
 def test_an_answer_that_breaks_off_is_an_error(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -76,29 +77,33 @@ class _Forwarded:
         asked = vllm_contract.read(self._tensors, self._parameters)
         self.cancel_if_wanted()
         if self._cancelled:
+            self.fail(forward.cancelled())
             return
         answer = vllm_contract.Answer(asked)
         self._to_chat = forward.Asked(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
-        for response in self._to_chat:  # to the end, also when the caller has left
+        failure: ChatError | None = None
+        # To the end, and the caller is told only then: tritonserver 2.51 hangs or ends when the request that has asked
+        # another model is over before the other.
+        for response in self._to_chat:
             if response.has_error():
-                self.fail(forward.error_of(response))
+                failure = failure or forward.error_of(response)
             elif response.output_tensors():
-                self._send_on(answer, response)
-        self.fail(EngineFailedError("the answer ended early"))
+                chat = {tensor.name(): tensor.as_numpy()[0, 0] for tensor in response.output_tensors()}
+                failure = failure or forward.failure_in(chat["text_output"], chat["finish_reason"])
+                if not (failure or self._cancelled):
+                    self._send_on(answer.outputs(chat), is_last=bool(chat["finish_reason"]))
+        self.fail(forward.cancelled() if self._cancelled else failure or EngineFailedError("the answer ended early"))
 
     def cancel_if_wanted(self) -> None:
-        """For a caller who has cancelled: ends the request and the one to `chat`."""
+        """For a caller who has cancelled: ends the request to `chat`, and with it this one."""
         self._cancelled = self._cancelled or self._caller.is_cancelled()
-        if self._cancelled:
-            if self._to_chat is not None:
-                self._to_chat.cancel()
-            self.fail(forward.cancelled())
+        if self._cancelled and self._to_chat is not None:
+            self._to_chat.cancel()
 
     def fail(self, error: ChatError) -> None:
         """Ends the request with an error, unless it has ended."""
         self._caller.fail(error)
 
-    def _send_on(self, answer: vllm_contract.Answer, response: pb_utils.InferenceResponse) -> None:
-        chat = {tensor.name(): tensor.as_numpy()[0, 0] for tensor in response.output_tensors()}
-        outputs = [pb_utils.Tensor(name, value) for name, value in answer.outputs(chat).items()]
-        self._caller.send(pb_utils.InferenceResponse(outputs), is_last=bool(chat["finish_reason"]))
+    def _send_on(self, outputs: Mapping[str, vllm_contract.Array], *, is_last: bool) -> None:
+        tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+        self._caller.send(pb_utils.InferenceResponse(tensors), is_last=is_last)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from chat_engine.errors import ChatError, RequestCancelledError
+from chat_engine.errors import ChatError, EngineFailedError, RequestCancelledError, from_wire
 from triton_io import abandoned
 from triton_io.errors import from_triton
 
@@ -123,6 +123,13 @@ def with_fractions(inputs: Mapping[str, Array], fractions: Mapping[str, float]) 
 
 def cancelled() -> RequestCancelledError:
     return RequestCancelledError("the request was cancelled")
+
+
+def failure_in(text_output: bytes, finish_reason: bytes) -> ChatError | None:
+    """What has gone wrong in `chat` after its first response: the text says it, where the reason is one of these."""
+    if finish_reason not in (b"error", b"cancelled"):
+        return None
+    return from_wire(text_output.decode()) or EngineFailedError("the answer ended early")
 
 
 def error_of(response: pb_utils.InferenceResponse) -> ChatError:
