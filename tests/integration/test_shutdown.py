@@ -27,8 +27,8 @@ from tests.integration.calls import (
     request_rows,
     unbatched,
 )
-from tests.integration.test_bad_input import raw
 from tests.integration.servers import ServerFactory
+from tests.integration.test_bad_input import raw
 from triton_chat import ChatClient, InvalidRequestError
 
 DRAIN_S = 2.0
