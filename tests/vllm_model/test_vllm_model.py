@@ -173,7 +173,7 @@ def caller() -> FakeCaller:
 
 def test_responses_are_sent_on_as_they_come(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     triton.responses = Responses([piece("a"), piece("b", "stop"), FakeResponse()])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert caller.got == [b"a", b"b", "end"]
     (asked,) = triton.asked
     assert asked["model_name"] == "chat"
@@ -182,7 +182,7 @@ def test_responses_are_sent_on_as_they_come(triton: Triton, model: ModuleType, c
 
 @pytest.mark.parametrize("kind", [Responses, CancellableResponses])
 def test_who_leaves_gets_no_more(triton: Triton, model: ModuleType, caller: FakeCaller, kind: type[Responses]) -> None:
-    forwarded = model._Forwarded(caller)
+    forwarded = model._Forwarded(caller, model.Caller(caller))
 
     def leave() -> None:
         caller.cancelled = True
@@ -197,7 +197,7 @@ def test_who_leaves_gets_no_more(triton: Triton, model: ModuleType, caller: Fake
 
 def test_chat_is_not_asked_for_one_who_has_left(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     caller.cancelled = True
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert (triton.asked, caller.got) == ([], [("the request was cancelled [code=cancelled]", "CANCELLED"), "end"])
 
 
@@ -217,7 +217,7 @@ def test_errors_keep_their_code(
     triton: Triton, model: ModuleType, caller: FakeCaller, message: str, code: str, status: str
 ) -> None:
     triton.responses = Responses([piece("a"), FakeResponse(error=FakeError(f"{message} {code}".strip()))])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     ours = code or {"UNAVAILABLE": "[code=overloaded]", "INTERNAL": "[code=engine_failed]"}[status]
     assert caller.got == [b"a", (f"{message} {ours}", status), "end"]
 
@@ -235,7 +235,7 @@ def test_an_error_behind_the_first_response_is_the_callers(
 ) -> None:
     """`chat` writes it as a response, because Triton would lose it."""
     triton.responses = Responses([piece("a"), piece(text, reason)])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert caller.got == [b"a", expected, "end"]
 
 
@@ -244,7 +244,7 @@ def test_who_leaves_is_noted_for_chat_until_his_request_has_ended(
 ) -> None:
     folder = tmp_path / "abandoned"
     monkeypatch.setattr(model.forward.abandoned, "_FOLDER", folder)
-    forwarded, seen = model._Forwarded(caller), []
+    forwarded, seen = model._Forwarded(caller, model.Caller(caller)), []
 
     def leave() -> None:
         caller.cancelled = True
@@ -266,18 +266,21 @@ def test_the_names_of_callers_mean_nothing(model: ModuleType, name: str) -> None
 
 def test_an_answer_that_breaks_off_is_an_error(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     triton.responses = Responses([piece("a")])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert caller.got == [b"a", ("the answer ended early [code=engine_failed]", "INTERNAL"), "end"]
 
 
 def test_every_request_is_answered(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     """Also those that are refused, and those that meet a fault of ours; and the model waits for them at its end."""
     refused, broken = FakeCaller({"text_input": b"a", "image": b"b"}), FakeCaller({"sampling_parameters": b"{}"})
+    unreadable = FakeCaller({})
+    unreadable.parameters = lambda: "no JSON"  # type: ignore[method-assign]
     triton.responses = Responses([piece("a", "stop")])
     served = model.TritonPythonModel()
     served.initialize({"model_config": json.dumps({"parameters": {"chat_model": {"string_value": "chat"}}})})
-    served.execute([refused, broken, caller])
+    served.execute([unreadable, refused, broken, caller])
     served.finalize()
     assert caller.got == [b"a", "end"]
     assert refused.got[0][1] == "INVALID_ARG"
     assert broken.got == [("internal error [code=internal_error]", "INTERNAL"), "end"]
+    assert "could not be read" in unreadable.got[0][0]

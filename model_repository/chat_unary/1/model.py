@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_io import forward, process
+from triton_io import caller, forward, process
 from triton_io.caller import Caller
 
 from chat_engine.errors import ChatError
@@ -52,7 +52,9 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every row, waiting for a thread; the last row to end answers."""
         for request in requests:
-            rows = _Rows(request)
+            rows = caller.read(request, _Rows)
+            if rows is None:
+                continue
             self._watch.add(rows)
             for index in range(rows.count):
                 self._places.acquire()
@@ -79,8 +81,8 @@ class TritonPythonModel:
 class _Rows:
     """One request: its rows, what has come back for each, and the sender of the one response."""
 
-    def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = Caller(request.get_response_sender())
+    def __init__(self, request: pb_utils.InferenceRequest, caller: Caller) -> None:
+        self._caller = caller
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())

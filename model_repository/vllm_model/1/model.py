@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_io import forward, process
+from triton_io import caller, forward, process
 from triton_io.caller import Caller
 
 import vllm_contract
@@ -38,7 +38,9 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every request, waiting for a thread."""
         for request in requests:
-            forwarded = _Forwarded(request)
+            forwarded = caller.read(request, _Forwarded)
+            if forwarded is None:
+                continue
             self._places.acquire()
             self._watch.add(forwarded)
             self._pool.submit(self._run, forwarded)
@@ -64,8 +66,8 @@ class TritonPythonModel:
 class _Forwarded:
     """One request: what was asked, the way back to its caller, and what `chat` sends."""
 
-    def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = Caller(request.get_response_sender())
+    def __init__(self, request: pb_utils.InferenceRequest, caller: Caller) -> None:
+        self._caller = caller
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
