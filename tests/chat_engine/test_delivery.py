@@ -582,9 +582,21 @@ def test_a_stream_that_has_ended_is_silent(clock: list[float]) -> None:
     assert box.take() is None
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        event("", FinishReason.CANCELLED, error=RequestCancelledError("the request was cancelled")),
+        event("the rest", END),  # the engine was quicker
+    ],
+)
 def test_more_than_the_limit_that_nobody_takes_is_dropped_and_the_end_says_why(
-    make: Callable[..., Delivery], cancels: Cancels, caplog: pytest.LogCaptureFixture
+    make: Callable[..., Delivery],
+    cancels: Cancels,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    end: TokenEvent,
 ) -> None:
+    monkeypatch.setattr(delivery_module, "_PATIENCE_SECONDS", 0.0)
     delivery = make(2, ReaderLimits(bytes=1000))
     stuck, other = FakeChannel(), FakeChannel()
     box, bystander = delivery.open("slow", stuck, stream=True), delivery.open("quick", other, stream=True)
@@ -595,10 +607,11 @@ def test_more_than_the_limit_that_nobody_takes_is_dropped_and_the_end_says_why(
         box.put(event(letter * 500))
     cancels.wait_for("slow")
     box.put(event("lost"))
-    box.put(event("", FinishReason.CANCELLED, error=RequestCancelledError("the request was cancelled")))
+    box.put(end)
     stuck.let_go()
     assert stuck.ended.wait(WAIT)
-    assert stuck.texts == ["a", ""]
+    assert stuck.texts == ["a", end.text]
+    assert stuck.sent[-1].finish_reason is FinishReason.CANCELLED
     assert "more than 1000 bytes" in str(stuck.sent[-1].error)
     bystander.put(event("x", END))
     assert other.ended.wait(WAIT)
@@ -618,6 +631,16 @@ def test_an_answer_that_waits_too_long_to_be_taken_is_cancelled(clock: list[floa
     assert failure is not None
     assert "waited for 60 seconds" in str(failure)
     assert box.give_up() is None
+
+
+def test_much_that_comes_at_once_is_not_read_too_slowly(clock: list[float]) -> None:
+    line: list[Mailbox] = []
+    box = Mailbox("r", FakeChannel(), True, line.append, limits=ReaderLimits(bytes=10))
+    box.put(event("a" * 1000))
+    clock[0] += 2.0
+    assert box.give_up() is None
+    clock[0] += 0.1
+    assert box.give_up() is not None
 
 
 def test_an_answer_that_is_complete_or_not_streamed_has_no_limit(clock: list[float]) -> None:

@@ -19,7 +19,7 @@ from time import monotonic as now
 from typing import Protocol
 
 from chat_engine.errors import RequestCancelledError
-from chat_engine.request import TokenEvent
+from chat_engine.request import FinishReason, TokenEvent
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ _CANCEL_POLL_SECONDS = 0.2  # asking costs Triton 0.1 to 0.2 ms for each open re
 _STUCK_SECONDS = 30.0  # a response is handed over in less than a millisecond, however slow its reader is
 _MAX_SCORED_TOKENS = 512  # of a prompt in one response; with 20 alternatives each that is about 1 MB
 _SILENCE_SECONDS = 5.0  # after which a stream says that it lives, and how many tokens there are; idle limits are longer
+_PATIENCE_SECONDS = 2.0  # with much that is pending: the scores of a long prompt come faster than they can be written
 _STREAMS_PER_CORE = 4
 _RESPONSES_PER_CORE = 150  # a second; one costs 0.3 to 0.4 ms of CPU, here, in tritonserver and in a client beside it
 _ENTRY_BYTES = 64  # of a response without text, and twice for each log-probability in it, roughly
@@ -95,7 +96,8 @@ class Mailbox:
             if self.failure is not None:
                 if event.finish_reason is None:
                     return
-                event = replace(event, error=event.error and self.failure)
+                # Also where the engine was quicker than the cancellation: a part of the answer is lost.
+                event = replace(event, finish_reason=FinishReason.CANCELLED, error=self.failure)
             self._pending.append(event)
             self._pending_bytes += _size(event)
             self._worth_sending |= self.streams and _is_worth_sending(event)
@@ -148,9 +150,10 @@ class Mailbox:
 
     def _reason_to_give_up(self) -> str | None:
         limits = self._limits
-        if self._pending_bytes > limits.bytes:
+        seconds = 0.0 if self._posted_at is None else now() - self._posted_at
+        if self._pending_bytes > limits.bytes and seconds > _PATIENCE_SECONDS:
             return f"the answer is read too slowly: more than {limits.bytes} bytes of it are waiting"
-        if self._posted_at is not None and now() - self._posted_at > limits.seconds:
+        if seconds > limits.seconds:
             return f"the answer is read too slowly: a part of it has waited for {limits.seconds:g} seconds"
         return None
 
