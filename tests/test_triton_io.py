@@ -8,11 +8,13 @@ import sys
 import types
 import weakref
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from local.options import ROOT
+from triton_chat_server.supervise import heartbeats
 
 REPOSITORY = ROOT / "model_repository"
 # Imports a model as Triton's stub does and tells what the environment was when torch came.
@@ -69,6 +71,35 @@ class Sender:
         watched = weakref.ref(response.held[0])
         response.held.clear()
         self.freed = watched() is None
+
+
+HEARTBEAT = """
+import sys
+from triton_io.heartbeat import Heartbeat
+beat = Heartbeat("m", lambda: "no luck", lambda: False)
+print("ready", flush=True)
+sys.stdin.read(1)
+beat.close()
+"""
+
+
+def test_a_process_says_what_the_supervisor_reads(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEARTBEAT],
+        cwd=REPOSITORY / "chat" / "1",
+        env={**os.environ, heartbeats.FOLDER_VARIABLE: str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"ready\n"
+    seen: set[int] = set()
+    while len(seen) < 3:
+        for heartbeat in heartbeats.read(tmp_path):
+            seen.add(heartbeat.beats)
+            assert heartbeat == heartbeats.Heartbeat("m", process.pid, heartbeat.beats, "no luck", finished=False)
+    process.communicate(b".")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_tensor_is_freed_while_a_response_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,14 +51,15 @@ class _Stream:
         An error that the server reports is kept until the server has ended the stream, which it does next: tritonserver
         2.51 may never let go of a request whose stream is cancelled in between, and then of its model.
         """
-        self._limit.end()
         try:
             event, final = wire.read_stream_response(response)
         except TritonChatError as error:
+            self._limit.end()
             if not response.error_message:
                 raise
             self._error = self._error or error
             return None
+        self._limit.end(is_token=event is None or not event.is_waiting)
         self._complete = self._complete or final
         return event
 

@@ -346,6 +346,12 @@ class ChatEvent:
     num_reasoning_tokens: int = 0
     """Of `num_output_tokens`; cumulative."""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it says only that the request lives and waits: nothing of the answer has been made yet."""
+        made = self.num_output_tokens or self.text or self.reasoning or self.tool_calls or self.prompt_logprobs
+        return not (made or self.finish_reason)
+
     def joined(self, later: ChatEvent) -> ChatEvent:
         """As one event with the next of the same answer."""
         return replace(

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_engine.errors import RequestCancelledError
+from chat_engine.errors import EngineFailedError
 from chat_engine.request import Alternative, FinishReason, PromptToken, TokenEvent, TokenLogprobs
 from chat_engine.service import delivery as delivery_module
-from chat_engine.service.delivery import Delivery, Mailbox, merge, rest_seconds
+from chat_engine.service.delivery import Delivery, Mailbox, ReaderLimits, merge, rest_seconds
 from tests.chat_engine.builders import WAIT, examples
 
 
@@ -114,8 +115,8 @@ def make(cancels: Cancels, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     monkeypatch.setattr(delivery_module, "_CANCEL_POLL_SECONDS", 0.001)
     made: list[Delivery] = []
 
-    def build(senders: int = 2) -> Delivery:
-        made.append(Delivery(cancels, senders))
+    def build(senders: int = 2, limits: ReaderLimits | None = None) -> Delivery:
+        made.append(Delivery(cancels, senders, limits))
         return made[-1]
 
     yield build
@@ -402,6 +403,26 @@ def test_a_caller_who_cannot_be_asked_does_not_end_the_watch(make: Callable[...,
     cancels.wait_for("marker")
 
 
+def test_an_engine_that_is_stuck_leaves_nobody_waiting(make: Callable[..., Delivery]) -> None:
+    """Whatever it puts later is not taken, and whoever has ended is not told again."""
+    delivery, over, stream, whole = make(), FakeChannel(), FakeChannel(), FakeChannel()
+    delivery.open("over", over, stream=True).put(event("a", END))
+    assert over.ended.wait(WAIT)
+    boxes = delivery.open("stream", stream, stream=True), delivery.open("whole", whole, stream=False)
+    boxes[0].put(event("a", count=1))
+    stream.wait_until_sent(1)
+    error = EngineFailedError("it is stuck")
+    delivery.fail_all(error)
+    for channel, box in zip((stream, whole), boxes, strict=True):
+        assert channel.ended.wait(WAIT)
+        assert (channel.sent[-1].finish_reason, channel.sent[-1].error) == (FinishReason.ERROR, error)
+        box.put(event("late", END))
+    assert stream.sent[-1].num_output_tokens == 1
+    delivery.fail_all(error)
+    delivery.close()
+    assert [len(channel.sent) for channel in (over, stream, whole)] == [1, 2, 1]
+
+
 @pytest.mark.parametrize("senders", [1, 2, 4])
 def test_closing_sends_what_is_pending(make: Callable[..., Delivery], senders: int) -> None:
     delivery, channels = make(senders), [FakeChannel() for _ in range(20)]
@@ -533,3 +554,120 @@ def test_a_stream_whose_tokens_show_nothing_says_that_it_goes_on(monkeypatch: py
     line[0].settle()
     line[0].put(event(count=4))
     assert line == mailboxes[:1]
+
+
+# Waiting, and readers that are slow.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    time = [100.0]
+    monkeypatch.setattr(delivery_module, "now", lambda: time[0])
+    return time
+
+
+def test_a_stream_that_waits_says_every_five_seconds_that_it_lives(clock: list[float]) -> None:
+    line: list[Mailbox] = []
+    stream = Mailbox("s", FakeChannel(), True, line.append, num_input_tokens=7)
+    whole = Mailbox("w", FakeChannel(), False, line.append, num_input_tokens=7)
+    for seconds, posted in ((4.9, 0), (0.1, 1), (4.9, 1), (0.1, 2)):
+        clock[0] += seconds
+        stream.offer()
+        whole.offer()
+        assert len(line) == posted
+        if seconds < 1:
+            assert stream.take() == TokenEvent("", num_input_tokens=7, num_output_tokens=0, num_cached_tokens=0)
+            stream.settle()
+    assert line == [stream, stream]
+
+
+def test_a_stream_that_is_put_back_repeats_its_counts_and_nothing_else(clock: list[float]) -> None:
+    box, posted = mailbox()
+    box.put(event("a", count=5, token_ids=(1, 2), logprobs=(logprob("a"),), num_reasoning_tokens=2))
+    box.take()
+    box.settle()
+    clock[0] += 5
+    box.offer()
+    assert len(posted) == 2
+    assert box.take() == event(count=5, num_reasoning_tokens=2)
+
+
+def test_a_stream_that_has_ended_is_silent(clock: list[float]) -> None:
+    box, posted = mailbox()
+    box.put(event("a", END))
+    box.take()
+    box.settle()
+    clock[0] += 60
+    box.offer()
+    assert len(posted) == 1
+    assert box.take() is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        event("", FinishReason.CANCELLED, error=RequestCancelledError("the request was cancelled")),
+        event("the rest", END),  # the engine was quicker
+    ],
+)
+def test_more_than_the_limit_that_nobody_takes_is_dropped_and_the_end_says_why(
+    make: Callable[..., Delivery],
+    cancels: Cancels,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    end: TokenEvent,
+) -> None:
+    monkeypatch.setattr(delivery_module, "_PATIENCE_SECONDS", 0.0)
+    delivery = make(2, ReaderLimits(bytes=1000))
+    stuck, other = FakeChannel(), FakeChannel()
+    box, bystander = delivery.open("slow", stuck, stream=True), delivery.open("quick", other, stream=True)
+    stuck.hold()
+    box.put(event("a"))
+    stuck.wait_until_sending()
+    for letter in "bc":
+        box.put(event(letter * 500))
+    cancels.wait_for("slow")
+    box.put(event("lost"))
+    box.put(end)
+    stuck.let_go()
+    assert stuck.ended.wait(WAIT)
+    assert stuck.texts == ["a", end.text]
+    assert stuck.sent[-1].finish_reason is FinishReason.CANCELLED
+    assert "more than 1000 bytes" in str(stuck.sent[-1].error)
+    bystander.put(event("x", END))
+    assert other.ended.wait(WAIT)
+    assert set(cancels.ids) == {"slow"}
+    assert [record.message for record in caplog.records if "slow" in record.message] == [
+        "request slow: the answer is read too slowly: more than 1000 bytes of it are waiting; it is cancelled"
+    ]
+
+
+def test_an_answer_that_waits_too_long_to_be_taken_is_cancelled(clock: list[float]) -> None:
+    box, _ = mailbox()
+    box.put(event("a"))
+    clock[0] += 60
+    assert box.give_up() is None
+    clock[0] += 1
+    failure = box.give_up()
+    assert failure is not None
+    assert "waited for 60 seconds" in str(failure)
+    assert box.give_up() is None
+
+
+def test_much_that_comes_at_once_is_not_read_too_slowly(clock: list[float]) -> None:
+    line: list[Mailbox] = []
+    box = Mailbox("r", FakeChannel(), True, line.append, limits=ReaderLimits(bytes=10))
+    box.put(event("a" * 1000))
+    clock[0] += 2.0
+    assert box.give_up() is None
+    clock[0] += 0.1
+    assert box.give_up() is not None
+
+
+def test_an_answer_that_is_complete_or_not_streamed_has_no_limit(clock: list[float]) -> None:
+    """It ends by itself, and nobody could have taken a part of it."""
+    for stream, reason in ((True, END), (False, None)):
+        box = Mailbox("r", FakeChannel(), stream, lambda _: None, limits=ReaderLimits(bytes=10))
+        box.put(event("a" * 1000, reason))
+        clock[0] += 1000
+        assert box.give_up() is None

@@ -149,6 +149,16 @@ def test_a_mistake_is_named_with_its_value_and_what_is_allowed(stub: GRPCInferen
     assert "/" not in streamed.error.replace("and/or", "")
 
 
+@pytest.mark.parametrize("value", ["x", "", 1, 0.5])
+def test_a_switch_of_a_wrong_type_is_refused_alike(stub: GRPCInferenceServiceStub, value: object) -> None:
+    asked = {"text_input": "a", "parameters": {"stream": value, "max_tokens": 1}}
+    streamed, whole = ask(stub, request(**asked)), infer(stub, request("chat_unary", **asked))
+    for refused in (streamed, whole):
+        assert "stream: must be true or false (got " in refused.error
+        assert str(value) in refused.error
+    assert whole.code == "INVALID_ARGUMENT"
+
+
 @pytest.mark.parametrize("case", REFUSED_BY_TRITON)
 def test_what_does_not_fit_the_contract_is_refused_by_triton(stub: GRPCInferenceServiceStub, case: str) -> None:
     tensor, fragment = REFUSED_BY_TRITON[case]

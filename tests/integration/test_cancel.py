@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -12,7 +14,18 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local.options import ROOT
 from local.triton import LocalTriton
-from tests.integration.calls import LONG, Metrics, Stream, connect, eventually, pending, request, request_rows, settled
+from tests.integration.calls import (
+    LONG,
+    Metrics,
+    Stream,
+    connect,
+    eventually,
+    pending,
+    request,
+    request_rows,
+    settled,
+    unbatched,
+)
 
 WITHIN_S = 1.5
 
@@ -76,7 +89,6 @@ def test_a_killed_client_is_freed_within_a_second(triton: LocalTriton) -> None:
 
 
 def test_a_cancelled_batch_does_not_begin_its_waiting_rows(triton: LocalTriton, stub: GRPCInferenceServiceStub) -> None:
-    """Rows that run go on to their end before Triton 25.04, which cannot cancel them."""
     before = settled(triton)
     rows = {"text_input": ["Once"] * 64, "sampling_parameters": ['{"max_tokens": 160, "ignore_eos": true}'] * 64}
     first = stub.ModelInfer.future(request_rows("chat_unary", **rows), timeout=60)
@@ -89,6 +101,32 @@ def test_a_cancelled_batch_does_not_begin_its_waiting_rows(triton: LocalTriton, 
     grown = settled(triton) - before
     assert grown("triton_chat_requests_total", finish_reason="length") == 64
     assert grown("triton_chat_generation_tokens_total") == 64 * 160
+
+
+def test_the_rows_of_a_cancelled_batch_are_freed_within_a_second(
+    triton: LocalTriton, stub: GRPCInferenceServiceStub
+) -> None:
+    before = settled(triton)
+    rows = {"text_input": ["Once"] * 8, "sampling_parameters": [json.dumps(LONG)] * 8}
+    call = stub.ModelInfer.future(request_rows("chat_unary", **rows))
+    eventually(lambda: running(triton) == 8, within=10)
+    call.cancel()
+    eventually(lambda: running(triton) == 0, within=WITHIN_S)
+    assert (settled(triton) - before)("triton_chat_requests_total", finish_reason="cancelled") == 8
+    assert not list(Path("/dev/shm").glob(f"*_abandoned_{triton.pid}"))
+
+
+def test_a_cancelled_stream_of_vllm_model_is_freed_within_a_second(
+    triton: LocalTriton, stub: GRPCInferenceServiceStub
+) -> None:
+    before = settled(triton)
+    asked = unbatched(request("vllm_model", text_input="Once", sampling_parameters=LONG, stream=True))
+    call = stub.ModelStreamInfer(iter([asked]))
+    next(call)
+    eventually(lambda: running(triton) == 1, within=5)
+    call.cancel()
+    eventually(lambda: running(triton) == 0, within=WITHIN_S)
+    assert (settled(triton) - before)("triton_chat_requests_total", finish_reason="cancelled") == 1
 
 
 def test_a_cancelled_batch_hangs_nothing(triton: LocalTriton, stub: GRPCInferenceServiceStub) -> None:

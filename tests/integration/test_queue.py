@@ -165,7 +165,7 @@ def test_a_full_queue_refuses_at_once(narrow: LocalTriton, stub: GRPCInferenceSe
 
 
 def test_waiting_too_long_is_unavailable(narrow: LocalTriton, stub: GRPCInferenceServiceStub) -> None:
-    """A request may shorten its time, not lengthen it. Triton looks twice a second."""
+    """A request may shorten its time, not lengthen it. Triton looks twice a second; the time in hand counts anew."""
     with backlog(narrow, stub, next_is_long=True) as waiting:
         began = time.monotonic()
         impatient = waiting.add(NORMAL, timeout_s=0.1, with_status=True)
@@ -173,8 +173,35 @@ def test_waiting_too_long_is_unavailable(narrow: LocalTriton, stub: GRPCInferenc
         assert (impatient.wait().code, impatient.wait().error) == ("UNAVAILABLE", "Request timeout expired")
         assert impatient.ended_at - began < 1.2
         assert not patient.is_over
+        assert "no room within 1.5 seconds, as long as it may wait" in waiting.next.wait().error
+        assert waiting.next.ended_at - began < 1.7
         assert (patient.wait().code, patient.wait().answers) == ("UNAVAILABLE", [])
-        assert 1.4 < patient.ended_at - began < 2.6
+        assert 1.4 < patient.ended_at - began < 3.6
+
+
+def test_in_hand_a_request_waits_no_longer_than_it_wants(narrow: LocalTriton, stub: GRPCInferenceServiceStub) -> None:
+    running = Stream(stub, request(text_input="Once", sampling_parameters=LONG)).started()
+    began = time.monotonic()
+    impatient = Stream(stub, request(text_input="Then", timeout_s=0.3)).wait()
+    assert "no room within 0.3 seconds" in impatient.error
+    assert "[code=overloaded]" in impatient.error
+    assert 0.3 <= time.monotonic() - began < 1.2
+    running.cancel()
+    settled(narrow)
+
+
+def test_all_of_the_group_in_hand_wait_and_may_leave(narrow: LocalTriton, stub: GRPCInferenceServiceStub) -> None:
+    with backlog(narrow, stub, next_is_long=True) as waiting:
+        group = waiting.queue(LOW, LOW, NORMAL, NORMAL)
+        waiting.running.cancel()
+        waiting.next.started()
+        eventually(lambda: Metrics(narrow)("triton_chat_requests_waiting") == len(group), within=2)
+        for stream in reversed(group):  # the last one first
+            stream.cancel()
+            left = len([stream for stream in group if not stream.is_over])
+            eventually(lambda left=left: Metrics(narrow)("triton_chat_requests_waiting") <= left, within=1.2)
+    grown = settled(narrow) - waiting.before
+    assert grown("triton_chat_requests_total") == 2  # `running` and `next`
 
 
 def test_who_leaves_at_the_door_makes_way_within_a_second(narrow: LocalTriton, stub: GRPCInferenceServiceStub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,8 +14,21 @@ import pytest
 
 from local.readiness import models_in
 from local.triton import LocalTriton
-from tests.integration.calls import LONG, Stream, ask, connect, eventually, infer, request, stubs_of
+from tests.integration.calls import (
+    LONG,
+    Metrics,
+    Stream,
+    ask,
+    connect,
+    eventually,
+    infer,
+    request,
+    request_rows,
+    stubs_of,
+    unbatched,
+)
 from tests.integration.servers import ServerFactory
+from tests.integration.test_bad_input import raw
 from triton_chat import ChatClient, InvalidRequestError
 
 DRAIN_S = 2.0
@@ -79,6 +93,38 @@ def test_an_idle_server_is_gone_within_seconds(start_triton: ServerFactory) -> N
     eventually(lambda: server.poll() is not None, within=EXIT_S)
     assert server.poll() == 0  # and not by the end of tritonserver's patience
     assert_nothing_left(server, stubs)
+
+
+def test_who_has_left_does_not_hold_up_a_stop(start_triton: ServerFactory) -> None:
+    """What runs for him in `chat` ends with him, so there is nothing to wait for, however long the drain time."""
+    server = start_triton({"threads": 1, "drain_seconds": 30.0}, exit_timeout_s=30)
+    rows = {"text_input": ["Once"] * 8, "sampling_parameters": [json.dumps(LONG)] * 8}
+    streamed = unbatched(request("vllm_model", text_input="Once", sampling_parameters=LONG, stream=True))
+    with connect(server) as stub:
+        stream = stub.ModelStreamInfer(iter([streamed]))
+        next(stream)
+        whole = stub.ModelInfer.future(request_rows("chat_unary", **rows))
+        eventually(lambda: Metrics(server)("triton_chat_requests_running") == 9, within=10)
+        stream.cancel()
+        whole.cancel()
+        refused = raw("text_input", "BYTES", [1, 1], b"\1", "chat_unary")
+        assert infer(stub, refused).code == "INVALID_ARGUMENT"
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < EXIT_S
+
+
+def test_vllm_model_hears_of_a_stop_in_the_middle_of_an_answer(start_triton: ServerFactory) -> None:
+    server = start_triton({"threads": 1, "drain_seconds": 0.5}, exit_timeout_s=EXIT_S)
+    asked = unbatched(request("vllm_model", text_input="Once", sampling_parameters=LONG, stream=True))
+    with connect(server) as stub:
+        call = stub.ModelStreamInfer(iter([asked]))
+        next(call)
+        os.kill(server.pid, signal.SIGTERM)
+        responses = list(call)
+        assert responses[-1].error_message == "the server is shutting down [code=stopping]"
+        eventually(lambda: server.poll() is not None, within=EXIT_S)
+    assert server.poll() == 0
 
 
 def test_requests_that_were_refused_do_not_keep_the_model(start_triton: ServerFactory) -> None:

@@ -20,7 +20,8 @@ def model(folder: Path, told: Path) -> None:
         beats += 1
         complaint = (told / "complaint").read_text() if (told / "complaint").exists() else ""
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"model": "m", "pid": os.getpid(), "beats": beats, "complaint": complaint}))
+        beat = {"model": "m", "pid": os.getpid(), "beats": beats, "complaint": complaint}
+        fresh.write_text(json.dumps({**beat, "finished": (told / "finish").exists()}))
         fresh.replace(path)
         time.sleep(0.05)
 
@@ -32,7 +33,7 @@ def server(folder: Path, told: Path) -> None:
     def note(number: int, frame: FrameType | None) -> None:
         with (told / "signals").open("a") as notes:
             notes.write(signal.Signals(number).name + "\n")
-        if number == signal.SIGTERM and not (told / "stubborn").exists():
+        if number == signal.SIGTERM and not ((told / "stubborn").exists() or (told / "finish").exists()):
             if (told / "unload").exists():
                 child.kill()
                 (folder / f"{child.pid}.json").unlink()

@@ -122,12 +122,13 @@ def test_a_server_that_does_not_stop_is_ended_in_its_time(supervised: Supervised
     assert supervised.end() == (1, "serve: tritonserver has not stopped within 3 s; it is ended")
 
 
-def test_a_server_without_models_that_clients_keep_open_is_ended_with_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["unload", "finish"])
+def test_a_server_whose_models_have_finished_is_ended_with_0(tmp_path: Path, how: str) -> None:
     one = Supervised(tmp_path, "--exit-timeout-secs=60")
-    (tmp_path / "unload").touch()
+    (tmp_path / how).touch()
     one.process.terminate()
     code, line = one.end()
-    assert (code, line) == (0, "serve: all models are unloaded, but clients keep tritonserver open; it is ended")
+    assert (code, line) == (0, "serve: all models have finished, but tritonserver goes on; it is ended")
 
 
 def test_other_signals_are_passed_on(supervised: Supervised) -> None:

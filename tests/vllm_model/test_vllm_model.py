@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -172,7 +173,7 @@ def caller() -> FakeCaller:
 
 def test_responses_are_sent_on_as_they_come(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     triton.responses = Responses([piece("a"), piece("b", "stop"), FakeResponse()])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert caller.got == [b"a", b"b", "end"]
     (asked,) = triton.asked
     assert asked["model_name"] == "chat"
@@ -181,7 +182,7 @@ def test_responses_are_sent_on_as_they_come(triton: Triton, model: ModuleType, c
 
 @pytest.mark.parametrize("kind", [Responses, CancellableResponses])
 def test_who_leaves_gets_no_more(triton: Triton, model: ModuleType, caller: FakeCaller, kind: type[Responses]) -> None:
-    forwarded = model._Forwarded(caller)
+    forwarded = model._Forwarded(caller, model.Caller(caller))
 
     def leave() -> None:
         caller.cancelled = True
@@ -196,7 +197,7 @@ def test_who_leaves_gets_no_more(triton: Triton, model: ModuleType, caller: Fake
 
 def test_chat_is_not_asked_for_one_who_has_left(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     caller.cancelled = True
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert (triton.asked, caller.got) == ([], [("the request was cancelled [code=cancelled]", "CANCELLED"), "end"])
 
 
@@ -216,26 +217,71 @@ def test_errors_keep_their_code(
     triton: Triton, model: ModuleType, caller: FakeCaller, message: str, code: str, status: str
 ) -> None:
     triton.responses = Responses([piece("a"), FakeResponse(error=FakeError(f"{message} {code}".strip()))])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     ours = code or {"UNAVAILABLE": "[code=overloaded]", "INTERNAL": "[code=engine_failed]"}[status]
     assert caller.got == [b"a", (f"{message} {ours}", status), "end"]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason", "expected"),
+    [
+        ("gone [code=cancelled]", "cancelled", ("gone [code=cancelled]", "CANCELLED")),
+        ("down [code=stopping]", "error", ("down [code=stopping]", "UNAVAILABLE")),
+        ("what", "error", ("the answer ended early [code=engine_failed]", "INTERNAL")),
+    ],
+)
+def test_an_error_behind_the_first_response_is_the_callers(
+    triton: Triton, model: ModuleType, caller: FakeCaller, text: str, reason: str, expected: tuple[str, str]
+) -> None:
+    """`chat` writes it as a response, because Triton would lose it."""
+    triton.responses = Responses([piece("a"), piece(text, reason)])
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
+    assert caller.got == [b"a", expected, "end"]
+
+
+def test_who_leaves_is_noted_for_chat_until_his_request_has_ended(
+    triton: Triton, model: ModuleType, caller: FakeCaller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "abandoned"
+    monkeypatch.setattr(model.forward.abandoned, "_FOLDER", folder)
+    forwarded, seen = model._Forwarded(caller, model.Caller(caller)), []
+
+    def leave() -> None:
+        caller.cancelled = True
+        forwarded.cancel_if_wanted()
+        mark = model.forward.abandoned.mark_of(triton.asked[0]["request_id"])
+        seen.append(mark is not None and mark.exists())
+
+    triton.responses = Responses([piece("a"), piece("gone [code=cancelled]", "cancelled")], {1: leave})
+    forwarded.run("chat")
+    forwarded.cancel_if_wanted()
+    assert seen == [True]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["", "x", "forwarded-", "forwarded-../../etc", f"forwarded-{'A' * 32}"])
+def test_the_names_of_callers_mean_nothing(model: ModuleType, name: str) -> None:
+    assert model.forward.abandoned.mark_of(name) is None
+
+
 def test_an_answer_that_breaks_off_is_an_error(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     triton.responses = Responses([piece("a")])
-    model._Forwarded(caller).run("chat")
+    model._Forwarded(caller, model.Caller(caller)).run("chat")
     assert caller.got == [b"a", ("the answer ended early [code=engine_failed]", "INTERNAL"), "end"]
 
 
 def test_every_request_is_answered(triton: Triton, model: ModuleType, caller: FakeCaller) -> None:
     """Also those that are refused, and those that meet a fault of ours; and the model waits for them at its end."""
     refused, broken = FakeCaller({"text_input": b"a", "image": b"b"}), FakeCaller({"sampling_parameters": b"{}"})
+    unreadable = FakeCaller({})
+    unreadable.parameters = lambda: "no JSON"  # type: ignore[method-assign]
     triton.responses = Responses([piece("a", "stop")])
     served = model.TritonPythonModel()
     config = {"parameters": {"chat_model": {"string_value": "chat"}}}
     served.initialize({"model_name": "vllm_model", "model_config": json.dumps(config)})
-    served.execute([refused, broken, caller])
+    served.execute([unreadable, refused, broken, caller])
     served.finalize()
     assert caller.got == [b"a", "end"]
     assert refused.got[0][1] == "INVALID_ARG"
     assert broken.got == [("internal error [code=internal_error]", "INTERNAL"), "end"]
+    assert "could not be read" in unreadable.got[0][0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
@@ -13,7 +15,8 @@ from triton_io.heartbeat import Heartbeat
 
 from chat_engine import errors
 from chat_engine.config import load_config
-from chat_engine.service.delivery import Delivery
+from chat_engine.service.admission import Admission, QueueLimit
+from chat_engine.service.delivery import Delivery, ReaderLimits
 from chat_engine.service.metrics import Family, MetricsReporter
 from chat_engine.service.shutdown import ShutdownWatch
 from chat_engine.service.stall import StallWatch
@@ -21,7 +24,6 @@ from chat_engine.serving import serve
 
 log = process.log_of("chat")
 
-_ROOM_POLL_SECONDS = 0.1
 _KINDS = {"counter": "COUNTER", "gauge": "GAUGE", "histogram": "HISTOGRAM"}
 
 
@@ -35,12 +37,18 @@ class TritonPythonModel:
         serving = serve(config, on_failure=_stop_server)
         self._parser, self._engine = serving.parser, serving.engine
         self._drain_seconds = serving.drain_seconds
-        self._delivery = Delivery(self._engine.cancel)
+        self._admission = Admission(self._engine)
+        self._queue_limit = QueueLimit.of(json.loads(args["model_config"]))
+        limits = ReaderLimits(config.max_pending_bytes, config.slow_reader_seconds)
+        self._delivery = Delivery(self._admission.cancel, limits=limits)
         self._families: dict[str, pb_utils.MetricFamily] = {}
-        self._metrics = MetricsReporter(self._engine.stats, self._metric, name, works=lambda: self._complaint() is None)
+        self._metrics = MetricsReporter(
+            self._admission.stats, self._metric, name, works=lambda: self._complaint() is None
+        )
         self._watch = ShutdownWatch(os.getppid(), self._drain)
         self._stall_watch = StallWatch(self._engine.complaint, self._engine.pardon, self._give_up)
-        self._heartbeat = Heartbeat(name, self._complaint)
+        self._drained = threading.Event()
+        self._heartbeat = Heartbeat(name, self._complaint, self._drained.is_set)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Admits the requests one after the other, waiting for room: the backlog stays in Triton's queue."""
@@ -48,12 +56,13 @@ class TritonPythonModel:
         for request in requests:
             channel = TritonChannel(request)
             try:
-                self._admit(request, channel)
+                self._take(request, channel)
             except errors.ChatError as error:
                 channel.fail(error)
             except Exception:  # the other requests of the group must not suffer
-                log.exception("a request could not be admitted")
-                channel.fail(errors.EngineFailedError("the request could not be admitted: internal error"))
+                log.exception("a request could not be read")
+                channel.fail(errors.EngineFailedError("the request could not be read: internal error"))
+        self._admission.clear()
 
     def is_ready(self) -> bool:
         """Asked by Triton 25.12 and later."""
@@ -84,18 +93,12 @@ class TritonPythonModel:
         """Lets running answers end within the drain time, ends the others with an error, and takes nothing new."""
         self._engine.drain(self._drain_seconds)
         self._engine.close()
+        self._drained.set()
 
-    def _admit(self, request: pb_utils.InferenceRequest, channel: TritonChannel) -> None:
+    def _take(self, request: pb_utils.InferenceRequest, channel: TritonChannel) -> None:
         parsed = self._parser.parse(wire_request(request))
-        while not self._engine.wait_for_room(_ROOM_POLL_SECONDS):
-            if channel.is_cancelled():
-                raise errors.RequestCancelledError("the request was cancelled while it waited")
-        mailbox = self._delivery.open(parsed.id, channel, parsed.stream)
-        try:
-            self._engine.submit(parsed, mailbox.put)
-        except errors.ChatError:
-            self._delivery.discard(mailbox)
-            raise
+        mailbox = self._delivery.open(parsed.id, channel, parsed.stream, len(parsed.prompt_ids))
+        self._admission.take(parsed, mailbox, self._queue_limit.of_request(request.timeout()))
 
     def _metric(self, family: Family, labels: dict[str, str]) -> pb_utils.Metric:
         if family.name not in self._families:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from triton_io import abandoned
 from triton_io.caller import Caller
 
 from chat_engine import errors
@@ -20,12 +22,18 @@ class TritonChannel:
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
         self._caller = Caller(request.get_response_sender())
+        self._abandoned = abandoned.mark_of(request.request_id())
+        self._begun = False
 
     def send(self, event: TokenEvent) -> None:
         """Sends one event; the final flag rides on the one that carries a finish reason."""
         if event.error is not None:
-            self.fail(event.error)
-            return
+            if self._abandoned is None or not self._begun:
+                self.fail(event.error)
+                return
+            # tritonserver 2.51 loses an error among the responses to another model, which then waits for ever.
+            event = replace(event, text=errors.to_wire(event.error), error=None)
+        self._begun = True
         response = pb_utils.InferenceResponse(output_tensors=_tensors(event))
         self._caller.send(response, is_last=event.finish_reason is not None)
 
@@ -34,8 +42,8 @@ class TritonChannel:
         self._caller.fail(error)
 
     def is_cancelled(self) -> bool:
-        """Whether the caller has cancelled a request that has not ended."""
-        return self._caller.is_cancelled()
+        """Whether the caller has cancelled a request that has not ended, or another model says that he has."""
+        return self._caller.is_cancelled() or (self._abandoned is not None and self._abandoned.exists())
 
 
 def wire_request(request: pb_utils.InferenceRequest) -> WireRequest:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_io import forward, process
+from triton_io import caller, forward, process
 from triton_io.caller import Caller
 from triton_io.heartbeat import Heartbeat
 
@@ -55,7 +54,9 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every row, waiting for a thread; the last row to end answers."""
         for request in requests:
-            rows = _Rows(request)
+            rows = caller.read(request, _Rows)
+            if rows is None:
+                continue
             self._watch.add(rows)
             for index in range(rows.count):
                 self._places.acquire()
@@ -83,8 +84,8 @@ class TritonPythonModel:
 class _Rows:
     """One request: its rows, what has come back for each, and the sender of the one response."""
 
-    def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = Caller(request.get_response_sender())
+    def __init__(self, request: pb_utils.InferenceRequest, caller: Caller) -> None:
+        self._caller = caller
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
@@ -92,7 +93,7 @@ class _Rows:
         self._left = set(range(self.count))
         self._results: list[list[pb_utils.Tensor]] = [[] for _ in range(self.count)]
         self._error: ChatError | None = None
-        self._streams: dict[int, Iterable[pb_utils.InferenceResponse]] = {}
+        self._asked: dict[int, forward.Asked] = {}
         self._cancelled = False
         self._lock = threading.Lock()
 
@@ -103,16 +104,21 @@ class _Rows:
             return
         inputs = {name: rows[index : index + 1] for name, rows in self._tensors.items()}
         inputs["stream"] = np.array([[False]])
-        parameters = {name: value for name, value in self._parameters.items() if name != "stream"}
-        responses = forward.ask(target, inputs, parameters, _OUTPUTS)
+        parameters = {**self._parameters, **self._stream_parameter()}
+        asked = forward.Asked(target, inputs, parameters, _OUTPUTS)
         with self._lock:
-            self._streams[index] = responses
-        for response in responses:
+            self._asked[index] = asked
+        for response in asked:
             if response.has_error():
                 self.fail(index, forward.error_of(response))
             elif response.output_tensors():
                 found = {tensor.name(): tensor for tensor in response.output_tensors()}
                 self._results[index] = [found.get(name) or _nothing(name) for name in _OUTPUTS]
+
+    def _stream_parameter(self) -> dict[str, object]:
+        """It has no effect here, but `chat` is to judge it, which takes no fraction for it as a sampling parameter."""
+        given = self._parameters.get("stream")
+        return {"stream": str(given)} if isinstance(given, float) else {}
 
     def fail(self, index: int, error: ChatError) -> None:
         """The first row that fails decides the whole response: Triton allows one status per request."""
@@ -123,19 +129,19 @@ class _Rows:
     def ended(self, index: int) -> bool:
         """Notes the end of a row; True for the last one."""
         with self._lock:
-            self._streams.pop(index, None)
+            self._asked.pop(index, None)
             self._left.discard(index)
             return not self._left
 
     def cancel_if_wanted(self) -> None:
-        """For a caller who has cancelled: stops rows that have not begun and, where Triton can, those that have."""
+        """For a caller who has cancelled: stops the rows, those that have begun and those that have not."""
         self._cancelled = self._cancelled or self._caller.is_cancelled()
         if not self._cancelled:
             return
         with self._lock:
-            streams = list(self._streams.values())
-        for responses in streams:
-            forward.cancel(responses)
+            begun = list(self._asked.values())
+        for asked in begun:
+            asked.cancel()
 
     def answer(self) -> None:
         """Sends the one response."""

@@ -35,7 +35,7 @@ class TritonPythonModel:
         self._metrics = _Metrics(args["model_name"])
         self._broken = False
         self._in_hand = InHand()
-        self._heartbeat = Heartbeat(args["model_name"], self._complaint)
+        self._heartbeat = Heartbeat(args["model_name"], self._complaint, self._in_hand.is_empty)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response for each request, in their order."""

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_io import process
+from triton_io import caller, process
 from triton_io.caller import Caller
-from triton_io.errors import to_triton
 from triton_io.heartbeat import Heartbeat
 
 from chat_engine.errors import ChatError, InvalidArgumentError
@@ -38,14 +37,15 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenizer")
         self._places = threading.BoundedSemaphore(_THREADS)
         self._in_hand = InHand()
-        self._heartbeat = Heartbeat(args["model_name"], self._in_hand.complaint)
+        self._heartbeat = Heartbeat(args["model_name"], self._in_hand.complaint, self._in_hand.is_empty)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts each request, waiting for a thread, so that what is too much waits in Triton's queue."""
         for request in requests:
-            text, caller = _read(request), Caller(request.get_response_sender())
-            self._places.acquire()
-            self._pool.submit(self._answer, text, caller)
+            found = caller.read(request, _read)
+            if found is not None:
+                self._places.acquire()
+                self._pool.submit(self._answer, *found)
 
     def finalize(self) -> None:
         """Waits for the requests that run."""
@@ -56,20 +56,20 @@ class TritonPythonModel:
         try:
             with self._in_hand.work():
                 response = _response(self._tokenizers.find(request.model).tokens(request))
+            caller.send(response, is_last=True)
         except InvalidArgumentError as error:
-            response = _failure(error)
+            caller.fail(error)
         except Exception:
             log.exception("a request failed")
-            response = _failure(ChatError("the tokenizer failed: internal error"))
+            caller.fail(ChatError("the tokenizer failed: internal error"))
         finally:
             self._places.release()
-        caller.send(response, is_last=True)
 
 
-def _read(request: pb_utils.InferenceRequest) -> TokenizerRequest:
+def _read(request: pb_utils.InferenceRequest, caller: Caller) -> tuple[TokenizerRequest, Caller]:
     """Copies, because the request's memory is Triton's again once `execute` has returned."""
     inputs = {tensor.name(): bytes(tensor.as_numpy()[0]) for tensor in request.inputs()}
-    return TokenizerRequest(**inputs, parameters=json.loads(request.parameters()))
+    return TokenizerRequest(**inputs, parameters=json.loads(request.parameters())), caller
 
 
 def _response(tokens: Tokens) -> pb_utils.InferenceResponse:
@@ -86,7 +86,3 @@ def _response(tokens: Tokens) -> pb_utils.InferenceResponse:
 
 def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _failure(error: ChatError) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(error=to_triton(error))

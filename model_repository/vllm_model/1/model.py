@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_io import forward, process
+from triton_io import caller, forward, process
 from triton_io.caller import Caller
 from triton_io.heartbeat import Heartbeat
 
@@ -40,7 +40,9 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts every request, waiting for a thread."""
         for request in requests:
-            forwarded = _Forwarded(request)
+            forwarded = caller.read(request, _Forwarded)
+            if forwarded is None:
+                continue
             self._places.acquire()
             self._watch.add(forwarded)
             self._pool.submit(self._run, forwarded)
@@ -67,12 +69,12 @@ class TritonPythonModel:
 class _Forwarded:
     """One request: what was asked, the way back to its caller, and what `chat` sends."""
 
-    def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._caller = Caller(request.get_response_sender())
+    def __init__(self, request: pb_utils.InferenceRequest, caller: Caller) -> None:
+        self._caller = caller
         # Copied: the request's memory is Triton's again once `execute` has returned.
         self._tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         self._parameters = json.loads(request.parameters())
-        self._responses: Iterable[pb_utils.InferenceResponse] = ()
+        self._to_chat: forward.Asked | None = None
         self._cancelled = False
 
     def run(self, target: str) -> None:
@@ -80,28 +82,33 @@ class _Forwarded:
         asked = vllm_contract.read(self._tensors, self._parameters)
         self.cancel_if_wanted()
         if self._cancelled:
+            self.fail(forward.cancelled())
             return
         answer = vllm_contract.Answer(asked)
-        self._responses = forward.ask(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
-        for response in self._responses:  # to the end, also when the caller has left
+        self._to_chat = forward.Asked(target, asked.inputs, {}, vllm_contract.CHAT_OUTPUTS)
+        failure: ChatError | None = None
+        # To the end, and the caller is told only then: tritonserver 2.51 hangs or ends when the request that has asked
+        # another model is over before the other.
+        for response in self._to_chat:
             if response.has_error():
-                self.fail(forward.error_of(response))
+                failure = failure or forward.error_of(response)
             elif response.output_tensors():
-                self._send_on(answer, response)
-        self.fail(EngineFailedError("the answer ended early"))
+                chat = {tensor.name(): tensor.as_numpy()[0, 0] for tensor in response.output_tensors()}
+                failure = failure or forward.failure_in(chat["text_output"], chat["finish_reason"])
+                if not (failure or self._cancelled):
+                    self._send_on(answer.outputs(chat), is_last=bool(chat["finish_reason"]))
+        self.fail(forward.cancelled() if self._cancelled else failure or EngineFailedError("the answer ended early"))
 
     def cancel_if_wanted(self) -> None:
-        """For a caller who has cancelled: ends the request and, where Triton can, the one to `chat`."""
+        """For a caller who has cancelled: ends the request to `chat`, and with it this one."""
         self._cancelled = self._cancelled or self._caller.is_cancelled()
-        if self._cancelled:
-            forward.cancel(self._responses)
-            self.fail(forward.cancelled())
+        if self._cancelled and self._to_chat is not None:
+            self._to_chat.cancel()
 
     def fail(self, error: ChatError) -> None:
         """Ends the request with an error, unless it has ended."""
         self._caller.fail(error)
 
-    def _send_on(self, answer: vllm_contract.Answer, response: pb_utils.InferenceResponse) -> None:
-        chat = {tensor.name(): tensor.as_numpy()[0, 0] for tensor in response.output_tensors()}
-        outputs = [pb_utils.Tensor(name, value) for name, value in answer.outputs(chat).items()]
-        self._caller.send(pb_utils.InferenceResponse(outputs), is_last=bool(chat["finish_reason"]))
+    def _send_on(self, outputs: Mapping[str, vllm_contract.Array], *, is_last: bool) -> None:
+        tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+        self._caller.send(pb_utils.InferenceResponse(tensors), is_last=is_last)

@@ -23,12 +23,14 @@ class Heartbeat:
         pid: of the process, in the namespace of this one.
         beats: how often it has said something.
         complaint: why it does not work, empty while it does.
+        finished: whether a server that stops need not wait for it.
     """
 
     model: str
     pid: int
     beats: int
     complaint: str
+    finished: bool = False
 
 
 @contextmanager

@@ -98,7 +98,11 @@ class _Supervisor:
 
 
 class _Stop:
-    """A stop that was asked for. tritonserver 24.10 never ends while a client keeps a stream open."""
+    """A stop that was asked for.
+
+    tritonserver 24.10 never ends while a client keeps a stream open, nor after one that it refused itself and whose
+    client left, and waits for its whole exit timeout after a stream that was never read.
+    """
 
     def __init__(self, now: float, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -106,11 +110,13 @@ class _Stop:
         self._idle_since: float | None = None
 
     def look(self, now: float, models: Sequence[heartbeats.Heartbeat]) -> int | None:
-        """The exit code, once it has to be ended. Where all models are unloaded, no request is left to wait for."""
-        if not models:
+        """The exit code, once it has to be ended. Where all models have finished, no request is left to wait for."""
+        if not all(model.finished for model in models):
+            self._idle_since = None
+        else:
             self._idle_since = self._idle_since or now
             if now - self._idle_since >= _IDLE_S:
-                log.info("all models are unloaded, but clients keep tritonserver open; it is ended")
+                log.info("all models have finished, but tritonserver goes on; it is ended")
                 return 0
         if now < self._by:
             return None

@@ -91,6 +91,14 @@ class EngineConfig(BaseModel):
     max_tools: int = Field(128, ge=0, le=4096, description="Maximum number of tools in a request.")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="Maximum size of each text input, in bytes.")
 
+    max_pending_bytes: int = Field(
+        8 << 20,
+        ge=1 << 16,
+        description="Maximum part of a stream that waits to be sent, in bytes; then it is cancelled.",
+    )
+    slow_reader_seconds: float = Field(
+        60.0, gt=0, description="Maximum time that a part of a stream waits to be sent; then it is cancelled."
+    )
     stall_seconds: float | None = Field(
         None,
         gt=0,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import triton_python_backend_utils as pb_utils
 
 from chat_engine.errors import ChatError
 from triton_io.errors import to_triton
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Caller:
@@ -41,3 +48,14 @@ class Caller:
         """Whether the caller has cancelled a request that has not ended."""
         with self._lock:
             return not self._ended and bool(self._sender.is_cancelled())
+
+
+def read(request: pb_utils.InferenceRequest, reader: Callable[[pb_utils.InferenceRequest, Caller], T]) -> T | None:
+    """What a model makes of a request. None where it cannot be read, which its caller is told: the others go on."""
+    caller = Caller(request.get_response_sender())
+    try:
+        return reader(request, caller)
+    except Exception:
+        log.exception("a request could not be read")
+        caller.fail(ChatError("internal error: the request could not be read"))
+        return None

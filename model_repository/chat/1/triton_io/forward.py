@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from chat_engine.errors import ChatError, RequestCancelledError
+from chat_engine.errors import ChatError, EngineFailedError, RequestCancelledError, from_wire
+from triton_io import abandoned
 from triton_io.errors import from_triton
 
 Array = np.ndarray[Any, Any]
@@ -62,19 +63,46 @@ class CancelWatch:
                 request.cancel_if_wanted()
 
 
-def ask(
-    target: str, inputs: Mapping[str, Array], parameters: Mapping[str, object], outputs: Sequence[str]
-) -> Iterable[pb_utils.InferenceResponse]:
-    """Sends one request to the chat model and gives its responses as they come. Their errors are for `error_of`."""
-    fractions = {name: value for name, value in parameters.items() if isinstance(value, float)}
-    request = pb_utils.InferenceRequest(
-        model_name=target,
-        inputs=[pb_utils.Tensor(name, value) for name, value in with_fractions(inputs, fractions).items()],
-        requested_output_names=list(outputs),
-        parameters={name: value for name, value in parameters.items() if name not in fractions},
-    )
-    responses: Iterable[pb_utils.InferenceResponse] = request.exec(decoupled=True)
-    return responses
+class Asked:
+    """A request to `chat`. It is sent when its responses are read, which must be done to the end, also after `cancel`.
+
+    Errors among the responses are for `error_of`. Any thread may call `cancel`.
+    """
+
+    def __init__(
+        self, target: str, inputs: Mapping[str, Array], parameters: Mapping[str, object], outputs: Sequence[str]
+    ) -> None:
+        fractions = {name: value for name, value in parameters.items() if isinstance(value, float)}
+        self._name = abandoned.new_name()
+        self._request = pb_utils.InferenceRequest(
+            request_id=self._name,
+            model_name=target,
+            inputs=[pb_utils.Tensor(name, value) for name, value in with_fractions(inputs, fractions).items()],
+            requested_output_names=list(outputs),
+            parameters={name: value for name, value in parameters.items() if name not in fractions},
+        )
+        self._responses: Iterable[pb_utils.InferenceResponse] = ()
+        self._lock = threading.Lock()
+        self._noted = self._over = False
+
+    def __iter__(self) -> Iterator[pb_utils.InferenceResponse]:
+        try:
+            self._responses = self._request.exec(decoupled=True)  # it waits for the first response
+            yield from self._responses
+        finally:
+            with self._lock:
+                self._over = True
+                if self._noted:
+                    abandoned.forget(self._name)
+
+    def cancel(self) -> None:
+        """Ends the request soon: by Triton where it can (25.04 and later), and by a note to `chat`."""
+        with self._lock:
+            if not (self._over or self._noted):
+                self._noted = True
+                abandoned.note(self._name)
+        if hasattr(self._responses, "cancel"):
+            self._responses.cancel()
 
 
 def with_fractions(inputs: Mapping[str, Array], fractions: Mapping[str, float]) -> Mapping[str, Array]:
@@ -93,14 +121,15 @@ def with_fractions(inputs: Mapping[str, Array], fractions: Mapping[str, float]) 
     return {**inputs, _SAMPLING: np.array([[json.dumps({**fractions, **given}).encode()]], np.object_)}
 
 
-def cancel(responses: Iterable[pb_utils.InferenceResponse]) -> None:
-    """Stops what `ask` has begun, where Triton can (25.04 and later); otherwise it runs on to its end."""
-    if hasattr(responses, "cancel"):
-        responses.cancel()
-
-
 def cancelled() -> RequestCancelledError:
     return RequestCancelledError("the request was cancelled")
+
+
+def failure_in(text_output: bytes, finish_reason: bytes) -> ChatError | None:
+    """What has gone wrong in `chat` after its first response: the text says it, where the reason is one of these."""
+    if finish_reason not in (b"error", b"cancelled"):
+        return None
+    return from_wire(text_output.decode()) or EngineFailedError("the answer ended early")
 
 
 def error_of(response: pb_utils.InferenceResponse) -> ChatError:

@@ -25,13 +25,20 @@ class Heartbeat:
     Args:
         model: its name.
         complaint: says why the model does not work; None while it does.
+        is_finished: whether a server that stops need not wait for it any more, be it that it is still loaded.
     """
 
-    def __init__(self, model: str, complaint: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        model: str,
+        complaint: Callable[[], str | None] = lambda: None,
+        is_finished: Callable[[], bool] = lambda: True,
+    ) -> None:
         folder = os.environ.get(FOLDER_VARIABLE)
         self._path = Path(folder) / f"{os.getpid()}.json" if folder else None
         self._model = model
         self._complaint = complaint
+        self._is_finished = is_finished
         self._beats = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
@@ -62,6 +69,7 @@ class Heartbeat:
             "pid": os.getpid(),
             "beats": self._beats,
             "complaint": self._complaint() or "",
+            "finished": self._is_finished(),
         }
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(beat), "utf-8")

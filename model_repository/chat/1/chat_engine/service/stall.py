@@ -43,6 +43,10 @@ class InHand:
                 del self._began[number]
                 self._longest = max(self._longest, time.monotonic() - began)
 
+    def is_empty(self) -> bool:
+        """Whether it works at nothing."""
+        return not self._began
+
     def complaint(self) -> str | None:
         """Why the model does not work, if it does not."""
         with self._lock:
