@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_engine.errors import RequestCancelledError
-from chat_engine.errors import EngineFailedError
+from chat_engine.errors import EngineFailedError, RequestCancelledError
 from chat_engine.request import Alternative, FinishReason, PromptToken, TokenEvent, TokenLogprobs
 from chat_engine.service import delivery as delivery_module
 from chat_engine.service.delivery import Delivery, Mailbox, ReaderLimits, merge, rest_seconds
