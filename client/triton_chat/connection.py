@@ -20,7 +20,7 @@ class Connection:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Target = DEFAULT_URL,
         *,
         timeouts: Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
@@ -38,7 +38,7 @@ class Connection:
         Raises:
             InvalidRequestError: the address cannot be one.
         """
-        self.target: Target = parse_url(url)
+        self.target: Target = url if isinstance(url, Target) else parse_url(url)
         self.timeouts = timeouts or Timeouts()
         self._headers = _lowered(headers)
         self._stream_headers = wire.STATUS_METADATA if grpc_status else ()
