@@ -61,7 +61,7 @@ async def drained(generation: Generation) -> list[tuple[int, ChatEvent]]:
 
 async def settle() -> None:
     """Lets everything run that can."""
-    for _ in range(20):
+    for _ in range(50):
         await asyncio.sleep(0)
 
 

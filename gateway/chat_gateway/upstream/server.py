@@ -143,16 +143,16 @@ class Server:
 
     async def _look(self) -> None:
         """First whether it lives, then what it serves: a model that is slow to answer says nothing about the others."""
-        holds_s = _FRESH_S
+        up, holds_s = False, _FRESH_S
         try:
             live = await asyncio.wait_for(self.client.is_live(), LOOK_S)
+            up = live and await self._ask_for_models()
+            holds_s = _FRESH_S if up else _REFUSED_FRESH_S
         except asyncio.TimeoutError:
-            self.up = False
             self._give_up_if_silent()
-        else:
-            self.up = live and await self._ask_for_models()
-            holds_s = _FRESH_S if self.up else _REFUSED_FRESH_S
-        self._fresh_until = time.monotonic() + holds_s
+        finally:
+            self.up = up
+            self._fresh_until = time.monotonic() + holds_s
 
     async def _ask_for_models(self) -> bool:
         self.heard()

@@ -52,6 +52,8 @@ class Servers:
         self._waiting: set[asyncio.Future[None]] = set()
         self._served: dict[str, tuple[ModelInfo, float]] = {}
         """Models that were ready, and when they last were."""
+        self._up_at = 0.0
+        self._closed = False
 
     @property
     def num_up(self) -> int:
@@ -91,7 +93,7 @@ class Servers:
         """
         await self._looked()
         while (server := self.choose(model, failed)) is None:
-            left_s = self._served.get(model, (None, 0.0))[1] + PATIENCE_S - time.monotonic()
+            left_s = self._last_served_at(model) + PATIENCE_S - time.monotonic()
             if left_s <= 0:
                 raise ServerUnavailableError("no server is ready")
             await self._change(left_s)
@@ -108,6 +110,11 @@ class Servers:
             serving = up
         return min(serving, key=lambda server: self._rank(server, failed), default=None)
 
+    def _last_served_at(self, model: str) -> float:
+        if model in self._served:
+            return self._served[model][1]
+        return 0.0 if any(model in server.models for server in self._servers.values()) else self._up_at
+
     def _rank(self, server: Server, failed: Collection[Server]) -> tuple[object, ...]:
         return (server in failed, not server.listed, server.left_alone, server.outstanding, server.used_at)
 
@@ -119,11 +126,14 @@ class Servers:
 
     async def close(self) -> None:
         """What is still running is cancelled."""
+        self._closed = True
         await ended(self._following, self._looking_up)
         await asyncio.gather(*(server.close() for server in self._servers.values()))
 
     async def _looked(self) -> None:
         """Returns when it is known of one server that it is up, or of all that none is."""
+        if self._closed:
+            raise ServerUnavailableError("the gateway is stopping")
         self._follow()
         if not self._servers:
             await asyncio.shield(self._look_up())
@@ -176,6 +186,8 @@ class Servers:
 
     def _noted(self, server: Server) -> None:
         now = time.monotonic()
+        if server.up:
+            self._up_at = now
         for model in server.models.values():
             if server.serves(model.name):
                 self._served[model.name] = (model, now)
