@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 import triton_chat
 from chat_gateway.http.exchange import Exchange
+from chat_gateway.upstream.servers import Servers
 
 OTHER = "other"
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -70,11 +71,22 @@ class Metrics:
         self._response_bytes = Counter(
             "triton_chat_gateway_response_bytes", "Bytes of response bodies.", ["route"], registry=self.registry
         )
+        self._servers = Gauge(
+            "triton_chat_gateway_triton_servers",
+            "Triton servers that the gateway knows of, by whether they answer and take requests.",
+            ["state"],
+            registry=self.registry,
+        )
         # A counter that is born with its first increment hides it from rate(), so the usual ones are there at once.
         for route, status in product(GENERATING, ("200", "429", "499", "500", "503")):
             self._requests.labels(route, "POST", status)
         build = Gauge("triton_chat_gateway_build_info", "1, with the version.", ["version"], registry=self.registry)
         build.labels(triton_chat.__version__).set(1)
+
+    def watch(self, servers: Servers) -> None:
+        """Tells of them whenever it is asked."""
+        self._servers.labels("up").set_function(lambda: servers.num_up)
+        self._servers.labels("down").set_function(lambda: servers.num_known - servers.num_up)
 
     def request_began(self) -> None:
         self._open_requests.inc()

@@ -111,8 +111,8 @@ class Ticket:
 class Backlogs:
     """By model."""
 
-    def __init__(self, limit_s: float) -> None:
-        self._of = defaultdict[str, Backlog](lambda: Backlog(limit_s))
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._of = defaultdict[str, Backlog](lambda: Backlog(limit_s, clock))
 
     def excess_s(self, model: str) -> float:
         return self._of[model].excess_s if model in self._of else 0.0
