@@ -30,7 +30,8 @@ class Connection:
 
         Args:
             url: `host:port`, `grpc://host:port`, or `grpcs://host:port` for TLS (roots: gRPC's
-                `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`). Calls are spread over all addresses that the host has.
+                `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`). Calls are spread over all addresses that the host has. Or a
+                `Target`, such as one of these addresses.
             timeouts: limits in seconds; single calls may override some.
             headers: gRPC metadata of every call, such as what a proxy asks for.
             grpc_status: ask the server to end failed streams with a gRPC status, see `wire.STATUS_METADATA`.

@@ -259,6 +259,57 @@ class TestFailure:
                 await generation.pending()
 
 
+class TestSignsOfLife:
+    """What the engine sends while a request waits."""
+
+    async def test_they_are_no_first_token(self, client: FakeClient, upstream: Upstream) -> None:
+        go = asyncio.Event()
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            yield ChatEvent("")
+            yield ChatEvent("", num_input_tokens=7)
+            await go.wait()
+            yield event("x", 1, "stop")
+
+        client.script = script
+        async with Generation(upstream, order(n=2)) as generation:
+            await settle()
+            assert len(client.calls) == 1  # the other choice waits
+            asyncio.get_running_loop().call_soon(generation.nudge)
+            assert await generation.pending() == {}
+            go.set()
+            while not generation.complete:
+                await generation.pending()
+
+    async def test_nor_are_they_events_later(self, client: FakeClient, upstream: Upstream) -> None:
+        held_back = ChatEvent("", num_output_tokens=2)
+        client.script = plays(event("a", 1), event("", 1), held_back, ChatEvent("", num_output_tokens=2), event("b", 3))
+        generation = Generation(upstream, order())
+        seen: list[tuple[int, ChatEvent]] = []
+        add = generation._add
+        generation._add = lambda index, one: (seen.append((index, one)), add(index, one))[1]  # type: ignore[method-assign]
+        await generation.results()
+        assert [one.num_output_tokens for _, one in seen] == [1, 2, 3]
+
+    @pytest.mark.parametrize(
+        "telling",
+        [
+            ChatEvent("x"),
+            ChatEvent("", "length"),
+            ChatEvent("", reasoning="x"),
+            ChatEvent("", num_output_tokens=1),
+            ChatEvent("", prompt_token_ids=(1,)),
+            ChatEvent("", prompt_logprobs=(None,)),  # type: ignore[arg-type]
+        ],
+    )
+    async def test_what_tells_something_is_none(
+        self, client: FakeClient, upstream: Upstream, telling: ChatEvent
+    ) -> None:
+        client.script = plays(telling)
+        async with Generation(upstream, order()) as generation:
+            assert await generation.pending() == {0: telling}
+
+
 class TestAnotherServer:
     @pytest.mark.parametrize("gone", [errors.ServerUnavailableError("gone"), errors.ServerStoppingError("stopping")])
     async def test_what_has_not_begun_is_begun_anew(
