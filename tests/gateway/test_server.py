@@ -117,15 +117,21 @@ async def test_who_waits_on_one_that_is_silent_is_told() -> None:
 
 
 @pytest.mark.usefixtures("hurried")
-async def test_one_that_still_sends_is_not_given_up() -> None:
+@pytest.mark.parametrize("slow_to_tell", ["that it lives", "its models"])
+async def test_one_that_still_sends_is_busy(slow_to_tell: str) -> None:
     client = Hanging()
     server = Server(client)
-    client.hangs = True
+    await server.look()
+    client.hangs, client.is_slow = slow_to_tell == "that it lives", slow_to_tell == "its models"
     running = asyncio.create_task(server.run(forever))
     for _ in range(5):
+        looking = server.look()
+        await asyncio.sleep(0)
         server.heard()
-        await server.look()
-    assert (running.done(), server.up) == (False, False)
+        await looking
+    assert (running.done(), server.up) == (False, True)
+    await server.look()
+    assert not server.up
     running.cancel()
 
 

@@ -44,7 +44,8 @@ class Server:
         self.outstanding = 0
         self.used_at = 0.0
         self._fresh_until = 0.0
-        self._heard_at = time.monotonic()
+        self._heard_at = 0.0
+        self._answered_at = time.monotonic()
         self._num_failures = 0
         self._failed_at = self._alone_until = 0.0
         self._running: set[asyncio.Future[None]] = set()
@@ -67,7 +68,7 @@ class Server:
         return self.up and found is not None and found.ready
 
     def heard(self) -> None:
-        """Something came from it, so it lives."""
+        """A stream has brought something."""
         self._heard_at = time.monotonic()
 
     def failed(self, *, down: bool) -> None:
@@ -142,29 +143,37 @@ class Server:
                 await asyncio.wait_for(self._soon.wait(), PERIOD_S - _SOON_S)
 
     async def _look(self) -> None:
-        """First whether it lives, then what it serves: a model that is slow to answer says nothing about the others."""
-        up, holds_s = False, _FRESH_S
+        """First whether it lives, then what it serves: a model that is slow to answer says nothing about the others.
+
+        Who does not answer in time but still sends tokens is busy and not stuck.
+        """
+        began, up, holds_s = time.monotonic(), False, _FRESH_S
         try:
-            live = await asyncio.wait_for(self.client.is_live(), LOOK_S)
-            up = live and await self._ask_for_models()
+            up = await self._lives() and await self._tells_its_models()
             holds_s = _FRESH_S if up else _REFUSED_FRESH_S
         except asyncio.TimeoutError:
+            up = self.up and self._heard_at >= began
             self._give_up_if_silent()
         finally:
             self.up = up
             self._fresh_until = time.monotonic() + holds_s
 
-    async def _ask_for_models(self) -> bool:
-        self.heard()
+    async def _lives(self) -> bool:
+        live = await asyncio.wait_for(self.client.is_live(), LOOK_S)
+        if live:
+            self._answered_at = time.monotonic()
+        return live
+
+    async def _tells_its_models(self) -> bool:
         try:
             models = await asyncio.wait_for(self.client.models(), LOOK_S)
-        except (TritonChatError, asyncio.TimeoutError):
+        except TritonChatError:
             return False
         self.models = {model.name: model for model in models}
         return True
 
     def _give_up_if_silent(self) -> None:
-        if time.monotonic() - self._heard_at >= LOST_S:
+        if time.monotonic() - max(self._heard_at, self._answered_at) >= LOST_S:
             for running in self._running:
                 if not running.done():
                     running.set_result(None)
