@@ -19,7 +19,7 @@ from chat_gateway.upstream.triton import Upstream
 from tests.client.fake_server import FakeTriton, Received, echo, fail, say
 from tests.gateway.fakes import WAIT_S
 from tests.gateway.tritons import STALL, Name, Process, refuses, stops
-from triton_chat.errors import EngineError, NotComputedError, ServerUnavailableError
+from triton_chat.errors import EngineError, NotComputedError, ServerUnavailableError, TritonChatError
 from triton_chat.types import SamplingParams
 
 Start = Callable[..., FakeTriton]
@@ -296,9 +296,17 @@ def test_no_server_is_asked_before_there_is_a_request(name: Name) -> None:
     assert name.lookups == 0
 
 
-async def test_none_is_looked_at_any_more_after_the_end(upstream: Upstream, name: Name, start: Start) -> None:
-    name.urls = [start().url]
-    assert await answer(upstream) == "hello"
-    await upstream.close()
-    with pytest.raises(ServerUnavailableError):
-        await generation(upstream).results()
+async def test_the_end_ends_what_runs(upstream: Upstream, name: Name, start: Start) -> None:
+    triton = start()
+    name.urls = [triton.url]
+    triton.reply = triton.stalls_after("word")
+    async with generation(upstream) as running:
+        await running.pending()
+        lookups = name.lookups
+        await upstream.close()
+        with pytest.raises(TritonChatError):
+            await running.pending()
+        assert triton.requests[0].cancelled.wait(WAIT_S)
+        assert (name.lookups, upstream.servers.num_known) == (lookups, 0)
+    triton.reply = echo
+    assert await answer(upstream) == "hello"  # who asks later begins anew

@@ -147,16 +147,15 @@ class Server:
 
         Who does not answer in time but still sends tokens is busy and not stuck.
         """
-        began, up, holds_s = time.monotonic(), False, _FRESH_S
+        began = time.monotonic()
         try:
-            up = await self._lives() and await self._tells_its_models()
-            holds_s = _FRESH_S if up else _REFUSED_FRESH_S
+            self.up = await self._lives() and await self._tells_its_models()
+            holds_s = _FRESH_S if self.up else _REFUSED_FRESH_S
         except asyncio.TimeoutError:
-            up = self.up and self._heard_at >= began
+            self.up = self.up and self._heard_at >= began
+            holds_s = _FRESH_S
             self._give_up_if_silent()
-        finally:
-            self.up = up
-            self._fresh_until = time.monotonic() + holds_s
+        self._fresh_until = time.monotonic() + holds_s
 
     async def _lives(self) -> bool:
         live = await asyncio.wait_for(self.client.is_live(), LOOK_S)

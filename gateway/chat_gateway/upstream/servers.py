@@ -53,7 +53,6 @@ class Servers:
         self._served: dict[str, tuple[ModelInfo, float]] = {}
         """Models that were ready, and when they last were."""
         self._up_at = 0.0
-        self._closed = False
 
     @property
     def num_up(self) -> int:
@@ -125,15 +124,13 @@ class Servers:
             self._soon.set()
 
     async def close(self) -> None:
-        """What is still running is cancelled."""
-        self._closed = True
+        """What is still running is cancelled. Whoever asks later begins anew."""
         await ended(self._following, self._looking_up)
-        await asyncio.gather(*(server.close() for server in self._servers.values()))
+        servers, self._servers = list(self._servers.values()), {}
+        await asyncio.gather(*(server.close() for server in servers))
 
     async def _looked(self) -> None:
         """Returns when it is known of one server that it is up, or of all that none is."""
-        if self._closed:
-            raise ServerUnavailableError("the gateway is stopping")
         self._follow()
         if not self._servers:
             await asyncio.shield(self._look_up())
@@ -141,7 +138,9 @@ class Servers:
             looks = [server.look() for server in self._servers.values() if not server.fresh]
             if not looks:
                 return
-            await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+            for look in done:
+                look.result()
             for server in self._servers.values():
                 self._noted(server)
 
