@@ -61,6 +61,7 @@ class Servers:
 
     @property
     def num_known(self) -> int:
+        """Servers that the name has, or had and that still work."""
         return len(self._servers)
 
     def recent(self, model: str) -> ModelInfo | None:
