@@ -180,7 +180,6 @@ OTHER_NUMBERS = {
     ("gateway/chat_gateway/settings.py", 2048): "max_embedding_inputs, a setting of the gateway",
     ("gateway/chat_gateway/schemas/completions.py", 16): "OpenAI's default of max_tokens",
     ("gateway/chat_gateway/schemas/fields.py", 256): "the longest name of a model",
-    ("gateway/chat_gateway/upstream/retries.py", 16): "tries at servers that stop",
     ("gateway/chat_gateway/http/access.py", 256): "what the log shows of a caller's text",
     ("gateway/chat_gateway/http/metrics.py", 20): "a bucket of a histogram",
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RequestCancelledError,
         ServerStoppingError,
         ServerUnavailableError,
+        ServerUnreachedError,
         StreamTimeoutError,
         TritonChatError,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "SamplingParams",
     "ServerStoppingError",
     "ServerUnavailableError",
+    "ServerUnreachedError",
     "StreamTimeoutError",
     "Timeouts",
     "TokenLogprob",

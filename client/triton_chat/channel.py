@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from triton_chat.errors import InvalidRequestError
@@ -49,6 +49,16 @@ class Target:
     address: str
     host: str
     tls: bool
+    authority: str | None = None
+    """What the server is called, where `address` is a single one of those that its name has."""
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    def at(self, ip: str) -> Target:
+        """The same server name at one of its addresses."""
+        return replace(self, address=f"{_bracketed(ip)}:{self.port}", authority=self.authority or self.address)
 
 
 def parse_url(url: str) -> Target:
@@ -72,8 +82,11 @@ def parse_url(url: str) -> Target:
     host, port = _split_port(rest.rstrip("/"))
     if not _is_host(host) or not _is_port(port):
         raise InvalidRequestError(f"{url!r} is not a server address: write host:port, as in {DEFAULT_URL}")
-    bracketed = f"[{host}]" if ":" in host else host
-    return Target(address=f"{bracketed}:{port or GRPC_PORT}", host=host, tls=scheme == "grpcs")
+    return Target(address=f"{_bracketed(host)}:{port or GRPC_PORT}", host=host, tls=scheme == "grpcs")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _split_port(address: str) -> tuple[str, str]:
@@ -120,18 +133,25 @@ def channel_options(target: Target, connect_s: float) -> ChannelOptions:
     `grpc.max_reconnect_backoff_ms` later, so that a long-lived client finds a restarted server quickly. Keepalive pings
     stay at the five minutes which servers accept by default: more often, and they close the connection with
     `too_many_pings`.
+
+    A single address of a name belongs to somebody who watches all of them and knows which to use: it is asked without a
+    proxy, by the server's name, and is found again within a second.
     """
+    watched = target.authority is not None
     options: ChannelOptions = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 300_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.min_reconnect_backoff_ms", int(connect_s * 1000)),
-        ("grpc.initial_reconnect_backoff_ms", 500),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.initial_reconnect_backoff_ms", 250 if watched else 500),
+        ("grpc.max_reconnect_backoff_ms", 1_000 if watched else 5_000),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ]
-    if _is_local(target.host):
+    if watched or _is_local(target.host):
         options.append(("grpc.enable_http_proxy", 0))
+    if target.authority is not None:
+        options.append(("grpc.default_authority", target.authority))
+        options.append(("grpc.ssl_target_name_override", target.host))
     return options

@@ -20,7 +20,7 @@ class Connection:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Target = DEFAULT_URL,
         *,
         timeouts: Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
@@ -30,7 +30,8 @@ class Connection:
 
         Args:
             url: `host:port`, `grpc://host:port`, or `grpcs://host:port` for TLS (roots: gRPC's
-                `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`). Calls are spread over all addresses that the host has.
+                `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`). Calls are spread over all addresses that the host has. Or a
+                `Target`, such as one of these addresses.
             timeouts: limits in seconds; single calls may override some.
             headers: gRPC metadata of every call, such as what a proxy asks for.
             grpc_status: ask the server to end failed streams with a gRPC status, see `wire.STATUS_METADATA`.
@@ -38,7 +39,7 @@ class Connection:
         Raises:
             InvalidRequestError: the address cannot be one.
         """
-        self.target: Target = parse_url(url)
+        self.target: Target = url if isinstance(url, Target) else parse_url(url)
         self.timeouts = timeouts or Timeouts()
         self._headers = _lowered(headers)
         self._stream_headers = wire.STATUS_METADATA if grpc_status else ()

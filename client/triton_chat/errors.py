@@ -76,6 +76,10 @@ class ServerUnavailableError(TritonChatError):
     code = "unavailable"
 
 
+class ServerUnreachedError(ServerUnavailableError):
+    """No connection came about, so nothing was sent."""
+
+
 class ServerStoppingError(ServerUnavailableError):
     """The server answers, but takes nothing new, because it is starting or stopping."""
 
@@ -195,7 +199,8 @@ def from_status(code: str, details: str, target: str) -> TritonChatError:
     if (ours := _read(details)) is not None:
         return ours
     if code == "UNAVAILABLE" and _CONNECTION.search(details):
-        return ServerUnavailableError(unreachable(target, details))
+        kind = ServerUnreachedError if "failed to connect" in details.lower() else ServerUnavailableError
+        return kind(unreachable(target, details))
     if code == "DEADLINE_EXCEEDED":
         return StreamTimeoutError("the request took longer than its time limit")
     allowed = _BY_CODE.get(code, (EngineError,))

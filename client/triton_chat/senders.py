@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from triton_chat.channel import DEFAULT_URL
+from triton_chat.channel import DEFAULT_URL, Target
 from triton_chat.connection import Connection
 from triton_chat.errors import TritonChatError
 from triton_chat.streams import AsyncChatStream, ChatStream
@@ -34,7 +34,7 @@ class Sender(Connection):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Target = DEFAULT_URL,
         *,
         timeouts: Timeouts | None = None,
         headers: Mapping[str, str] | None = None,

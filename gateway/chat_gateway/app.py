@@ -76,6 +76,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.upstream = upstream or Upstream(settings)
+    metrics.watch(app.state.upstream.servers)
     app.state.metrics = metrics
     app.state.draining = False
     shown_as_protected = [Security(HTTPBearer(auto_error=False))] if keys.required else []

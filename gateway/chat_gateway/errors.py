@@ -77,6 +77,11 @@ def unavailable(message: str, retry_after: int, code: str = "unavailable") -> Ap
     return ApiError(503, message, "service_unavailable_error", code=code, retry_after=retry_after)
 
 
+def overloaded(message: str, retry_after: int) -> ApiError:
+    """More is asked for than can be served in good time."""
+    return ApiError(429, message, "rate_limit_error", code="overloaded", retry_after=retry_after)
+
+
 _SENTENCES = {
     "missing": "is required",
     "extra_forbidden": "is not a field of this request",
@@ -121,7 +126,7 @@ def from_client(error: errors.TritonChatError, retry_after: int) -> ApiError:
         case errors.ModelNotFoundError():
             return ApiError(404, text, param="model", code="model_not_found")
         case errors.OverloadedError():
-            return ApiError(429, text, "rate_limit_error", code="overloaded", retry_after=retry_after)
+            return overloaded(text, retry_after)
         case errors.RequestCancelledError():
             return ApiError(499, text, "server_error", code="cancelled")
         case errors.StreamTimeoutError():

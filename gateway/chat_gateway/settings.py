@@ -57,6 +57,11 @@ class GatewaySettings(BaseSettings):
     request_timeout: float = Field(600.0, gt=0, description="Time limit for a whole answer.")
     first_token_timeout: float = Field(120.0, gt=0, description="Time limit for the first token, including the queue.")
     token_timeout: float = Field(30.0, gt=0, description="Time limit between two tokens.")
+    max_queue_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="Estimated wait for other requests' first tokens from which on a request is refused; 0: off.",
+    )
     keep_alive: float = Field(15.0, gt=0, description="Idle time after which a stream sends a comment.")
     retry_after: int = Field(2, ge=1, description="Value of Retry-After in 429 and 503 responses.")
     drain_timeout: int = Field(30, ge=0, description="Time for running answers to finish after SIGTERM.")

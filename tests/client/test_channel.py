@@ -66,3 +66,13 @@ def test_a_local_server_is_not_asked_through_a_proxy() -> None:
 
 def test_keepalive_stays_within_what_servers_accept() -> None:
     assert dict(channel_options(parse_url("localhost"), 5))["grpc.keepalive_time_ms"] >= 300_000
+
+
+def test_one_address_of_a_name() -> None:
+    one = parse_url("grpcs://triton:9").at("fd00::7")
+    assert (one.address, one.host, one.tls, one.authority) == ("[fd00::7]:9", "triton", True, "triton:9")
+    options = dict(channel_options(one, 5))
+    assert options["grpc.default_authority"] == "triton:9"
+    assert options["grpc.ssl_target_name_override"] == "triton"
+    assert options["grpc.enable_http_proxy"] == 0
+    assert options["grpc.max_reconnect_backoff_ms"] == 1000

@@ -144,7 +144,7 @@ def test_what_triton_adds_does_not_disturb_the_data(before: str, after: str) -> 
             "GRPC server is shutting down and has stopped accepting new requests",
             errors.ServerStoppingError,
         ),
-        ("UNAVAILABLE", "failed to connect to all addresses", errors.ServerUnavailableError),
+        ("UNAVAILABLE", "failed to connect to all addresses", errors.ServerUnreachedError),
         ("RESOURCE_EXHAUSTED", "anything", errors.OverloadedError),
         ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max", errors.InvalidRequestError),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", errors.StreamTimeoutError),

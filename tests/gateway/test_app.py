@@ -86,7 +86,8 @@ def test_apps_share_nothing() -> None:
 
 
 def test_stopping_closes_the_connection(fake: FakeClient) -> None:
-    with TestClient(app_for(fake)):
+    with TestClient(app_for(fake)) as client:
+        assert client.get("/health/ready").status_code == 200
         assert not fake.closed
     assert fake.closed
 

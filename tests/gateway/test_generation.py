@@ -9,6 +9,8 @@ import pytest
 
 from chat_gateway.answers.generation import MAX_WAITING, Generation, Order, Prompt, check_size
 from chat_gateway.errors import ApiError
+from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.triton import Upstream
 from tests.gateway.fakes import WAIT_S, FakeClient, Script, event, fails, hangs, plays, says
 from triton_chat import errors
 from triton_chat.types import (
@@ -29,6 +31,11 @@ MESSAGES = [{"role": "user", "content": "你好"}]
 @pytest.fixture
 def client() -> FakeClient:
     return FakeClient()
+
+
+@pytest.fixture
+def upstream(client: FakeClient) -> Upstream:
+    return Upstream(GatewaySettings(), client)
 
 
 def order(*prompts: str, n: int = 1, seed: int | None = None) -> Order:
@@ -63,7 +70,7 @@ async def drained(generation: Generation) -> list[tuple[int, ChatEvent]]:
 
 async def settle() -> None:
     """Lets everything run that can."""
-    for _ in range(20):
+    for _ in range(50):
         await asyncio.sleep(0)
 
 
@@ -73,9 +80,9 @@ async def wait_until_cancelled(client: FakeClient) -> None:
 
 
 class TestOrder:
-    async def test_the_forms_of_a_prompt(self, client: FakeClient) -> None:
+    async def test_the_forms_of_a_prompt(self, client: FakeClient, upstream: Upstream) -> None:
         prompts = [Prompt(messages=MESSAGES), Prompt(text="text"), Prompt(token_ids=[1, 2])]
-        await Generation(client, Order(model="m", prompts=prompts, sampling=SamplingParams(), echo=True)).results()
+        await Generation(upstream, Order(model="m", prompts=prompts, sampling=SamplingParams(), echo=True)).results()
         requests = [call.request for call in client.calls]
         assert [(r.messages, r.prompt, r.prompt_token_ids) for r in requests] == [
             (MESSAGES, None, None),
@@ -85,7 +92,7 @@ class TestOrder:
         assert not any(request.exclude_input_in_output for request in requests)
         assert {call.model for call in client.calls} == {"m"}
 
-    async def test_what_goes_along(self, client: FakeClient) -> None:
+    async def test_what_goes_along(self, client: FakeClient, upstream: Upstream) -> None:
         asked = Order(
             model="chat",
             prompts=[Prompt(messages=MESSAGES)],
@@ -94,7 +101,7 @@ class TestOrder:
             chat={"add_generation_prompt": False, "tools": [TOOL]},
             headers={"traceparent": "t"},
         )
-        await Generation(client, asked).results()
+        await Generation(upstream, asked).results()
         (call,) = client.calls
         assert (call.request_id, call.headers, call.request.add_generation_prompt) == (
             "r-0",
@@ -110,24 +117,24 @@ class TestOrder:
         [(None, [None] * 4), (7, [7, 8, 7, 8]), (-1, [2**64 - 1, 0, 2**64 - 1, 0]), (2**64, [0, 1, 0, 1])],
     )
     async def test_seeds_count_up_within_a_prompt(
-        self, client: FakeClient, seed: int | None, sent: list[int | None]
+        self, client: FakeClient, upstream: Upstream, seed: int | None, sent: list[int | None]
     ) -> None:
-        await Generation(client, order("a", "b", n=2, seed=seed)).results()
+        await Generation(upstream, order("a", "b", n=2, seed=seed)).results()
         by_id = {call.request_id: call.request.sampling.seed for call in client.calls}
         assert [by_id[f"r-{index}"] for index in range(4)] == sent
 
 
 class TestEvents:
-    async def test_one_choice(self, client: FakeClient) -> None:
-        seen = await drained(Generation(client, order()))
+    async def test_one_choice(self, client: FakeClient, upstream: Upstream) -> None:
+        seen = await drained(Generation(upstream, order()))
         assert [(index, e.text, e.finish_reason) for index, e in seen] == [(0, "Hello", ""), (0, " there", "stop")]
 
-    async def test_an_index_is_prompt_times_n_plus_choice(self, client: FakeClient) -> None:
+    async def test_an_index_is_prompt_times_n_plus_choice(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = by_prompt(a=says("A"), b=says("B"))
-        seen = await drained(Generation(client, order("a", "b", n=3)))
+        seen = await drained(Generation(upstream, order("a", "b", n=3)))
         assert {index: e.text for index, e in seen} == {0: "A", 1: "A", 2: "A", 3: "B", 4: "B", 5: "B"}
 
-    async def test_the_others_wait_until_the_prompt_is_cached(self, client: FakeClient) -> None:
+    async def test_the_others_wait_until_the_prompt_is_cached(self, client: FakeClient, upstream: Upstream) -> None:
         go = asyncio.Event()
 
         async def script(_: Call) -> AsyncIterator[ChatEvent]:
@@ -135,7 +142,7 @@ class TestEvents:
             yield event("x", 1, "stop")
 
         client.script = script
-        async with Generation(client, order("a", "b", n=3)) as generation:
+        async with Generation(upstream, order("a", "b", n=3)) as generation:
             await settle()
             assert [call.request_id for call in client.calls] == ["r-0", "r-3"]
             go.set()
@@ -143,7 +150,7 @@ class TestEvents:
                 await generation.pending()
         assert sorted(call.request_id for call in client.calls) == [f"r-{index}" for index in range(6)]
 
-    async def test_what_nobody_took_is_joined(self, client: FakeClient) -> None:
+    async def test_what_nobody_took_is_joined(self, client: FakeClient, upstream: Upstream) -> None:
         logprob = TokenLogprob("x", -1.0, None)
 
         async def script(_: Call) -> AsyncIterator[ChatEvent]:
@@ -152,42 +159,42 @@ class TestEvents:
             yield ChatEvent("", "length", num_output_tokens=3)
 
         client.script = script
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             await settle()
             assert await generation.pending() == {0: ChatEvent("ab", "length", 0, 3, 0, (logprob,) * 3)}
             assert generation.complete
             assert await generation.pending() == {}
 
-    async def test_results_keep_the_order(self, client: FakeClient) -> None:
+    async def test_results_keep_the_order(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = by_prompt(a=says("1", "2", "3"), b=says("4", finish_reason="length"))
-        results = await Generation(client, order("a", "b")).results()
+        results = await Generation(upstream, order("a", "b")).results()
         assert [(r.text, r.finish_reason, r.num_output_tokens) for r in results] == [
             ("123", "stop", 3),
             ("4", "length", 1),
         ]
 
-    async def test_usage_counts_a_prompt_once(self, client: FakeClient) -> None:
-        generation = Generation(client, order("a", "b", n=3))
+    async def test_usage_counts_a_prompt_once(self, client: FakeClient, upstream: Upstream) -> None:
+        generation = Generation(upstream, order("a", "b", n=3))
         await generation.results()
         usage = generation.usage()
         assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (2 * 7, 6 * 2, 26)
         assert usage.prompt_tokens_details
         assert usage.prompt_tokens_details.cached_tokens == 2 * 3
 
-    async def test_usage_counts_the_reasoning_of_each_choice(self, client: FakeClient) -> None:
+    async def test_usage_counts_the_reasoning_of_each_choice(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = plays(
             ChatEvent("", "", 7, 3, reasoning="hm", num_reasoning_tokens=3),
             ChatEvent("x", "stop", 7, 4, num_reasoning_tokens=3),
         )
-        generation = Generation(client, order(n=2))
+        generation = Generation(upstream, order(n=2))
         await generation.results()
         details = generation.usage().completion_tokens_details
         assert details
         assert (generation.usage().completion_tokens, details.reasoning_tokens) == (8, 6)
 
-    async def test_nudge_ends_the_wait(self, client: FakeClient) -> None:
+    async def test_nudge_ends_the_wait(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = hangs()
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             asyncio.get_running_loop().call_soon(generation.nudge)
             assert await generation.pending() == {}
             assert not generation.complete
@@ -284,9 +291,11 @@ class TestSlowReader:
 
 
 class TestFailure:
-    async def test_it_comes_after_what_came_before_and_ends_the_others(self, client: FakeClient) -> None:
+    async def test_it_comes_after_what_came_before_and_ends_the_others(
+        self, client: FakeClient, upstream: Upstream
+    ) -> None:
         client.script = by_prompt(a=hangs("one"), b=fails(errors.OverloadedError("full"), "two"))
-        async with Generation(client, order("a", "b")) as generation:
+        async with Generation(upstream, order("a", "b")) as generation:
             await settle()
             assert {index: e.text for index, e in (await generation.pending()).items()} == {0: "one", 1: "two"}
             with pytest.raises(errors.OverloadedError):
@@ -294,10 +303,10 @@ class TestFailure:
             assert not generation.complete
         assert client.streams[0].cancelled.is_set()
 
-    async def test_the_others_never_begin_if_the_first_fails(self, client: FakeClient) -> None:
+    async def test_the_others_never_begin_if_the_first_fails(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = fails(errors.ContextLengthError("too long"))
         with pytest.raises(errors.ContextLengthError):
-            await Generation(client, order(n=4)).results()
+            await Generation(upstream, order(n=4)).results()
         assert len(client.streams) == 1
 
     @pytest.mark.parametrize(
@@ -313,24 +322,24 @@ class TestFailure:
         ],
     )
     async def test_a_field_is_called_what_the_caller_calls_it(
-        self, client: FakeClient, prompts: Sequence[str], field: str | None, called: str | None
+        self, client: FakeClient, upstream: Upstream, prompts: Sequence[str], field: str | None, called: str | None
     ) -> None:
         failing = fails(errors.ContextLengthError("x: not 9", field=field))
         client.script = by_prompt(**{**dict.fromkeys(prompts, says("x")), prompts[-1]: failing})
         with pytest.raises(errors.ContextLengthError) as caught:
-            await Generation(client, replace(order(*prompts), names=NAMES)).results()
+            await Generation(upstream, replace(order(*prompts), names=NAMES)).results()
         assert (caught.value.field, caught.value.sentence) == (called, "x: not 9")
 
-    async def test_leaving_cancels_all(self, client: FakeClient) -> None:
+    async def test_leaving_cancels_all(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = hangs("one")
-        async with Generation(client, order("a", "b", n=2)) as generation:
+        async with Generation(upstream, order("a", "b", n=2)) as generation:
             while len(client.streams) < 4:
                 await generation.pending()
         await wait_until_cancelled(client)
 
-    async def test_cancelling_the_waiting_task_cancels_all(self, client: FakeClient) -> None:
+    async def test_cancelling_the_waiting_task_cancels_all(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = hangs("one")
-        task = asyncio.create_task(Generation(client, order("a", "b")).results())
+        task = asyncio.create_task(Generation(upstream, order("a", "b")).results())
         await settle()
         assert len(client.streams) == 2
         task.cancel()
@@ -338,34 +347,89 @@ class TestFailure:
             await task
         await wait_until_cancelled(client)
 
-    async def test_a_stream_cancelled_by_somebody_else_is_a_failure(self, client: FakeClient) -> None:
+    async def test_a_stream_cancelled_by_somebody_else_is_a_failure(
+        self, client: FakeClient, upstream: Upstream
+    ) -> None:
         client.script = hangs("one")
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             await generation.pending()
             asyncio.get_running_loop().call_soon(client.streams[0].cancel)
             with pytest.raises(errors.RequestCancelledError):
                 await generation.pending()
 
 
+class TestSignsOfLife:
+    """What the engine sends while a request waits."""
+
+    async def test_they_are_no_first_token(self, client: FakeClient, upstream: Upstream) -> None:
+        go = asyncio.Event()
+
+        async def script(_: Call) -> AsyncIterator[ChatEvent]:
+            yield ChatEvent("")
+            yield ChatEvent("", num_input_tokens=7)
+            await go.wait()
+            yield event("x", 1, "stop")
+
+        client.script = script
+        async with Generation(upstream, order(n=2)) as generation:
+            await settle()
+            assert len(client.calls) == 1  # the other choice waits
+            asyncio.get_running_loop().call_soon(generation.nudge)
+            assert await generation.pending() == {}
+            go.set()
+            while not generation.complete:
+                await generation.pending()
+
+    async def test_nor_are_they_events_later(self, client: FakeClient, upstream: Upstream) -> None:
+        held_back = ChatEvent("", num_output_tokens=2)
+        client.script = plays(event("a", 1), event("", 1), held_back, ChatEvent("", num_output_tokens=2), event("b", 3))
+        generation = Generation(upstream, order())
+        seen: list[tuple[int, ChatEvent]] = []
+        add = generation._add
+        generation._add = lambda index, one: (seen.append((index, one)), add(index, one))[1]  # type: ignore[method-assign]
+        await generation.results()
+        assert [one.num_output_tokens for _, one in seen] == [1, 2, 3]
+
+    @pytest.mark.parametrize(
+        "telling",
+        [
+            ChatEvent("x"),
+            ChatEvent("", "length"),
+            ChatEvent("", reasoning="x"),
+            ChatEvent("", num_output_tokens=1),
+            ChatEvent("", prompt_token_ids=(1,)),
+            ChatEvent("", prompt_logprobs=(None,)),  # type: ignore[arg-type]
+        ],
+    )
+    async def test_what_tells_something_is_none(
+        self, client: FakeClient, upstream: Upstream, telling: ChatEvent
+    ) -> None:
+        client.script = plays(telling)
+        async with Generation(upstream, order()) as generation:
+            assert await generation.pending() == {0: telling}
+
+
 class TestAnotherServer:
     @pytest.mark.parametrize("gone", [errors.ServerUnavailableError("gone"), errors.ServerStoppingError("stopping")])
-    async def test_what_has_not_begun_is_begun_anew(self, client: FakeClient, gone: Exception) -> None:
+    async def test_what_has_not_begun_is_begun_anew(
+        self, client: FakeClient, upstream: Upstream, gone: Exception
+    ) -> None:
         client.script = one_after_another(fails(gone), says("a", "b"))
-        (result,) = await Generation(client, order()).results()
+        (result,) = await Generation(upstream, order()).results()
         assert (result.text, result.num_output_tokens) == ("ab", 2)
         assert [call.request_id for call in client.calls] == ["r-0", "r-0"]
 
-    async def test_what_has_begun_is_not(self, client: FakeClient) -> None:
+    async def test_what_has_begun_is_not(self, client: FakeClient, upstream: Upstream) -> None:
         for gone in (errors.ServerUnavailableError("gone"), errors.ServerStoppingError("stopping")):
             client.script = one_after_another(fails(gone, "a"), says("never"))
             with pytest.raises(errors.ServerUnavailableError):
-                await Generation(client, order()).results()
+                await Generation(upstream, order()).results()
         assert len(client.calls) == 2
 
-    async def test_each_choice_for_itself(self, client: FakeClient) -> None:
+    async def test_each_choice_for_itself(self, client: FakeClient, upstream: Upstream) -> None:
         gone = errors.ServerUnavailableError("gone")
         client.script = one_after_another(fails(gone), says("a"), fails(gone), says("b"))
-        results = await Generation(client, order(n=2)).results()
+        results = await Generation(upstream, order(n=2)).results()
         assert [result.text for result in results] == ["a", "b"]
         assert [call.request_id for call in client.calls] == ["r-0", "r-0", "r-1", "r-1"]
 
@@ -380,10 +444,12 @@ class TestAnotherServer:
             errors.RequestCancelledError("left"),
         ],
     )
-    async def test_no_other_failure_is_repeated(self, client: FakeClient, failure: errors.TritonChatError) -> None:
+    async def test_no_other_failure_is_repeated(
+        self, client: FakeClient, upstream: Upstream, failure: errors.TritonChatError
+    ) -> None:
         client.script = fails(failure)
         with pytest.raises(type(failure)):
-            await Generation(client, order()).results()
+            await Generation(upstream, order()).results()
         assert len(client.calls) == 1
 
 

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from chat_gateway.http.metrics import GENERATING
 from tests.gateway.apps import app_for, served, wait_until
 from tests.gateway.fakes import FakeClient, hangs
+from triton_chat.errors import ServerUnavailableError
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 ROUTE = "/v1/chat/completions"
@@ -87,6 +88,16 @@ def test_streams(fake: FakeClient) -> None:
         assert value(samples, "open_requests") == 1
         assert value(samples, "requests_total", route=ROUTE, method="POST", status="499") == 1
         assert value(samples, "time_to_first_chunk_seconds_count", route=ROUTE) == 1
+
+
+def test_the_servers(gateway: TestClient, fake: FakeClient) -> None:
+    assert gateway.get("/health/ready").status_code == 200
+    samples = scrape(gateway)
+    assert [value(samples, "triton_servers", state=state) for state in ("up", "down")] == [1, 0]
+    fake.failure = ServerUnavailableError("gone")
+    wait_until(lambda: value(scrape(gateway), "triton_servers", state="down") == 1)
+    assert value(scrape(gateway), "triton_servers", state="up") == 0
+    assert gateway.get("/health/ready").status_code == 503
 
 
 @pytest.mark.parametrize("accept", ["", "text/plain", "application/openmetrics-text; version=1.0.0"])

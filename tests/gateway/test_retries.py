@@ -1,97 +1,132 @@
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Sequence
 
 import pytest
 
 from chat_gateway.upstream import retries
-from chat_gateway.upstream.retries import BROKEN_TRIES, REFUSED_TRIES, retried
-from triton_chat.errors import OverloadedError, ServerStoppingError, ServerUnavailableError, TritonChatError
+from chat_gateway.upstream.retries import BROKEN_TRIES, retried
+from chat_gateway.upstream.server import Server
+from chat_gateway.upstream.servers import Servers
+from tests.gateway.fakes import FakeClient
+from triton_chat.channel import Target, parse_url
+from triton_chat.errors import (
+    EngineError,
+    NotComputedError,
+    OverloadedError,
+    ServerStoppingError,
+    ServerUnavailableError,
+    ServerUnreachedError,
+    TritonChatError,
+)
 
-BROKEN, STOPPING = ServerUnavailableError("broken"), ServerStoppingError("stopping")
+BROKEN, STOPPING, UNREACHED = (
+    ServerUnavailableError("broken"),
+    ServerStoppingError("stopping"),
+    ServerUnreachedError("away"),
+)
+FAILED = EngineError("failed")
 
 
-class Server:
-    """Fails in the given ways, then answers how often it was asked."""
+class Failing:
+    """Fails in the given ways, whichever server is asked; then answers how often it was asked."""
 
     def __init__(self, *failures: TritonChatError) -> None:
         self._failures = list(failures)
-        self.times_asked = 0
+        self.asked: list[Server] = []
 
-    async def ask(self) -> int:
-        self.times_asked += 1
+    async def ask(self, server: Server) -> int:
+        self.asked.append(server)
         if self._failures:
             raise self._failures.pop(0)
-        return self.times_asked
+        return len(self.asked)
 
 
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds waited; no time passes."""
-    noted: list[float] = []
+def servers_of(*urls: str) -> Servers:
+    async def lookup() -> Sequence[Target]:
+        return [parse_url(url) for url in urls]
 
-    async def note(seconds: float) -> None:
-        noted.append(seconds)
+    return Servers(lookup, lambda _: FakeClient())
 
-    monkeypatch.setattr(retries.asyncio, "sleep", note)
-    return noted
+
+@pytest.fixture
+def servers() -> Servers:
+    return servers_of("a:1", "b:1")
 
 
 @pytest.mark.parametrize(
     "failures",
-    [[], [BROKEN], [STOPPING] * (REFUSED_TRIES - 1), [BROKEN, *[STOPPING] * (REFUSED_TRIES - 1)]],
+    [[], [BROKEN], [FAILED], [STOPPING] * 5, [UNREACHED] * 5, [STOPPING, UNREACHED, BROKEN, STOPPING]],
 )
-async def test_asked_until_it_answers(failures: list[TritonChatError]) -> None:
-    assert await retried(Server(*failures).ask) == len(failures) + 1
+async def test_asked_until_it_answers(servers: Servers, failures: list[TritonChatError]) -> None:
+    assert await retried(servers, "chat", Failing(*failures).ask) == len(failures) + 1
 
 
 @pytest.mark.parametrize(
     ("failures", "tries"),
     [
         ([BROKEN] * 100, BROKEN_TRIES),
-        ([STOPPING] * 100, REFUSED_TRIES),
-        ([STOPPING, BROKEN, STOPPING, BROKEN], 4),
+        ([FAILED] * 100, BROKEN_TRIES),
+        ([STOPPING, BROKEN, STOPPING, FAILED], 4),
         ([STOPPING, OverloadedError("full")], 2),
+        ([NotComputedError("no")], 1),
     ],
 )
-async def test_the_last_failure_is_told(failures: list[TritonChatError], tries: int) -> None:
-    server = Server(*failures)
+async def test_the_last_failure_is_told(servers: Servers, failures: list[TritonChatError], tries: int) -> None:
+    failing = Failing(*failures)
     with pytest.raises(TritonChatError) as told:
-        await retried(server.ask)
+        await retried(servers, "chat", failing.ask)
     assert told.value is failures[tries - 1]
-    assert server.times_asked == tries
+    assert len(failing.asked) == tries
 
 
-@pytest.mark.parametrize("failure", [BROKEN, STOPPING])
-async def test_not_what_has_begun(failure: TritonChatError) -> None:
-    server = Server(failure)
+@pytest.mark.parametrize("failure", [BROKEN, STOPPING, FAILED])
+async def test_another_one_is_asked_next(servers: Servers, failure: TritonChatError) -> None:
+    failing = Failing(failure)
+    await retried(servers, "chat", failing.ask)
+    first, second = failing.asked
+    assert first is not second
+    assert (first.left_alone, second.left_alone) == (True, False)
+
+
+async def test_a_failed_engine_is_not_asked_again_where_it_is_the_only_one() -> None:
+    failing = Failing(FAILED)
+    with pytest.raises(EngineError):
+        await retried(servers_of("a:1"), "chat", failing.ask)
+    assert len(failing.asked) == 1
+
+
+@pytest.mark.parametrize("failure", [BROKEN, STOPPING, FAILED])
+async def test_not_what_has_begun(servers: Servers, failure: TritonChatError) -> None:
+    failing = Failing(failure)
     with pytest.raises(type(failure)):
-        await retried(server.ask, unless=lambda: True)
-    assert server.times_asked == 1
+        await retried(servers, "chat", failing.ask, unless=lambda: True)
+    assert len(failing.asked) == 1
 
 
-async def test_refusals_are_waited_for_longer_and_longer(waits: list[float]) -> None:
+async def test_refusals_are_not_tried_for_ever(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "PATIENCE_S", 0.2)
+    failing = Failing(*[STOPPING] * 1000)
+    with pytest.raises(ServerStoppingError):
+        await asyncio.wait_for(retried(servers, "chat", failing.ask), 5)
+    assert 1 < len(failing.asked) < 1000
+
+
+def test_refusals_are_waited_for_longer_and_longer() -> None:
     for _ in range(20):  # they are drawn by chance
-        waits.clear()
-        await retried(Server(*[STOPPING] * (REFUSED_TRIES - 1)).ask)
-        assert len(waits) == REFUSED_TRIES - 1
-        assert 0.002 <= waits[0] <= 0.004
+        waits = [retries._wait_s(number) for number in range(1, 12)]
+        assert 0.004 <= waits[0] <= 0.008
         assert 0.125 <= waits[-1] <= 0.25 == max(0.25, *waits)
-        assert 1 < sum(waits) < 2.6
-
-
-async def test_a_burst_does_not_come_back_together(waits: list[float]) -> None:
-    for _ in range(20):
-        await retried(Server(STOPPING).ask)
-    assert len(set(waits)) > 10
 
 
 @pytest.mark.parametrize("failure", [ServerUnavailableError, ServerStoppingError])
 async def test_the_log_names_the_request_and_nothing_else(
-    caplog: pytest.LogCaptureFixture, failure: type[TritonChatError]
+    caplog: pytest.LogCaptureFixture, servers: Servers, failure: type[TritonChatError]
 ) -> None:
     with caplog.at_level(logging.INFO):
-        await retried(Server(failure("at 10.1.2.3")).ask, "r-1")
+        await retried(servers, "chat", Failing(failure("at 10.1.2.3")).ask, "r-1")
     (record,) = caplog.records
     assert record.__dict__["request_id"] == "r-1"
     assert "10.1.2.3" not in record.getMessage()

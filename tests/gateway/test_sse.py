@@ -12,6 +12,7 @@ from openai.types import CompletionUsage
 from chat_gateway.answers.generation import Generation, Order, Prompt
 from chat_gateway.answers.sse import DONE, KEEP_ALIVE, EventStream, Silence, data
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.triton import Upstream
 from tests.gateway.callers import Caller, events_of
 from tests.gateway.fakes import WAIT_S, FakeClient, event, fails, hangs, plays
 from triton_chat import errors
@@ -33,7 +34,9 @@ class Words:
 
 
 def stream_of(fake: FakeClient, keep_alive: float = LONG) -> EventStream:
-    return EventStream(Generation(fake, ORDER), Words(), GatewaySettings(keep_alive=keep_alive))
+    return EventStream(
+        Generation(Upstream(GatewaySettings(), fake), ORDER), Words(), GatewaySettings(keep_alive=keep_alive)
+    )
 
 
 async def wait_until_cancelled(fake: FakeClient) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +19,10 @@ from chat_gateway.app import create_app
 from chat_gateway.settings import GatewaySettings
 from chat_gateway.upstream.triton import Upstream
 from local.triton import LocalTriton
-from tests.client.name_server import NAME, NameServer
 from tests.gateway.apps import served
+from tests.gateway.tritons import Name
 from tests.integration.calls import Metrics, eventually, settled
 from tests.integration.servers import ServerFactory
-from triton_chat.client import AsyncChatClient
 
 ENGINE = {"threads": 1, "drain_seconds": 60}
 MAX_AGE = "--grpc-max-connection-age=1000"
@@ -35,7 +37,7 @@ class Door:
 
     url: str
     caller: AsyncOpenAI
-    names: NameServer
+    name: Name
 
     async def ask(self, number: int) -> None:
         """So many requests at once; all of them succeed."""
@@ -67,21 +69,13 @@ def tritons(start_triton: ServerFactory) -> tuple[LocalTriton, LocalTriton]:
 
 
 @pytest.fixture
-def names(tritons: tuple[LocalTriton, LocalTriton], monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
-    monkeypatch.setenv("no_grpc_proxy", NAME)
-    with NameServer(*(triton.options.host for triton in tritons)) as server:
-        yield server
-
-
-@pytest.fixture
-async def door(tritons: tuple[LocalTriton, LocalTriton], names: NameServer) -> AsyncIterator[Door]:
+async def door(tritons: tuple[LocalTriton, LocalTriton]) -> AsyncIterator[Door]:
     """Has reached both of them."""
     settings = GatewaySettings()
-    client = AsyncChatClient()
-    client.target = names.target(tritons[0].options.grpc_port)
-    with served(create_app(settings, upstream=Upstream(settings, client))) as url:
+    name = Name(*(triton.grpc_address for triton in tritons))
+    with served(create_app(settings, upstream=Upstream(settings, lookup=name))) as url:
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as caller:
-            door = Door(url, caller, names)
+            door = Door(url, caller, name)
             while any(finished(triton) == 0 for triton in tritons):
                 await door.ask(2)
             yield door
@@ -106,9 +100,9 @@ async def busy(door: Door, triton: LocalTriton) -> list[asyncio.Task[str | None]
 
 async def test_connections_end_and_no_request_does(door: Door, tritons: tuple[LocalTriton, LocalTriton]) -> None:
     before = [settled(triton) for triton in tritons]
-    lookups = door.names.lookups
+    lookups = door.name.lookups
     answer = await door.run()
-    while door.names.lookups < lookups + 3:
+    while door.name.lookups < lookups + 3:
         await door.ask(4)
     assert await answer == "length"
     counts = [
@@ -135,6 +129,29 @@ async def test_one_that_is_killed_takes_only_its_own_answers_along(
     with LocalTriton(second.options) as second:
         while finished(second) == 0:
             await door.ask(2)
+
+
+async def test_one_that_is_stuck_is_given_up_and_taken_again(
+    door: Door, tritons: tuple[LocalTriton, LocalTriton]
+) -> None:
+    first, second = tritons
+    answers = await busy(door, second)
+    await asyncio.to_thread(eventually, lambda: running(first) + running(second) == len(answers), 5)
+    lost, began = running(second), time.monotonic()
+    os.killpg(second.pid, signal.SIGSTOP)
+    try:
+        await door.ask(8)
+        assert await door.is_ready()
+        while sum(answer.done() and answer.exception() is not None for answer in answers) < lost:
+            await door.ask(1)
+        assert time.monotonic() - began < 10
+    finally:
+        os.killpg(second.pid, signal.SIGCONT)
+    ends = await asyncio.gather(*answers, return_exceptions=True)
+    assert ends.count("length") == len(answers) - lost
+    before = finished(second)
+    while finished(second) == before:
+        await door.ask(2)
 
 
 async def test_one_that_stops_costs_nothing(door: Door, tritons: tuple[LocalTriton, LocalTriton]) -> None:

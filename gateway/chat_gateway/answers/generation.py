@@ -13,7 +13,9 @@ from openai.types.completion_usage import CompletionTokensDetails, PromptTokensD
 
 from chat_gateway.errors import ApiError, renamed
 from chat_gateway.schemas.common import SEEDS
-from chat_gateway.upstream.retries import retried
+from chat_gateway.upstream.backlog import Ticket
+from chat_gateway.upstream.server import Server
+from chat_gateway.upstream.triton import Upstream
 from triton_chat.client import AsyncChatClient
 from triton_chat.collector import Collector
 from triton_chat.errors import InvalidRequestError, RequestCancelledError
@@ -100,8 +102,8 @@ class Generation:
     waits is no event.
     """
 
-    def __init__(self, client: AsyncChatClient, order: Order) -> None:
-        self._client = client
+    def __init__(self, upstream: Upstream, order: Order) -> None:
+        self._upstream = upstream
         self._order = order
         self._latest = [_NOTHING] * order.size
         self._pending: dict[int, ChatEvent] = {}
@@ -115,6 +117,8 @@ class Generation:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Generation:
+        """Raises ApiError if too many are waiting for the model."""
+        self._upstream.admit(self._order.model)
         for index in range(0, self._order.size, self._order.n):
             self._begin(index)
         return self
@@ -186,21 +190,26 @@ class Generation:
         self._tasks.append(task)
 
     async def _read(self, index: int) -> None:
+        model = self._order.model
         try:
-            await retried(
-                lambda: self._receive(index),
-                self._order.request_id,
-                unless=lambda: self._latest[index] is not _NOTHING,
-            )
+            with self._upstream.waiting(model) as ticket:
+                await self._upstream.ask(
+                    model,
+                    lambda server: self._receive(index, server, ticket),
+                    self._order.request_id,
+                    unless=lambda: self._latest[index] is not _NOTHING,
+                )
         except InvalidRequestError as error:
             raise self._order.renamed(error, index) from error
 
-    async def _receive(self, index: int) -> None:
+    async def _receive(self, index: int, server: Server, ticket: Ticket) -> None:
         followers = [] if index % self._order.n else list(range(index + 1, index + self._order.n))
-        async with self._order.open(self._client, index) as stream:
+        async with self._order.open(server.client, index) as stream:
             async for event in stream:
+                server.heard()
                 if _says_nothing(event, self._latest[index]):
                     continue
+                ticket.first_token()
                 self._add(index, event)
                 for follower in followers:
                     self._begin(follower)

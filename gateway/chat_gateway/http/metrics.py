@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 import triton_chat
 from chat_gateway.http.exchange import Exchange
+from chat_gateway.upstream.servers import Servers
 
 OTHER = "other"
 Reason = Literal["slow_reader", "slow_head", "slow_body", "malformed", "too_many"]
@@ -85,6 +86,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._servers = Gauge(
+            "triton_chat_gateway_triton_servers",
+            "Triton servers that the gateway knows of, by whether they answer and take requests.",
+            ["state"],
+            registry=self.registry,
+        )
         # A counter that is born with its first increment hides it from rate(), so the usual ones are there at once.
         for route, status in product(GENERATING, ("200", "429", "499", "500", "503")):
             self._requests.labels(route, "POST", status)
@@ -98,6 +105,11 @@ class Metrics:
 
     def connection_closed(self, reason: Reason) -> None:
         self._closed.labels(reason).inc()
+
+    def watch(self, servers: Servers) -> None:
+        """Tells of them whenever it is asked."""
+        self._servers.labels("up").set_function(lambda: servers.num_up)
+        self._servers.labels("down").set_function(lambda: servers.num_known - servers.num_up)
 
     def request_began(self) -> None:
         self._open_requests.inc()

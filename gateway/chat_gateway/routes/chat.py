@@ -54,7 +54,7 @@ async def create_chat_completion(
         headers=trace_headers(),
         names=body.names,
     )
-    generation = Generation(upstream.client, order)
+    generation = Generation(upstream, order)
     head = Head(id=f"chatcmpl-{request_id}", created=int(time.time()), model=body.model)
     style = Style(reasoning=body.include_reasoning is not False, function_call=body.calls_functions)
     if body.stream:

@@ -44,7 +44,7 @@ async def create_completion(
         headers=trace_headers(),
         names=body.names,
     )
-    generation = Generation(upstream.client, order)
+    generation = Generation(upstream, order)
     head = Head(id=f"cmpl-{request_id}", created=int(time.time()), model=body.model)
     if body.stream:
         chunks = CompletionChunks(

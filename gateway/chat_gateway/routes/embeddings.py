@@ -26,7 +26,7 @@ from chat_gateway.http.disconnect import unless_gone
 from chat_gateway.http.tracing import trace_headers
 from chat_gateway.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from chat_gateway.schemas.inputs import each
-from chat_gateway.upstream.retries import retried
+from chat_gateway.upstream.server import Server
 from triton_chat.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ async def create_embeddings(
     model = await upstream.resolve(body.model, "embeddings")
     headers = trace_headers()
 
-    def embed() -> Awaitable[EmbeddingResult]:
-        return upstream.client.embed(
+    def embed(server: Server) -> Awaitable[EmbeddingResult]:
+        return server.client.embed(
             inputs,
             model=model,
             dimensions=body.dimensions,
@@ -69,7 +69,7 @@ async def create_embeddings(
         )
 
     with _places_in_input(is_list=inputs is body.input):
-        result = await unless_gone(request.receive, retried(embed, request_id))
+        result = await unless_gone(request.receive, upstream.ask(model, embed, request_id))
     pieces = written(result, body.model, body.encoding_format)
     first = next(pieces)
     second = next(pieces, None)

@@ -23,7 +23,7 @@ from chat_gateway.schemas.tokenize import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from chat_gateway.upstream.retries import retried
+from triton_chat.client import AsyncChatClient
 from triton_chat.errors import InvalidRequestError
 from triton_chat.types import TokenizerInfo, Tokens
 
@@ -38,8 +38,8 @@ async def tokenize(
     model = await upstream.resolve_chat(body.model)
     headers = trace_headers()
 
-    def ask() -> Awaitable[Tokens]:
-        return upstream.client.tokenize(
+    def ask(client: AsyncChatClient) -> Awaitable[Tokens]:
+        return client.tokenize(
             body.to_model(),
             text=body.prompt,
             model=model,
@@ -53,7 +53,7 @@ async def tokenize(
         )
 
     with _renamed_fields(body.names):
-        tokens = await unless_gone(request.receive, retried(ask, request_id))
+        tokens = await unless_gone(request.receive, upstream.ask_tokenizer(ask, request_id))
     names = list(tokens.token_strs) if body.return_token_strs else None
     ids = list(tokens.token_ids)
     return reply(TokenizeResponse(count=len(ids), max_model_len=tokens.max_model_len, tokens=ids, token_strs=names))
@@ -67,11 +67,11 @@ async def detokenize(
     model = await upstream.resolve_chat(body.model)
     headers = trace_headers()
 
-    def ask() -> Awaitable[Tokens]:
-        return upstream.client.detokenize(body.tokens, model=model, headers=headers)
+    def ask(client: AsyncChatClient) -> Awaitable[Tokens]:
+        return client.detokenize(body.tokens, model=model, headers=headers)
 
     with _renamed_fields({"token_ids": "tokens"}):
-        tokens = await unless_gone(request.receive, retried(ask, request_id))
+        tokens = await unless_gone(request.receive, upstream.ask_tokenizer(ask, request_id))
     return reply(DetokenizeResponse(prompt=tokens.text))
 
 
@@ -84,10 +84,10 @@ async def tokenizer_info(
     target = await upstream.resolve_chat(model)
     headers = trace_headers()
 
-    def ask() -> Awaitable[TokenizerInfo]:
-        return upstream.client.tokenizer_info(target, headers=headers)
+    def ask(client: AsyncChatClient) -> Awaitable[TokenizerInfo]:
+        return client.tokenizer_info(target, headers=headers)
 
-    info = await unless_gone(request.receive, retried(ask, request_id))
+    info = await unless_gone(request.receive, upstream.ask_tokenizer(ask, request_id))
     return reply(TokenizerConfig.model_validate(info.config))
 
 

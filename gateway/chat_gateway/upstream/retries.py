@@ -1,22 +1,28 @@
-"""Asking again where a server went away before it had answered: with several of them, the next one answers."""
+"""Asking again where a server went away before it had answered: another one answers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from triton_chat.errors import ServerStoppingError, ServerUnavailableError
+from chat_gateway.upstream.server import Server
+from chat_gateway.upstream.servers import PATIENCE_S, Servers
+from triton_chat.errors import (
+    EngineError,
+    NotComputedError,
+    ServerStoppingError,
+    ServerUnavailableError,
+    ServerUnreachedError,
+)
 
 T = TypeVar("T")
 
 BROKEN_TRIES: Final = 2
 """A request may be what made its server go away, so it gets one more."""
-REFUSED_TRIES: Final = 16
-"""A server that stops refuses at once and begins nothing. Each try of a request in a burst meets it again as often as
-any other server: with one of two stopping, half of the time. The tries take about two seconds."""
 
 _WAIT_S: Final = 0.004
 _LONGEST_WAIT_S: Final = 0.25
@@ -25,36 +31,61 @@ _LONGEST_WAIT_S: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
-async def retried(ask: Callable[[], Awaitable[T]], request_id: str = "", *, unless: Callable[[], bool] = bool) -> T:
-    """What `ask` gives; asked again if its server cannot be reached, breaks the connection or is stopping.
+async def retried(
+    servers: Servers,
+    model: str,
+    ask: Callable[[Server], Awaitable[T]],
+    request_id: str = "",
+    *,
+    unless: Callable[[], bool] = bool,
+) -> T:
+    """What a server answers to `ask`.
 
-    No other failure is repeated: neither the refusal of a full queue nor an engine's own. What a server had begun, it
-    ends when the connection breaks, so nothing is done twice.
+    A server that is stopping or cannot be reached has begun nothing: others are tried, for as long as `PATIENCE_S`.
+    After a broken connection, a server that does not answer any more, or a failed engine, one more is tried; after the
+    last only where there is another server. No other failure is repeated: neither the refusal of a full queue nor what
+    the model cannot compute. What a server had begun, it ends when the connection breaks, so nothing is done twice.
 
     Args:
+        model: Triton's name of it.
         request_id: for the log.
         unless: says, after a failure, that part of the answer has arrived already.
 
     Raises:
         TritonChatError: how the last try failed.
     """
-    broken = refused = 0
+    failed: list[Server] = []
+    num_refused = num_broken = 0
+    patient_until = 0.0
     while True:
+        server = await servers.one_for(model, failed)
         try:
-            return await ask()
-        except ServerStoppingError:  # noqa: PERF203 - asking takes far longer
-            refused += 1
-            if unless() or refused == REFUSED_TRIES:
+            return await server.run(ask)
+        except NotComputedError:
+            raise
+        except (ServerStoppingError, ServerUnreachedError):
+            servers.failed(server, down=True)
+            patient_until = patient_until or time.monotonic() + PATIENCE_S
+            if unless() or time.monotonic() >= patient_until:
                 raise
-            _log.info("a server is stopping; retrying", extra={"request_id": request_id})
-            await asyncio.sleep(_wait_s(refused))
-        except ServerUnavailableError:
-            broken += 1
-            if unless() or broken == BROKEN_TRIES:
+            num_refused += 1
+            _log.info("a server takes nothing new; trying another", extra={"request_id": request_id})
+        except (ServerUnavailableError, EngineError) as error:
+            is_down = isinstance(error, ServerUnavailableError)
+            servers.failed(server, down=is_down)
+            num_broken += 1
+            if unless() or num_broken == BROKEN_TRIES or not (is_down or _another(servers, model, [*failed, server])):
                 raise
-            _log.info("the connection broke before the first event; retrying", extra={"request_id": request_id})
+            _log.info("a server failed before the first token; trying another", extra={"request_id": request_id})
+        failed.append(server)
+        await asyncio.sleep(_wait_s(num_refused))
 
 
-def _wait_s(refused: int) -> float:
+def _another(servers: Servers, model: str, failed: list[Server]) -> bool:
+    other = servers.choose(model, failed)
+    return other is not None and other not in failed
+
+
+def _wait_s(num_refused: int) -> float:
     """Between half of the wait and all of it."""
-    return min(_WAIT_S * 2.0 ** (refused - 1), _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+    return min(_WAIT_S * 2.0**num_refused, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)

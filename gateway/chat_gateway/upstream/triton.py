@@ -1,27 +1,36 @@
-"""Triton as the gateway sees it: one client, and the catalogue of the models it serves."""
+"""Triton as the gateway sees it: the servers, the models they serve, and who waits for them."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
 
-from chat_gateway.errors import SHOWN, ApiError, from_client, unavailable
+from chat_gateway.errors import SHOWN, ApiError, from_client, overloaded, unavailable
 from chat_gateway.settings import GatewaySettings
+from chat_gateway.upstream.backlog import Backlogs, Ticket
 from chat_gateway.upstream.details import Details
+from chat_gateway.upstream.names import addresses
 from chat_gateway.upstream.retries import retried
+from chat_gateway.upstream.server import Server
+from chat_gateway.upstream.servers import Servers
+from triton_chat import tokenizer
+from triton_chat.channel import Target, parse_url
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import TritonChatError
 from triton_chat.types import ModelInfo, Timeouts, TokenizerInfo
 
+T = TypeVar("T")
 Kind = Literal["chat", "embeddings"]
+Lookup = Callable[[], Awaitable[Sequence[Target]]]
 
-_FRESH_S = 2.0
-"""How long an answer about the models holds."""
+_CONNECT_S = 2.0
 _CONTROL_S = 5.0
-_SECOND_OPINION_S = 1.0
+_LONGEST_RETRY_S = 60
 
 NO_CHAT_MODEL = "Triton has no chat model that is ready"
 
@@ -36,85 +45,44 @@ class ServedModel:
     kind: Kind
 
 
-class Catalogue:
-    """What Triton's repository holds, asked for at most every `_FRESH_S`. One caller asks, the others wait with it."""
-
-    def __init__(self, ask: Callable[[], Awaitable[list[ModelInfo]]]) -> None:
-        self._ask = ask
-        self._asking: asyncio.Task[None] | None = None
-        self._asked_at = -_FRESH_S
-        self.last: Mapping[str, ModelInfo] = {}
-        """The last answer, however old; empty if the last question failed."""
-
-    async def fresh(self) -> Mapping[str, ModelInfo]:
-        """The models by name.
-
-        Raises:
-            TritonChatError: Triton cannot be asked.
-        """
-        asking = self.refresh()
-        if asking is not None:
-            await asyncio.shield(asking)  # a caller that leaves takes the answer from nobody else
-        return self.last
-
-    def refresh(self) -> asyncio.Task[None] | None:
-        """Ask unless the last answer still holds; returns the question under way, if there is one."""
-        if self._asking is None and time.monotonic() - self._asked_at >= _FRESH_S:
-            self._asking = asyncio.create_task(self._answer())
-            self._asking.add_done_callback(self._done)
-        return self._asking
-
-    async def _answer(self) -> None:
-        self.last = {model.name: model for model in await self._ask()}
-        self._asked_at = time.monotonic()
-
-    def _done(self, asking: asyncio.Task[None]) -> None:
-        self._asking = None
-        if asking.cancelled() or asking.exception() is not None:
-            self.last = {}
-
-
 class Upstream:
-    """The client and the catalogue, for the life of one app. Belongs to one event loop."""
+    """The servers, for the life of one app. Belongs to one event loop."""
 
-    def __init__(self, settings: GatewaySettings, client: AsyncChatClient | None = None) -> None:
+    def __init__(
+        self, settings: GatewaySettings, client: AsyncChatClient | None = None, *, lookup: Lookup | None = None
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
             settings: where Triton is, the time limits, the aliases.
-            client: another than that of the settings.
+            client: of the only server, in place of those at the address of the settings.
+            lookup: where the servers are, if not where the system's resolver says.
         """
         self.began = int(time.time())
         """Unix time; stands for when a model was made, which nobody knows."""
-        self.client = client or AsyncChatClient(
-            settings.triton_url,
-            timeouts=Timeouts(
-                first_token=settings.first_token_timeout,
-                idle=settings.token_timeout,
-                total=settings.request_timeout,
-                control=_CONTROL_S,
-                batch=settings.request_timeout,
-            ),
+        target = parse_url(settings.triton_url)
+        self.servers = (
+            Servers(lookup or partial(addresses, target), partial(_client, settings=settings))
+            if client is None
+            else Servers(partial(_only, target), lambda _: client)
         )
         self._aliases = settings.aliases
         self._retry_after = settings.retry_after
-        self._catalogue = Catalogue(self._ask)
+        self._backlogs = Backlogs(settings.max_queue_seconds)
         self._first_token_timeout = settings.first_token_timeout
         self._details = Details(self._tokenizer_info)
 
     async def resolve(self, name: str, kind: Kind = "chat") -> str:
         """Triton's name of a model.
 
-        A model that was ready when last heard of is taken at once, and asked about beside the request: whether it still
-        is, Triton tells by itself.
+        A model that was ready until recently is taken at once: the request may wait for a server.
 
         Raises:
             ApiError: 404 no such model of this kind; 503 it is not ready, or Triton cannot be asked.
         """
         target = self._aliases.get(name, name)
-        model = self._catalogue.last.get(target)
-        if model is not None and model.ready and model.kind == kind:
-            self._catalogue.refresh()
+        model = self.servers.recent(target)
+        if model is not None and model.kind == kind:
             return target
         model = (await self._fresh()).get(target)
         if model is None or model.kind not in ({kind} if model.ready else {kind, "other"}):
@@ -167,31 +135,62 @@ class Upstream:
         """
         return await self._details.needed(target)
 
-    async def close(self) -> None:
-        """Close the connection; what is still running is cancelled."""
-        await self.client.close()
+    async def ask(
+        self,
+        model: str,
+        ask: Callable[[Server], Awaitable[T]],
+        request_id: str = "",
+        *,
+        unless: Callable[[], bool] = bool,
+    ) -> T:
+        """What a server answers; see `retried`.
 
-    async def _ask(self) -> list[ModelInfo]:
-        return await asyncio.gather(*(self._second_opinion(model) for model in await self.client.models()))
+        Raises:
+            TritonChatError: how the last try failed.
+        """
+        return await retried(self.servers, model, ask, request_id, unless=unless)
+
+    async def ask_tokenizer(self, ask: Callable[[AsyncChatClient], Awaitable[T]], request_id: str = "") -> T:
+        """`ask` for the model that has the tokenizers of all chat models."""
+        return await self.ask(tokenizer.NAME, lambda server: ask(server.client), request_id)
+
+    def admit(self, model: str) -> None:
+        """Raises ApiError (429) if a request would wait for its first token longer than the settings allow."""
+        excess_s = self._backlogs.excess_s(model)
+        if excess_s > 0:
+            retry_after = max(self._retry_after, min(math.ceil(excess_s), _LONGEST_RETRY_S))
+            raise overloaded("too many requests are waiting for this model; try again later", retry_after)
+
+    def waiting(self, model: str) -> AbstractContextManager[Ticket]:
+        """For as long as a request lasts that `admit` has let in."""
+        return self._backlogs.waiting(model)
+
+    async def close(self) -> None:
+        """Close the connections; what is still running is cancelled."""
+        await self.servers.close()
 
     async def _tokenizer_info(self, target: str) -> TokenizerInfo:
-        return await retried(lambda: self.client.tokenizer_info(target, timeout=self._first_token_timeout))
-
-    async def _second_opinion(self, model: ModelInfo) -> ModelInfo:
-        """One server that starts or stops must not speak for all. Calls take turns, so two in a row ask two others."""
-        if model.ready or model.kind not in get_args(Kind):
-            return model
-        opinions = await asyncio.gather(*(self._says_ready(model.name) for _ in range(2)))
-        return replace(model, ready=any(opinions))
-
-    async def _says_ready(self, name: str) -> bool:
-        try:
-            return await asyncio.wait_for(self.client.is_ready(name), _SECOND_OPINION_S)
-        except asyncio.TimeoutError:
-            return False
+        return await self.ask_tokenizer(lambda client: client.tokenizer_info(target, timeout=self._first_token_timeout))
 
     async def _fresh(self) -> Mapping[str, ModelInfo]:
         try:
-            return await self._catalogue.fresh()
+            return await self.servers.models()
         except TritonChatError as error:
             raise from_client(error, self._retry_after) from error
+
+
+async def _only(target: Target) -> Sequence[Target]:
+    return (target,)
+
+
+def _client(target: Target, settings: GatewaySettings) -> AsyncChatClient:
+    """Of one server."""
+    timeouts = Timeouts(
+        connect=_CONNECT_S,
+        first_token=settings.first_token_timeout,
+        idle=settings.token_timeout,
+        total=settings.request_timeout,
+        control=_CONTROL_S,
+        batch=settings.request_timeout,
+    )
+    return AsyncChatClient(target, timeouts=timeouts)

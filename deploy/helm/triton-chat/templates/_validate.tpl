@@ -169,7 +169,7 @@
 
 {{- define "triton-chat.validate.gatewaySettings" -}}
 {{- $homes := dict "HOST" "" "PORT" "" "TRITON_URL" "" "DRAIN_TIMEOUT" "drainSeconds" "API_KEYS" "gateway.apiKeys.existingSecret" "API_KEYS_FILE" "gateway.apiKeys.existingSecret" -}}
-{{- $known := list "ALIASES" "CORS_ORIGINS" "MAX_BODY_BYTES" "MAX_CHOICES" "MAX_EMBEDDING_INPUTS" "REQUEST_TIMEOUT" "FIRST_TOKEN_TIMEOUT" "TOKEN_TIMEOUT" "KEEP_ALIVE" "RETRY_AFTER" "HEAD_TIMEOUT" "BODY_TIMEOUT" "IDLE_TIMEOUT" "SLOW_READER_SECONDS" "MAX_CONNECTIONS" "MAX_CONNECTIONS_PER_ADDRESS" "UNKNOWN_FIELDS" "LOG_LEVEL" "OTLP_ENDPOINT" -}}
+{{- $known := list "ALIASES" "CORS_ORIGINS" "MAX_BODY_BYTES" "MAX_CHOICES" "MAX_EMBEDDING_INPUTS" "REQUEST_TIMEOUT" "FIRST_TOKEN_TIMEOUT" "TOKEN_TIMEOUT" "MAX_QUEUE_SECONDS" "KEEP_ALIVE" "RETRY_AFTER" "HEAD_TIMEOUT" "BODY_TIMEOUT" "IDLE_TIMEOUT" "SLOW_READER_SECONDS" "MAX_CONNECTIONS" "MAX_CONNECTIONS_PER_ADDRESS" "UNKNOWN_FIELDS" "LOG_LEVEL" "OTLP_ENDPOINT" -}}
 {{- range $name, $_ := .Values.gateway.settings -}}
 {{- if hasKey $homes $name }}
 - {{ printf "gateway.settings.%s is set by the chart%s" $name (ternary (printf ": set %s instead" (get $homes $name)) "" (ne (get $homes $name) "")) | quote }}
