@@ -58,7 +58,7 @@ class GatewaySettings(BaseSettings):
     first_token_timeout: float = Field(120.0, gt=0, description="Time limit for the first token, including the queue.")
     token_timeout: float = Field(30.0, gt=0, description="Time limit between two tokens.")
     max_queue_seconds: float = Field(
-        5.0,
+        2.0,
         ge=0,
         description="Estimated wait for other requests' first tokens from which on a request is refused; 0: off.",
     )
