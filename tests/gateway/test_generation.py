@@ -205,14 +205,14 @@ WAITING = ChatEvent("", num_input_tokens=7, num_cached_tokens=3)
 
 
 class TestWaiting:
-    async def test_a_sign_of_life_is_no_event(self, client: FakeClient) -> None:
+    async def test_a_sign_of_life_is_no_event(self, client: FakeClient, upstream: Upstream) -> None:
         again = replace(WAITING, num_output_tokens=1)
         client.script = plays(WAITING, WAITING, event("a"), again, again, event("b", 2, "stop"))
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             await settle()
             assert {index: e.text for index, e in (await generation.pending()).items()} == {0: "ab"}
 
-    async def test_nothing_has_begun_with_it(self, client: FakeClient) -> None:
+    async def test_nothing_has_begun_with_it(self, client: FakeClient, upstream: Upstream) -> None:
         """Neither the other choices, nor the answer: another server may still give it."""
 
         async def waits_in_vain(_: Call) -> AsyncIterator[ChatEvent]:
@@ -222,7 +222,7 @@ class TestWaiting:
             raise errors.ServerUnavailableError("gone")
 
         client.script = one_after_another(waits_in_vain, says("a"), says("b"))
-        results = await Generation(client, order(n=2)).results()
+        results = await Generation(upstream, order(n=2)).results()
         assert [result.text for result in results] == ["a", "b"]
 
     @pytest.mark.parametrize(
@@ -239,16 +239,18 @@ class TestWaiting:
             {"prompt_token_ids": (5,)},
         ],
     )
-    async def test_whatever_tells_something_is_one(self, client: FakeClient, told: dict[str, Any]) -> None:
+    async def test_whatever_tells_something_is_one(
+        self, client: FakeClient, told: dict[str, Any], upstream: Upstream
+    ) -> None:
         said = replace(WAITING, **told)
         client.script = plays(said, event("", 2, "stop"))
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             await settle()
             assert (await generation.pending())[0] == said.joined(event("", 2, "stop"))
 
 
 class TestSlowReader:
-    async def test_no_more_is_read_than_may_wait(self, client: FakeClient) -> None:
+    async def test_no_more_is_read_than_may_wait(self, client: FakeClient, upstream: Upstream) -> None:
         piece, made = "x" * (MAX_WAITING // 4), 0
 
         async def script(_: Call) -> AsyncIterator[ChatEvent]:
@@ -259,7 +261,7 @@ class TestSlowReader:
 
         client.script = script
         text = 0
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             await settle()
             assert made == 5
             while not generation.complete:
@@ -268,7 +270,7 @@ class TestSlowReader:
                 text += sum(found)
         assert text == 100 * len(piece)
 
-    async def test_log_probabilities_count(self, client: FakeClient) -> None:
+    async def test_log_probabilities_count(self, client: FakeClient, upstream: Upstream) -> None:
         logprobs = (TokenLogprob("a", -1.0, None, (TopLogprob("a", -1.0, None),) * 20),) * 200
         made = 0
 
@@ -278,14 +280,14 @@ class TestSlowReader:
                 yield replace(event("a", made), logprobs=logprobs)
 
         client.script = script
-        async with Generation(client, order()) as generation:
+        async with Generation(upstream, order()) as generation:
             await settle()
             assert made == 1
             await generation.pending()
 
-    async def test_choices_share_the_room(self, client: FakeClient) -> None:
+    async def test_choices_share_the_room(self, client: FakeClient, upstream: Upstream) -> None:
         client.script = says(*["x" * MAX_WAITING] * 9, "end")
-        async with Generation(client, order("a", "b")) as generation:
+        async with Generation(upstream, order("a", "b")) as generation:
             while not generation.complete:
                 assert sum(len(e.text) for e in (await generation.pending()).values()) <= 4 * MAX_WAITING
 
