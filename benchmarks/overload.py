@@ -1,8 +1,8 @@
 """What becomes of those who are let in when more comes than can be served: `python -m benchmarks.overload --help`.
 
 A tritonserver with models/tiny-chat, and two gateways in front of it: one with its default limit of the estimated wait
-(TRITON_CHAT_GATEWAY_MAX_QUEUE_SECONDS), one without. First the most that the server answers in a second is measured; then
-requests arrive at random (Poisson) at parts and multiples of that, whatever becomes of the earlier ones.
+(TRITON_CHAT_GATEWAY_MAX_QUEUE_SECONDS), one without. First the most that the server answers in a second is measured;
+then requests arrive at random (Poisson) at parts and multiples of that, whatever becomes of the earlier ones.
 """
 
 from __future__ import annotations
