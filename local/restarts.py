@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from local.service import LocalService, ServerError
 
 LOOK_S = 0.5
-UNANSWERED_S = 6.0
+UNANSWERED_S = 4.0
 FIRST_WAIT_S = 0.5
 MOST_RESTARTS = 5
 HEALTHY_S = 60.0

@@ -111,3 +111,12 @@ def test_the_metrics_of_the_gateway() -> None:
         if family.name.startswith("triton_chat_gateway_")
     }
     assert {name: kind for name, kind, *_ in table(section(METRICS, "The gateway"), "metric")} == families
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"\[`(test_\w+)(\.py)?`\]\(\.\./(tests/[\w/]+\.py)\)", page)
+    assert len(named) > 20
+    for name, is_file, path in named:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert path.endswith(f"/{name}.py") if is_file else f"def {name}(" in text, (name, path)

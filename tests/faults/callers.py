@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.faults.kept_stack import KeptStack
-from tests.integration.calls import chat, request
+from tests.integration.calls import Metrics, chat, eventually, request
 from triton_chat import ChatClient
 
 QUESTION = chat("What is continuous batching?")
@@ -78,7 +78,10 @@ def at_every_door(stack: KeptStack) -> list[Caller]:
         Caller("chat_unary", lambda: grpc_whole(grpc_address)),
         Caller("generate_stream", lambda: http_stream(stack.triton.http_url)),
     ]
-    return [caller.begun() for caller in callers]
+    begun = [caller.begun() for caller in callers]
+    # Of those who get the whole answer at once, too, some tokens have been made.
+    eventually(lambda: Metrics(stack.triton)("triton_chat_requests_running") == len(callers), CALL_S)
+    return begun
 
 
 def openai_stream(url: str) -> Iterator[ChatCompletionChunk]:
