@@ -33,13 +33,18 @@ class Liveness:
     @classmethod
     def of(cls, command: Sequence[str]) -> Liveness | None:
         """By the flags of its command; None where both doors are switched off."""
-        doors = [*_door(command, "http", 8000), *_door(command, "metrics", 8002)]
+        doors = doors_of(command)
         return cls(doors) if doors else None
 
     def _loop(self, never: threading.Event) -> None:
         while True:
-            self.state = _state_of(self._doors)
+            self.state = state_of(self._doors)
             never.wait(_INTERVAL_S)
+
+
+def doors_of(command: Sequence[str]) -> list[tuple[str, int]]:
+    """Host and port of its HTTP and of its metrics, as far as they are switched on."""
+    return [*_door(command, "http", 8000), *_door(command, "metrics", 8002)]
 
 
 def _door(command: Sequence[str], name: str, port: int) -> list[tuple[str, int]]:
@@ -51,13 +56,13 @@ def _door(command: Sequence[str], name: str, port: int) -> list[tuple[str, int]]
     return [(_EVERY_ADDRESS.get(host, host), int(given))] if given.isdecimal() else []
 
 
-def _state_of(doors: Sequence[tuple[str, int]]) -> State:
-    """The second door is asked only where the first one is silent; a server that stops closes the first one at once."""
-    for door in doors:
-        state = _ask(door)
-        if state != "silent":
-            return state
-    return "silent"
+def state_of(doors: Sequence[tuple[str, int]]) -> State:
+    """That of the first door. Where it is silent, a server that answers at another one is only busy."""
+    first, *others = doors
+    state = _ask(first)
+    if state == "silent" and any(_ask(door) == "answers" for door in others):
+        return "answers"
+    return state
 
 
 def _ask(door: tuple[str, int]) -> State:
