@@ -76,6 +76,7 @@ class TritonPythonModel:
             self._stall_watch.close()
             self._delivery.close()
             self._metrics.close()
+            self._families.clear()  # at the end of Python it would be too late: the process would crash
         finally:
             self._heartbeat.close()
 
