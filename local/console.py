@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
@@ -20,6 +21,8 @@ from local.service import LocalService, ServerError, start_together, stop_togeth
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+ENDING = threading.Event()
+"""Set once a signal asks for the end. The exception that it raises too is lost where it meets a destructor."""
 
 
 class Runnable(Protocol):
@@ -94,4 +97,5 @@ def _interrupt_on_signals() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's arguments
     # `make` and `timeout` send SIGTERM twice; only a second Ctrl-C asks for haste.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ENDING.set()
     raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -47,7 +46,7 @@ def triton_of(repository: Path, environment: Mapping[str, str]) -> LocalTriton:
 def _watch(servers: Sequence[LocalService]) -> None:
     """Ends the command when one of the servers fails again and again."""
     try:
-        keep_running(servers, lambda line: console.err.print(line, markup=False), threading.Event())
+        keep_running(servers, lambda line: console.err.print(line, markup=False), console.ENDING)
     except CrashLoopError as error:
         console.err.print(str(error), markup=False)
         raise typer.Exit(1) from error
