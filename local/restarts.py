@@ -52,7 +52,6 @@ class _Kept:
         self._is_back = True
 
     def look(self, now: float) -> None:
-        elapsed, self._looked = now - self._looked, now
         if self._start_at is not None:
             if now >= self._start_at:
                 self._start_at, self._is_back = None, False
@@ -61,14 +60,17 @@ class _Kept:
             self._failed(f"died (exit code {code})", now)
         elif not self._is_back:
             self._look_whether_it_is_back(now)
-        elif self._server.is_live():
-            self._unanswered_s = 0.0
-        else:
-            self._unanswered_s += min(elapsed, _LONGEST_LOOK_S)  # this process may have been paused
-            if self._unanswered_s < UNANSWERED_S:
-                return
+        elif self._is_stuck():
             self._server.kill()
             self._failed(f"has not answered for {UNANSWERED_S:.0f} s and was ended", now)
+
+    def _is_stuck(self) -> bool:
+        """Whether it has not answered for too long, as time passes for this process: it may have been paused itself."""
+        is_live = self._server.is_live()
+        looked, self._looked = self._looked, time.monotonic()
+        passed_s = min(self._looked - looked, _LONGEST_LOOK_S)
+        self._unanswered_s = 0.0 if is_live else self._unanswered_s + passed_s
+        return self._unanswered_s >= UNANSWERED_S
 
     def _look_whether_it_is_back(self, now: float) -> None:
         try:
@@ -78,7 +80,7 @@ class _Kept:
             self._failed(str(error), now)
             return
         if self._is_back:
-            self._ready_since, self._unanswered_s = now, 0.0
+            self._ready_since, self._looked, self._unanswered_s = now, now, 0.0
             self._say(f"{self._server.name} is back, {self._server.seconds:.1f} s after its start")
 
     def _failed(self, what: str, now: float) -> None:

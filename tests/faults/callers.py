@@ -24,6 +24,8 @@ TOKENS = 4000
 """More than the context has room for: it goes on until the context ends, seconds after any fault."""
 LONG = {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0}
 CALL_S = 60.0
+KNOWN_STEPS = 100
+"""Before so many, an engine waits longer for a step."""
 
 
 class Caller:
@@ -79,9 +81,14 @@ def at_every_door(stack: KeptStack) -> list[Caller]:
         Caller("generate_stream", lambda: http_stream(stack.triton.http_url)),
     ]
     begun = [caller.begun() for caller in callers]
-    # Of those who get the whole answer at once, too, some tokens have been made.
-    eventually(lambda: Metrics(stack.triton)("triton_chat_requests_running") == len(callers), CALL_S)
+    # Of those who get the whole answer at once, too, some tokens have been made, and the engine knows its own pace.
+    eventually(lambda: _are_under_way(Metrics(stack.triton), len(callers)), CALL_S)
     return begun
+
+
+def _are_under_way(metrics: Metrics, callers: int) -> bool:
+    steps = metrics("triton_chat_engine_steps_total")
+    return metrics("triton_chat_requests_running") == callers and steps > KNOWN_STEPS
 
 
 def openai_stream(url: str) -> Iterator[ChatCompletionChunk]:
