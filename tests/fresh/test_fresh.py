@@ -56,7 +56,8 @@ def shown(machine: Machine) -> list[str]:
 
 def test_ci_runs_everything(shown: list[str]) -> None:
     assert [line.split("pytest ")[1] for line in shown if "-m pytest" in line] == [
-        '-m "not browser and not image and not fresh"',
+        '-m "not browser and not faults and not image and not fresh"',
+        "-m faults tests/faults",
         "-m browser",
         "-m image tests/image",
         "-m fresh tests/fresh",
