@@ -102,7 +102,8 @@ class Mailbox:
                 # Also where the engine was quicker than the cancellation: a part of the answer is lost.
                 event = replace(event, finish_reason=FinishReason.CANCELLED, error=self.failure)
             self._pending.append(event)
-            self._pending_bytes += _size(event)
+            if self.streams:
+                self._pending_bytes += _size(event)
             self._worth_sending |= self.streams and _is_worth_sending(event)
             self._ended |= event.finish_reason is not None
         self.offer()

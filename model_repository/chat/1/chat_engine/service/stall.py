@@ -27,22 +27,20 @@ class InHand:
     """What a model works at, and for how long: for models without an engine."""
 
     def __init__(self) -> None:
-        self._began: dict[int, float] = {}
-        self._count = 0
+        self._began: dict[object, float] = {}
         self._lock = threading.Lock()
 
     @contextmanager
     def work(self) -> Iterator[None]:
         """Around one piece of work; several may run at the same time."""
+        piece = object()
         with self._lock:
-            self._count += 1
-            number = self._count
-            self._began[number] = time.monotonic()
+            self._began[piece] = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
-                del self._began[number]
+                del self._began[piece]
 
     def is_empty(self) -> bool:
         """Whether it works at nothing."""
@@ -78,9 +76,10 @@ class StallWatch:
     def _loop(self) -> None:
         looked = time.monotonic()
         while not self._closing.wait(_POLL_SECONDS):
-            late, looked = time.monotonic() - looked - _POLL_SECONDS, time.monotonic()
+            words = self._complaint()
+            late, looked = time.monotonic() - looked - _POLL_SECONDS, time.monotonic()  # wherever the pause was
             if late > _PAUSE_SECONDS:
                 self._note_pause()
-            elif words := self._complaint():
+            elif words:
                 self._on_stall(words)
                 return
