@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -19,7 +18,7 @@ from chat_gateway.http.connections import SPARE, Connections, Transport
 from chat_gateway.http.metrics import Metrics
 from chat_gateway.http.protocol import MAX_HEAD_BYTES
 from chat_gateway.settings import GatewaySettings
-from tests.gateway.apps import app_for, served, wait_until
+from tests.gateway.apps import app_for, connected, served, wait_until
 from tests.gateway.callers import events_of
 from tests.gateway.fakes import WAIT_S, FakeClient, event, hangs, says
 from triton_chat.types import Call, ChatEvent
@@ -37,17 +36,6 @@ MOST_PIECES = 1024
 def post(body: dict[str, Any]) -> bytes:
     content = json.dumps(body).encode()
     return POST % len(content) + content
-
-
-@contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    """A connection with little room for what is not read."""
-    address = urlsplit(url)
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.settimeout(WAIT_S)
-        raw.connect((address.hostname, address.port))
-        yield raw
 
 
 def all_of(raw: socket.socket) -> bytes:

@@ -14,10 +14,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -28,6 +26,7 @@ from chat_gateway.__main__ import main
 from chat_gateway.http.listener import Server, allow_descriptors
 from chat_gateway.settings import GatewaySettings, variable
 from tests.client.fake_server import FakeTriton, Received, Reply, say
+from tests.gateway.apps import connected
 from tests.gateway.callers import events_of
 from tests.gateway.fakes import WAIT_S
 from tests.ipv6 import needs_ipv6
@@ -233,17 +232,6 @@ def floods(received: Received) -> Iterator[Any]:
         if received.cancelled.is_set():
             return
         yield say("x" * 2**16, tokens=count)
-
-
-@contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    """A connection with little room for what is not read."""
-    address = urlsplit(url)
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.settimeout(WAIT_S)
-        raw.connect((address.hostname, address.port))
-        yield raw
 
 
 def test_every_line_is_json_and_none_has_a_key(start: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from local.keeper import remove_shared_memory
 from tests.server import stand_in
+from triton_chat_server.supervise.supervisor import SILENT_VARIABLE
 
 PREFIX = f"triton_chat_test_{os.getpid()}_"
 SHARED_MEMORY = Path("/dev/shm")
@@ -92,6 +93,14 @@ def test_a_model_that_is_stopped_or_crashes(supervised: Supervised, number: sign
 def test_a_model_that_says_it_does_not_work(supervised: Supervised) -> None:
     (supervised.told / "complaint").write_text("the engine failed")
     assert supervised.end() == (1, "serve: the model 'm' does not work: the engine failed; ending the server")
+
+
+def test_how_long_a_model_may_be_silent_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SILENT_VARIABLE, "1.5")
+    one = Supervised(tmp_path)
+    os.kill(one.model, signal.SIGSTOP)
+    words = "the process of the model 'm' has sent no heartbeat for 1.5 s"
+    assert one.end() == (1, f"serve: {words}; ending the server")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])

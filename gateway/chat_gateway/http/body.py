@@ -5,7 +5,6 @@ Routes that take a body use `APIRouter(route_class=JsonRoute)` and declare a pyd
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from email.message import EmailMessage
@@ -20,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_gateway.errors import ApiError
+from chat_gateway.upstream.waits import within
 
 MAX_DEPTH = 201
 """Levels of nesting that pydantic's parser takes."""
@@ -53,14 +53,9 @@ class BodyLimit:
         await self._app(scope, limited_receive, send)
 
     async def _before(self, deadline: float, receive: Receive) -> Message:
-        """Not `asyncio.wait_for`, which before Python 3.12 may swallow the cancellation of whoever waits."""
-        receiving = asyncio.ensure_future(receive())
-        try:
-            await asyncio.wait((receiving,), timeout=deadline - time.monotonic())
-            if receiving.done():
-                return receiving.result()
-        finally:
-            receiving.cancel()
+        message = await within(deadline - time.monotonic(), receive())
+        if message is not None:
+            return message
         sentence = f"the body did not arrive within {self._limit_s:g} seconds"
         raise ApiError(408, sentence, code="request_timeout", headers={"Connection": "close"})
 
