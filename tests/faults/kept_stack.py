@@ -92,7 +92,9 @@ class KeptStack:
         return time.monotonic() - began
 
     def is_whole(self) -> bool:
-        return self.is_ready() and status_of(f"{self.page.url}/_stcore/health") == 200
+        """Its keeper has seen it too: before, it takes a silent server for one that is still starting."""
+        seen = all(server.ready_after_s is not None for server in self._stack.servers)
+        return seen and self.is_ready() and status_of(f"{self.page.url}/_stcore/health") == 200
 
     def is_ready(self) -> bool:
         """What the gateway says."""
