@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from chat_engine.native.guide import Guide
+from chat_engine.answering.guide import Guide
+from chat_engine.answering.telling import Logprobs
 from chat_engine.native.running import Running
-from chat_engine.native.sampler import Logprobs, Sampled
+from chat_engine.native.sampler import Sampled
 from chat_engine.native.token_rules import TokenRules
 from chat_engine.request import Alternative, ChatRequest, FinishReason, Reply, SamplingParams, TokenLogprobs
 from chat_engine.text.answer import AnswerText, CallOpening, Said

@@ -13,10 +13,11 @@ MAY_IMPORT = {
     NOUNS: set(),
     "text": {NOUNS},
     "reading": {NOUNS, "text"},
-    "native": {NOUNS, "text", "service"},  # of service the door, and the thread that runs the model
+    "answering": {NOUNS, "text"},
+    "native": {NOUNS, "text", "answering", "service"},  # of service the door, and the thread that runs the model
     "service": {NOUNS},
     "tokenizer": {NOUNS, "text", "reading", "native"},
-    "serving": {NOUNS, "text", "reading", "native", "service"},
+    "serving": {NOUNS, "text", "reading", "answering", "native", "service"},
 }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chat_engine.answering.grammar import Grammars
 from chat_engine.config import EngineConfig
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.generation_defaults import in_vocabulary
-from chat_engine.native.grammar import Grammars
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.protocol import Engine
 from chat_engine.reading.answer_rules import AnswerRules

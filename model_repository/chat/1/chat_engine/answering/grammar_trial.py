@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from chat_engine.native import grammar_trial_process
+from chat_engine.answering import grammar_trial_process
 
 log = logging.getLogger(__name__)
 
