@@ -138,13 +138,14 @@ def test_calls_are_those_of_the_native_engine(
     parameters = {"temperature": 0, "max_tokens": 120}
     ours = told(ask(vllm_serving, "What is the weather in Paris?", chat, **parameters))
     theirs = told(ask(native_serving, "What is the weather in Paris?", chat, **parameters))
+    assert choice == "auto" or ours["calls"]
     for name in ("text", "reasoning", "calls", "reason"):
         assert ours[name] == theirs[name], name
 
 
 def test_seeds_repeat_in_any_batch_and_differ(vllm_serving: Serving) -> None:
     def answers(*seeds: int) -> list[str]:
-        inboxes = [submit(vllm_serving, "Tell me a story.", temperature=1.5, max_tokens=30, seed=s) for s in seeds]
+        inboxes = [submit(vllm_serving, "xq zw", temperature=2, max_tokens=30, seed=s) for s in seeds]
         assert all(inbox.ended.wait(WAIT) for inbox in inboxes)
         return [inbox.text for inbox in inboxes]
 
