@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import vllm
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from transformers import GenerationConfig, PretrainedConfig
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import TokensPrompt
@@ -100,9 +102,16 @@ def _vllm_config(config: EngineConfig) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """Its first sentence; pydantic's has a heading and a link around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines[1:] if not line.startswith("For further")), lines[0] if lines else repr(error))
+    """What it says, in one line; pydantic's has a heading and links around it."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split()) or repr(error)
+    return "; ".join(_said(entry) for entry in error.errors(include_url=False))
+
+
+def _said(entry: ErrorDetails) -> str:
+    name, given = ".".join(map(str, entry["loc"])), entry["input"]
+    shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+    return f"{name}: {entry['msg']}{shown}" if name else f"{entry['msg']}{shown}"
 
 
 def _defaults(config: EngineConfig, model: Any) -> GenerationDefaults:

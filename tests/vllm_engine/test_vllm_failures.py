@@ -1,0 +1,109 @@
+"""vLLM's processes die, or their server stops: everybody is told, once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from chat_engine.errors import DrainingError, EngineFailedError
+from chat_engine.request import FinishReason
+from chat_engine.serving import Serving, serve
+from tests.chat_engine.builders import Inbox
+from tests.vllm_engine.conftest import vllm_settings
+from tests.vllm_engine.test_vllm_engine import submit
+
+LONG = {"temperature": 0, "ignore_eos": True, "max_tokens": 1900}
+LIMIT = 10.0  # seconds within which everybody must know
+
+
+def children() -> set[psutil.Process]:
+    """But for Python's own, which ends with this process."""
+    found = psutil.Process().children(recursive=True)
+    return {child for child in found if not any("resource_tracker" in word for word in child.cmdline())}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+class Started:
+    """An engine of its own, and what it has left."""
+
+    def __init__(self) -> None:
+        self._before = children()
+        self.failed = threading.Event()
+        self.serving: Serving = serve(vllm_settings(drain_seconds=1.0), on_failure=self.failed.set)
+        self.processes = children() - self._before
+
+    def of(self, name: str) -> psutil.Process:
+        return next(process for process in self.processes if name in " ".join([process.name(), *process.cmdline()]))
+
+    def running(self, count: int) -> list[Inbox]:
+        inboxes = [submit(self.serving, f"Say {i}.", **LONG) for i in range(count)]
+        assert wait_for(lambda: all(inbox.events for inbox in inboxes))
+        return inboxes
+
+    def leaves_nothing(self) -> bool:
+        return wait_for(lambda: not any(process.is_running() for process in self.processes))
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("name", ["EngineCore", "Worker"])
+def test_a_dead_process_ends_all_streams_and_the_server(name: str, busy: bool) -> None:
+    started = Started()
+    engine = started.serving.engine
+    try:
+        inboxes = started.running(3) if busy else []
+        os.kill(started.of(name).pid, signal.SIGKILL)
+        assert started.failed.wait(LIMIT)
+        for inbox in inboxes:
+            assert inbox.last.finish_reason is FinishReason.ERROR
+            assert isinstance(inbox.last.error, EngineFailedError)
+        assert not engine.is_ready()
+        assert engine.complaint() == "the engine failed"
+        assert engine.stats().finished[FinishReason.ERROR] == len(inboxes)
+        with pytest.raises(EngineFailedError):
+            submit(started.serving, "Hello!")
+    finally:
+        engine.close()
+    assert started.leaves_nothing()
+
+
+def test_a_server_that_stops_lets_answers_end_and_ends_the_rest() -> None:
+    started = Started()
+    engine = started.serving.engine
+    short = submit(started.serving, "Hello!", temperature=0, ignore_eos=True, max_tokens=20)
+    (long,) = started.running(1)
+    assert not engine.drain(0.3)
+    with pytest.raises(DrainingError):
+        submit(started.serving, "Hello!")
+    engine.close()
+    assert short.last.finish_reason is FinishReason.LENGTH
+    assert long.last.finish_reason is FinishReason.ERROR
+    assert isinstance(long.last.error, DrainingError)
+    assert not started.failed.is_set()
+    assert started.leaves_nothing()
+
+
+def test_a_stuck_process_is_noticed_and_given_up() -> None:
+    started = Started()
+    engine = started.serving.engine
+    (inbox,) = started.running(1)
+    os.kill(started.of("EngineCore").pid, signal.SIGSTOP)
+    assert wait_for(lambda: engine.complaint() is not None)
+    assert "no step" in str(engine.complaint())
+    assert not engine.is_ready()
+    engine.give_up()  # as the stall watch of the model does
+    assert inbox.ended.wait(LIMIT)
+    assert isinstance(inbox.last.error, EngineFailedError)
+    engine.close()
+    assert started.leaves_nothing()
