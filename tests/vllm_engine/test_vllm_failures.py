@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from chat_engine.errors import DrainingError, EngineFailedError
+from chat_engine.errors import ConfigError, DrainingError, EngineFailedError
 from chat_engine.request import FinishReason
 from chat_engine.serving import Serving, serve
 from tests.chat_engine.builders import Inbox
@@ -28,6 +28,10 @@ def children() -> set[psutil.Process]:
     return {child for child in found if not any("resource_tracker" in word for word in child.cmdline())}
 
 
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -38,10 +42,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
 class Started:
     """An engine of its own, and what it has left."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: object) -> None:
         self._before = children()
         self.failed = threading.Event()
-        self.serving: Serving = serve(vllm_settings(drain_seconds=1.0), on_failure=self.failed.set)
+        self.serving: Serving = serve(vllm_settings(drain_seconds=1.0, **more), on_failure=self.failed.set)
         self.processes = children() - self._before
 
     def of(self, name: str) -> psutil.Process:
@@ -53,7 +57,7 @@ class Started:
         return inboxes
 
     def leaves_nothing(self) -> bool:
-        return wait_for(lambda: not any(process.is_running() for process in self.processes))
+        return wait_for(lambda: not any(map(lives, self.processes)))
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
@@ -83,9 +87,10 @@ def test_a_server_that_stops_lets_answers_end_and_ends_the_rest() -> None:
     engine = started.serving.engine
     short = submit(started.serving, "Hello!", temperature=0, ignore_eos=True, max_tokens=20)
     (long,) = started.running(1)
-    assert not engine.drain(0.3)
+    assert not engine.drain(0.0)
     with pytest.raises(DrainingError):
         submit(started.serving, "Hello!")
+    assert short.ended.wait(LIMIT)
     engine.close()
     assert short.last.finish_reason is FinishReason.LENGTH
     assert long.last.finish_reason is FinishReason.ERROR
@@ -95,7 +100,7 @@ def test_a_server_that_stops_lets_answers_end_and_ends_the_rest() -> None:
 
 
 def test_a_stuck_process_is_noticed_and_given_up() -> None:
-    started = Started()
+    started = Started(stall_seconds=3.0)
     engine = started.serving.engine
     (inbox,) = started.running(1)
     os.kill(started.of("EngineCore").pid, signal.SIGSTOP)
@@ -107,3 +112,12 @@ def test_a_stuck_process_is_noticed_and_given_up() -> None:
     assert isinstance(inbox.last.error, EngineFailedError)
     engine.close()
     assert started.leaves_nothing()
+
+
+def test_what_vllm_cannot_load_is_said_and_leaves_nothing_behind() -> None:
+    before = children()
+    config = vllm_settings()
+    small = config.model_copy(update={"vllm": {**config.vllm, "kv_cache_memory_bytes": 1 << 16}})
+    with pytest.raises(ConfigError, match="vLLM could not load the model"):
+        serve(small, on_failure=lambda: None)
+    assert wait_for(lambda: not any(map(lives, children() - before)))

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_ENDS_SECONDS = 2.0
+
 
 class LoopThread:
     """An event loop on a thread of its own."""
@@ -28,8 +30,9 @@ class LoopThread:
         return self.start(coroutine).result()
 
     def close(self) -> None:
-        """Ends the loop and its thread."""
+        """Ends what still runs on it, the loop and its thread."""
         if not self.loop.is_closed():
+            self.call(_end_tasks())
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
             self.loop.close()
@@ -37,3 +40,11 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_ENDS_SECONDS)
