@@ -227,6 +227,17 @@ def test_finish_reasons() -> None:
     assert run(HERMES, reply=None).ends == [FinishReason.STOP]
 
 
+def test_an_answer_with_a_single_call_is_over_behind_it_where_no_grammar_says_so() -> None:
+    single = Reply(known_formats()["hermes"], TOOLS, single=True)
+    for text in (HERMES + HERMES_NOW, f"Ok. {HERMES} and more"):
+        inbox = run(text, reply=single)
+        assert inbox.ends == [FinishReason.TOOL_CALLS]
+        assert joined([delta for event in inbox.events for delta in event.tool_calls]) == (ONE,)
+    assert run("a <tool_call>no</tool_call> b", reply=single).text == "a <tool_call>no</tool_call> b"
+    inbox = run(HERMES + HERMES_NOW)
+    assert len(joined([delta for event in inbox.events for delta in event.tool_calls])) == 2
+
+
 def test_events_have_all_parts() -> None:
     inbox = run(f"<think>hm</think>Ok.\n{HERMES}", logprobs=0, return_token_ids=True)
     events = inbox.events

@@ -172,6 +172,24 @@ def test_what_vllm_does_otherwise_is_refused_by_name(
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("text", ["What is the weather in Paris?", "Hello!"])
+def test_a_constrained_answer_or_a_call(vllm_serving: Serving, native_serving: Serving, text: str) -> None:
+    parameters = {"temperature": 0, "max_tokens": 80, "structured_outputs": STRUCTURED[0]}
+    chat = {"tools": [TOOL]}
+    ours = told(ask(vllm_serving, text, chat, **parameters))
+    assert ours == {**told(ask(native_serving, text, chat, **parameters)), "counts": ours["counts"]}
+    assert ours["error"] is None
+
+
+def test_a_strict_function_is_for_calls_that_are_required(vllm_serving: Serving) -> None:
+    strict = {"type": "function", "function": {**TOOL["function"], "strict": True}}
+    with pytest.raises(InvalidArgumentError) as caught:
+        submit(vllm_serving, "Hello!", {"tools": [strict]}, max_tokens=5)
+    assert caught.value.field == "tools"
+    required = {"tools": [strict], "tool_choice": "required"}
+    assert told(ask(vllm_serving, "Hello!", required, max_tokens=120))["calls"]
+
+
 def test_a_cancelled_request_ends_at_once_and_the_others_go_on(vllm_serving: Serving) -> None:
     long = {"temperature": 0, "ignore_eos": True, "max_tokens": 1500}
     first = submit(vllm_serving, "Hello!", **long)

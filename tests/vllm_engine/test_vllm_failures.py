@@ -24,7 +24,7 @@ LIMIT = 10.0  # seconds within which everybody must know
 
 def children() -> set[psutil.Process]:
     """But for Python's own, which ends with this process."""
-    found = psutil.Process().children(recursive=True)
+    found = filter(lives, psutil.Process().children(recursive=True))
     return {child for child in found if not any("resource_tracker" in word for word in child.cmdline())}
 
 

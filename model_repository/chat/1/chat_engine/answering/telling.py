@@ -160,7 +160,7 @@ class Telling:
         self._opening = opening
         if opening:
             self._guide.open_call(opening.text)
-        elif self._answer.num_calls and not self._guide.has_calls:
+        elif self._answer.num_calls and not self._guide.has_calls and self._request.constraint is None:
             self._is_called = self._request.reply is not None and self._request.reply.single
 
     def _take(self, said: Said) -> None:

@@ -28,6 +28,12 @@ def check(request: ChatRequest) -> None:
             f"{sampling.temperature} is not possible with the engine vllm; use 0, or {_LEAST_TEMPERATURE} and more",
             field="temperature",
         )
+    if request.reply and request.reply.strict and request.reply.opened and not request.constraint:
+        raise InvalidArgumentError(
+            "a function that is strict is not possible with the engine vllm where the model may choose to call; "
+            "use the tool_choice required, or leave strict out",
+            field="tools",
+        )
     if request.constraint:  # nothing tells vLLM's end of a grammar from another
         for name, given in (
             ("ignore_eos", sampling.ignore_eos),
