@@ -121,3 +121,19 @@ def test_what_vllm_cannot_load_is_said_and_leaves_nothing_behind() -> None:
     with pytest.raises(ConfigError, match="vLLM could not load the model"):
         serve(small, on_failure=lambda: None)
     assert wait_for(lambda: not any(map(lives, children() - before)))
+
+
+def test_more_than_the_cache_holds_is_put_back_and_answered(native_serving: Serving) -> None:
+    started = Started(block_size=32, kv_cache_tokens=2112)  # a context and a little
+    long = {"temperature": 0, "ignore_eos": True, "max_tokens": 400}
+    try:
+        inboxes = [submit(started.serving, f"Say {i}.", **long) for i in range(8)]
+        assert all(inbox.ended.wait(60) for inbox in inboxes)
+        stats = started.serving.engine.stats()
+        assert stats.preemptions > 0
+        assert [inbox.output for inbox in inboxes] == [400] * 8
+        theirs = [submit(native_serving, f"Say {i}.", **long) for i in range(8)]
+        assert all(inbox.ended.wait(60) for inbox in theirs)
+        assert [inbox.text for inbox in inboxes] == [inbox.text for inbox in theirs]
+    finally:
+        started.serving.engine.close()

@@ -70,7 +70,7 @@ class VllmEngine(Door[Running]):
         self._grammars = grammars
         self._on_failure = on_failure
         self._woken = asyncio.Event()
-        self._tasks: dict[str, asyncio.Task[End]] = {}
+        self._running: dict[str, tuple[Running, asyncio.Task[End]]] = {}
         model.steps.listener = self._note_step
         self._served = model.loop.start(self._serve())
 
@@ -98,6 +98,16 @@ class VllmEngine(Door[Running]):
     # The event loop.
 
     async def _serve(self) -> None:
+        try:
+            await self._let_in()
+        except Exception:
+            log.exception("the engine stops")
+            self._fail()
+        await self._end_all()
+        if self._failed and self._on_failure:
+            self._on_failure()
+
+    async def _let_in(self) -> None:
         while not self._is_over:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), _LOOK_SECONDS)
@@ -106,27 +116,27 @@ class VllmEngine(Door[Running]):
                 log.error("vLLM's core is gone; the engine stops")
                 self._fail()
             self._take_in()
-        await self._end_all()
-        if self._failed and self._on_failure:
-            self._on_failure()
-
-    async def _end_all(self) -> None:
-        """Ends everything, also where vLLM does not answer any more."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_ENDS_SECONDS)
-            await asyncio.sleep(0)  # their callbacks
 
     def _take_in(self) -> None:
         arrived, cancelled = self._take()
         for running in arrived:
             task = self._model.loop.loop.create_task(self._follow(running))
-            self._tasks[running.request.id] = task
-            task.add_done_callback(partial(self._end, running))
-        for request_id in cancelled & self._tasks.keys():
-            self._tasks[request_id].cancel()
+            self._running[running.request.id] = running, task
+            task.add_done_callback(partial(self._note_end, running))
+        for request_id in cancelled & self._running.keys():
+            self._running[request_id][1].cancel()
+
+    async def _end_all(self) -> None:
+        """Ends everything, also where vLLM does not answer any more, and what has not been taken in yet."""
+        self._take_in()
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_ENDS_SECONDS)
+            await asyncio.sleep(0)  # their callbacks
+        for running, _ in list(self._running.values()):
+            self._end(running, FinishReason.ERROR, self._farewell())
 
     async def _follow(self, running: Running) -> End:
         """Hands on what vLLM makes of a request until it ends. vLLM stops when this does."""
@@ -145,11 +155,15 @@ class VllmEngine(Door[Running]):
                 running.tell()
         raise RuntimeError("vLLM has ended an answer by itself")
 
-    def _end(self, running: Running, task: asyncio.Task[End]) -> None:
-        """The one place where a request ends: makes room, tells the caller."""
+    def _note_end(self, running: Running, task: asyncio.Task[End]) -> None:
         reason, error = self._why(running, task)
-        del self._tasks[running.request.id]
-        if not self._tasks:  # vLLM makes no step any more that would say so
+        if running.request.id in self._running:
+            self._end(running, reason, error)
+
+    def _end(self, running: Running, reason: FinishReason, error: ChatError | None) -> None:
+        """The one place where a request ends: makes room, tells the caller."""
+        del self._running[running.request.id]
+        if not self._running:  # vLLM makes no step any more that would say so
             self._note_idle()
         self._ended(running.request, reason, running.progress)
         try:
