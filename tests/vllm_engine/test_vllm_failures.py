@@ -82,7 +82,7 @@ def test_a_dead_process_ends_all_streams_and_the_server(name: str, busy: bool) -
     assert started.leaves_nothing()
 
 
-def test_a_server_that_stops_lets_answers_end_and_ends_the_rest() -> None:
+def test_a_server_that_stops_lets_answers_end_and_ends_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     started = Started()
     engine = started.serving.engine
     short = submit(started.serving, "Hello!", temperature=0, ignore_eos=True, max_tokens=20)
@@ -96,6 +96,7 @@ def test_a_server_that_stops_lets_answers_end_and_ends_the_rest() -> None:
     assert long.last.finish_reason is FinishReason.ERROR
     assert isinstance(long.last.error, DrainingError)
     assert not started.failed.is_set()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
     assert started.leaves_nothing()
 
 

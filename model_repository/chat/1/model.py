@@ -75,6 +75,7 @@ class TritonPythonModel:
         self._stall_watch.close()
         self._delivery.close()
         self._metrics.close()
+        self._families.clear()  # at the end of Python it would be too late: the process would crash
         self._heartbeat.close()
 
     def _complaint(self) -> str | None:

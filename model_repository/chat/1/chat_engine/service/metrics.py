@@ -109,9 +109,11 @@ class MetricsReporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Reports what is left and stops."""
+        """Reports what is left, stops, and lets go of the metrics while Triton can still take them back."""
         self._closing.set()
         self._thread.join()
+        self._metrics.clear()
+        self._requests.clear()
 
     def report(self) -> None:
         """Carries one reading over."""

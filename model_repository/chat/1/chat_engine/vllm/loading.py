@@ -58,6 +58,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """Ends vLLM's processes and the thread."""
+        self.loop.end_tasks()  # else vLLM's own takes the end of its processes for a failure
         self.llm.shutdown(timeout=_ENDS_SECONDS)
         self.loop.close()
 

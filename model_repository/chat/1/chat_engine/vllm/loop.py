@@ -29,10 +29,14 @@ class LoopThread:
         """Runs it, waits for it, and gives its result or raises its error."""
         return self.start(coroutine).result()
 
+    def end_tasks(self) -> None:
+        """Ends what still runs on it."""
+        self.call(_end_tasks())
+
     def close(self) -> None:
         """Ends what still runs on it, the loop and its thread."""
         if not self.loop.is_closed():
-            self.call(_end_tasks())
+            self.end_tasks()
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
             self.loop.close()
