@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,10 @@ def end_session(session: int) -> None:
 def remove_shared_memory(prefix: str) -> None:
     """Removes the regions that a killed server could not."""
     for region in SHARED_MEMORY.glob(prefix + "*"):
-        region.unlink(missing_ok=True)
+        if region.is_dir():
+            shutil.rmtree(region, ignore_errors=True)
+        else:
+            region.unlink(missing_ok=True)
 
 
 def _stop_at_end_of_input(server: subprocess.Popen[bytes], timeout_s: float) -> None:

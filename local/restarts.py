@@ -12,6 +12,7 @@ LOOK_S = 0.5
 UNANSWERED_S = 4.0
 FIRST_WAIT_S = 0.5
 MOST_RESTARTS = 5
+_LONGEST_LOOK_S = 2.5
 HEALTHY_S = 60.0
 """One that was ready for so long has started well; its failures are counted anew."""
 
@@ -45,11 +46,13 @@ class _Kept:
         self._server = server
         self._say = say
         self._restarts = Restarts()
-        self._ready_since = self._answered_at = time.monotonic()
+        self._ready_since = self._looked = time.monotonic()
+        self._unanswered_s = 0.0
         self._start_at: float | None = None
         self._is_back = True
 
     def look(self, now: float) -> None:
+        elapsed, self._looked = now - self._looked, now
         if self._start_at is not None:
             if now >= self._start_at:
                 self._start_at, self._is_back = None, False
@@ -59,8 +62,11 @@ class _Kept:
         elif not self._is_back:
             self._look_whether_it_is_back(now)
         elif self._server.is_live():
-            self._answered_at = now
-        elif now - self._answered_at > UNANSWERED_S:
+            self._unanswered_s = 0.0
+        else:
+            self._unanswered_s += min(elapsed, _LONGEST_LOOK_S)  # this process may have been paused
+            if self._unanswered_s < UNANSWERED_S:
+                return
             self._server.kill()
             self._failed(f"has not answered for {UNANSWERED_S:.0f} s and was ended", now)
 
@@ -72,7 +78,7 @@ class _Kept:
             self._failed(str(error), now)
             return
         if self._is_back:
-            self._ready_since = self._answered_at = now
+            self._ready_since, self._unanswered_s = now, 0.0
             self._say(f"{self._server.name} is back, {self._server.seconds:.1f} s after its start")
 
     def _failed(self, what: str, now: float) -> None:

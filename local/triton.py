@@ -49,8 +49,9 @@ class LocalTriton(LocalService):
     @property
     def server_pid(self) -> int:
         """Of tritonserver itself, the child of its supervisor."""
-        (pid,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return int(pid)
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        (pid,) = (int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "tritonserver\n")
+        return pid
 
     def problems(self) -> list[Problem]:
         return preflight.before_start(self.options.host, self.options.ports, os.environ)
@@ -68,7 +69,7 @@ class LocalTriton(LocalService):
 
     def _answers(self) -> bool:
         models = self.options.models or readiness.models_in(self.options.repository)
-        return readiness.http_ready(self.http_url, models)
+        return readiness.http_ready(self.http_url, models) and readiness.answers(self.metrics_url)
 
     def _stage(self) -> str:
         return readiness.stage(readiness.read_log(self.options.log_path))

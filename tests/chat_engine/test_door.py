@@ -409,7 +409,7 @@ def test_by_default_the_limit_of_a_stall_follows_the_engines_own_steps(
     clock.now += 1
     assert one.engine.complaint() == "the engine has made no step for 21 s"
     assert not one.engine.is_ready()
-    one.engine.pardon()
+    one.engine.note_pause()
     assert one.engine.complaint() is None
     gate.open()
     assert inbox.ended.wait(WAIT)

@@ -100,8 +100,11 @@ class KeptStack:
 
     def _keep(self) -> None:
         """With a limit that no test reaches: each fault is one of its own, however soon it comes."""
-        restarts.HEALTHY_S = 0.0
-        restarts.keep_running(self._stack.servers, self.said.append, self._ending)
+        healthy_s, restarts.HEALTHY_S = restarts.HEALTHY_S, 0.0
+        try:
+            restarts.keep_running(self._stack.servers, self.said.append, self._ending)
+        finally:
+            restarts.HEALTHY_S = healthy_s
 
 
 def status_of(url: str, body: object = None, timeout_s: float = 2.0) -> int:

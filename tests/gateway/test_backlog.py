@@ -105,6 +105,19 @@ class TestEstimate:
         clock.now += 2
         assert 8 < backlog.excess_s < 16
 
+    def test_those_who_leave_make_room_as_a_token_does(self, backlog: Backlog, clock: Clock) -> None:
+        """As an editor's completions do, nine of ten of which are outdated before their first token."""
+        for count in range(200):
+            ticket = backlog.enter()
+            clock.now += 0.1
+            if count % 10:
+                ticket.close(left=True)
+            else:
+                ticket.first_token()
+        for _ in range(10):
+            backlog.enter()
+        assert backlog.wait_s == pytest.approx(1.0, rel=0.05)
+
     def test_off(self, clock: Clock) -> None:
         backlog = Backlog(0, clock)
         served(backlog, clock, 50, 0.5)

@@ -8,8 +8,14 @@ import pytest
 
 from chat_gateway.upstream import server as module
 from chat_gateway.upstream.server import Server
-from tests.gateway.fakes import FakeClient, model
-from triton_chat.errors import ServerUnavailableError
+from tests.gateway.fakes import WAIT_S, FakeClient, model
+from triton_chat.errors import (
+    EngineError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    ServerUnavailableError,
+    TritonChatError,
+)
 from triton_chat.types import ModelInfo
 
 
@@ -96,6 +102,7 @@ async def test_what_began_before_it_failed_proves_nothing(clock: list[float]) ->
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_S", 0.02)
     monkeypatch.setattr(module, "LOST_S", 0.03)
+    monkeypatch.setattr(module, "_FIRST_LIST_S", 0.02)
 
 
 async def forever(_: Server) -> None:
@@ -131,8 +138,39 @@ async def test_one_that_still_sends_is_busy(slow_to_tell: str) -> None:
         await looking
     assert (running.done(), server.up) == (False, True)
     await server.look()
-    assert not server.up
+    assert server.up == (slow_to_tell == "its models")
     running.cancel()
+
+
+async def test_a_list_that_is_late_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many models, or one that hangs, it takes long; the server lives all the same."""
+    monkeypatch.setattr(module, "LOOK_S", 0.02)
+    client = Hanging()
+    client.catalogue = [model("chat")]
+    server = Server(client)
+    await server.look()
+    client.is_slow = True
+    await server.look()
+    assert server.serves("chat")
+    client.is_slow, client.failure = False, ModelNotFoundError("unloaded while the list was made")
+    await server.look()
+    assert server.serves("chat")
+
+
+@pytest.mark.parametrize("error", [InvalidRequestError("restricted"), EngineError("not found")])
+async def test_what_is_no_triton_is_not_up_and_is_looked_at_again(error: TritonChatError) -> None:
+    class Odd(FakeClient):
+        async def is_live(self) -> bool:
+            raise error
+
+    server, looks = Server(Odd()), asyncio.Event()
+    server.watch(lambda _: looks.set())
+    for _ in range(2):
+        await asyncio.wait_for(looks.wait(), WAIT_S)
+        looks.clear()
+        server.look_soon()
+        assert not server.up
+    await server.close()
 
 
 @pytest.mark.usefixtures("hurried")

@@ -209,15 +209,17 @@ async def test_the_client_of_the_settings() -> None:
 
 async def test_who_would_wait_for_too_long_is_refused(fake: FakeClient, clock: list[float]) -> None:
     upstream = Upstream(GatewaySettings(retry_after=3), fake)
-    upstream._backlogs = Backlogs(5, lambda: clock[0])
+    await upstream.models()
+    server = await upstream.servers.one_for("chat")
+    server.backlogs = Backlogs(5, lambda: clock[0])
     for _ in range(20):
-        with upstream.waiting("chat") as ticket:
+        with server.backlogs.waiting("chat") as ticket:
             clock[0] += 1
             ticket.first_token()
     upstream.admit("chat")
     with ExitStack() as waiting:
         for _ in range(30):
-            waiting.enter_context(upstream.waiting("chat"))
+            waiting.enter_context(server.backlogs.waiting("chat"))
         clock[0] += 3
         upstream.admit("another")
         with pytest.raises(ApiError, match="too many requests are waiting") as refused:

@@ -18,10 +18,10 @@ LONG = {"max_tokens": 2000, "temperature": 0, "ignore_eos": True, "logit_bias": 
 @pytest.mark.parametrize(
     ("whose", "signal", "line"),
     [
-        ("chat", "SIGKILL", "the process of the model 'chat' is dead; tritonserver is ended"),
-        ("chat", "SIGSTOP", "the process of the model 'chat' has sent no heartbeat for 6 s; tritonserver is ended"),
-        ("tokenizer", "SIGSEGV", "the process of the model 'tokenizer' is dead; tritonserver is ended"),
-        ("tritonserver", "SIGSTOP", "tritonserver has not answered for 6 s; tritonserver is ended"),
+        ("chat", "SIGKILL", "the process of the model 'chat' is dead; ending the server"),
+        ("chat", "SIGSTOP", "the process of the model 'chat' has sent no heartbeat for 6 s; ending the server"),
+        ("tokenizer", "SIGSEGV", "the process of the model 'tokenizer' is dead; ending the server"),
+        ("tritonserver", "SIGSTOP", "tritonserver has not answered for 5 s; ending the server"),
         ("tritonserver", "SIGKILL", "tritonserver died of SIGKILL"),
     ],
 )

@@ -20,7 +20,14 @@ from tests.integration.servers import REPOSITORY, changed_copy
 from tests.integration.test_engine_failure import BROKEN_RUNNER
 from tests.monitoring.chart import alerts
 
-ENGINE = {"threads": 1, "max_sequences": 4, "max_model_len": 1024, "kv_cache_tokens": 1280, "max_step_tokens": 64}
+ENGINE = {
+    "stall_seconds": 60.0,
+    "threads": 1,
+    "max_sequences": 4,
+    "max_model_len": 1024,
+    "kv_cache_tokens": 1280,
+    "max_step_tokens": 64,
+}
 FULL = {"max_tokens": 1000, "ignore_eos": True, "temperature": 0}
 """Four of these do not fit into the KV cache."""
 
@@ -40,9 +47,17 @@ def _run_at_the_gate(self, rows):
 
 ModelRunner.run = _run_at_the_gate
 _stop_server = lambda: None
+
+
+class Heartbeat:
+    def __init__(self, *_):
+        pass
+
+    def close(self):
+        pass
 """
-"""Steps wait while a file is there, so that what runs then goes on running. The server outlives its engine, so that
-Prometheus can read what a failure did to the metrics."""
+"""Steps wait while a file is there, so that what runs then goes on running. The server outlives its engine, and its
+supervisor does not watch it, so that Prometheus can read what a failure did to the metrics."""
 
 
 def fragile(folder: Path) -> Path:

@@ -133,13 +133,17 @@ def test_both_doors_answer_and_sigterm_lets_an_answer_finish(serve: Callable[...
     assert not any(region.exists() for region in regions)
 
 
-def test_one_that_dies_ends_all_with_a_clear_line_and_1(serve: Callable[..., Serve]) -> None:
+def test_one_that_dies_is_started_again(serve: Callable[..., Serve]) -> None:
     stack = serve()
-    stack.read_until("Press Ctrl-C to stop.")
+    overview = stack.read_until("Press Ctrl-C to stop.")
     os.kill(stack.pid_of("-m chat_gateway"), signal.SIGKILL)
     assert "gateway died (exit code 137); the end of its log:" in stack.read_until("end of its log")
     assert "Uvicorn running" in stack.read_until("Uvicorn running")
-    assert stack.process.wait(30) == 1
+    stack.read_until("gateway is back")
+    answer = json.load(urllib.request.urlopen(request_of(overview)))
+    assert "tiny-chat" in answer["choices"][0]["message"]["content"]
+    stack.process.terminate()
+    assert stack.process.wait(30) == 0
     assert not stack.processes()
 
 

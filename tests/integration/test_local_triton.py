@@ -103,7 +103,7 @@ def test_a_client_that_keeps_its_stream_open_cannot_keep_the_server(options: Tri
         began = time.monotonic()
         code = server.stop()
         assert time.monotonic() - began < 10
-    assert code == 0
+    assert code == 1  # nobody knows whether a model without heartbeats has finished
     assert_nothing_left(server)
 
 

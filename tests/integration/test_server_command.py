@@ -149,7 +149,7 @@ def test_a_hanging_step_and_a_killed_process_are_noticed(able_to_serve: None, tm
 
         os.kill(stub_of(server, "alpha"), signal.SIGKILL)
         eventually(lambda: server.poll() == 1, within=10)
-        assert "the process of the model 'alpha' is dead; tritonserver is ended" in server.log_tail(1)
+        assert "the process of the model 'alpha' is dead; ending the server" in server.log_tail(1)
 
 
 def test_sigterm_drains_and_ends_with_0(able_to_serve: None, tmp_path: Path) -> None:

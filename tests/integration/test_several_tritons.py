@@ -138,7 +138,7 @@ async def test_one_that_is_stuck_is_given_up_and_taken_again(
     answers = await busy(door, second)
     await asyncio.to_thread(eventually, lambda: running(first) + running(second) == len(answers), 5)
     lost, began = running(second), time.monotonic()
-    os.killpg(second.pid, signal.SIGSTOP)
+    _signal_all(second, signal.SIGSTOP)
     try:
         await door.ask(8)
         assert await door.is_ready()
@@ -146,7 +146,7 @@ async def test_one_that_is_stuck_is_given_up_and_taken_again(
             await door.ask(1)
         assert time.monotonic() - began < 10
     finally:
-        os.killpg(second.pid, signal.SIGCONT)
+        _signal_all(second, signal.SIGCONT)
     ends = await asyncio.gather(*answers, return_exceptions=True)
     assert ends.count("length") == len(answers) - lost
     before = finished(second)
@@ -168,3 +168,9 @@ async def test_one_that_stops_costs_nothing(door: Door, tritons: tuple[LocalTrit
     assert await stopping == 0
     assert set(await asyncio.gather(*answers)) == {"length"}
     await door.ask(8)
+
+
+def _signal_all(triton: LocalTriton, number: signal.Signals) -> None:
+    """Its supervisor, which would end a server that alone is stopped, and the server with its models."""
+    for group in (triton.pid, triton.server_pid):
+        os.killpg(group, number)

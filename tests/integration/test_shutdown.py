@@ -72,7 +72,7 @@ def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
         assert infer(stub, request("chat_unary", text_input="late")).code in ("UNAVAILABLE", "NOT_FOUND")
 
         for stream in waiting:
-            assert "shutting down" in stream.wait(2).error
+            assert "shutting down" in stream.wait(DRAIN_S + 5).error  # one may have had a place until then
         assert short.wait().last.finish_reason == "length"
         assert short.ended_at - began < DRAIN_S
         for stream in long:

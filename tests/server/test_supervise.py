@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from local.keeper import remove_shared_memory
 from tests.server import stand_in
 
 PREFIX = f"triton_chat_test_{os.getpid()}_"
@@ -28,12 +30,13 @@ class Supervised:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "triton_chat_server.supervise"),
-                *(sys.executable, stand_in.__file__, "server", "--allow-http=false", *flags),
+                *(sys.executable, stand_in.__file__, "server", "--allow-http=false", "--allow-metrics=false", *flags),
                 f"--backend-config=python,shm-region-prefix-name={PREFIX}",
             ],
             env={**os.environ, "TOLD": str(told)},
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),  # some crash on purpose
         )
         eventually(lambda: (told / "pids").exists())
         self.server, self.model = map(int, (told / "pids").read_text().split())
@@ -44,6 +47,10 @@ class Supervised:
         assert not any(Path(f"/proc/{pid}").exists() for pid in (self.server, self.model))
         assert not list(SHARED_MEMORY.glob(PREFIX + "*"))
         return self.process.returncode, log.splitlines()[-1] if log else ""
+
+
+def only_model(name: str) -> tuple[str, str]:
+    return "--model-control-mode=explicit", f"--load-model={name}"
 
 
 def eventually(check: Callable[[], bool], within: float = 15.0) -> None:
@@ -62,13 +69,13 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
 
 
 def heartbeat_folders() -> set[Path]:
-    return set(SHARED_MEMORY.glob("triton-chat-heartbeats-*"))
+    return set(SHARED_MEMORY.glob(f"{PREFIX}heartbeats_*"))
 
 
 def test_a_dead_model_ends_the_server_at_once(supervised: Supervised) -> None:
     began = time.monotonic()
     os.kill(supervised.model, signal.SIGKILL)
-    assert supervised.end() == (1, "serve: the process of the model 'm' is dead; tritonserver is ended")
+    assert supervised.end() == (1, "serve: the process of the model 'm' is dead; ending the server")
     assert time.monotonic() - began < 5
 
 
@@ -84,7 +91,7 @@ def test_a_model_that_is_stopped_or_crashes(supervised: Supervised, number: sign
 
 def test_a_model_that_says_it_does_not_work(supervised: Supervised) -> None:
     (supervised.told / "complaint").write_text("the engine failed")
-    assert supervised.end() == (1, "serve: the model 'm' does not work: the engine failed; tritonserver is ended")
+    assert supervised.end() == (1, "serve: the model 'm' does not work: the engine failed; ending the server")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])
@@ -119,16 +126,39 @@ def test_a_stop_that_fails_says_so(supervised: Supervised) -> None:
 def test_a_server_that_does_not_stop_is_ended_in_its_time(supervised: Supervised) -> None:
     (supervised.told / "stubborn").touch()
     supervised.process.terminate()
-    assert supervised.end() == (1, "serve: tritonserver has not stopped within 3 s; it is ended")
+    assert supervised.end() == (1, "serve: tritonserver has not stopped within 3 s; ending the server")
 
 
 @pytest.mark.parametrize("how", ["unload", "finish"])
 def test_a_server_whose_models_have_finished_is_ended_with_0(tmp_path: Path, how: str) -> None:
-    one = Supervised(tmp_path, "--exit-timeout-secs=60")
+    one = Supervised(tmp_path, "--exit-timeout-secs=60", *only_model("m"))
     (tmp_path / how).touch()
     one.process.terminate()
     code, line = one.end()
-    assert (code, line) == (0, "serve: all models have finished, but tritonserver goes on; it is ended")
+    assert (code, line) == (0, "serve: all models have finished, but tritonserver goes on; ending the server")
+
+
+def test_of_models_that_send_no_heartbeat_it_is_not_known_whether_they_have_finished(tmp_path: Path) -> None:
+    one = Supervised(tmp_path, "--exit-timeout-secs=4", *only_model("m"), "--load-model=another")
+    (tmp_path / "finish").touch()
+    began = time.monotonic()
+    one.process.terminate()
+    assert one.end() == (1, "serve: tritonserver has not stopped within 7 s; ending the server")
+    assert time.monotonic() - began > 6
+
+
+def test_a_model_that_dies_while_the_server_stops_is_noticed(tmp_path: Path) -> None:
+    one = Supervised(tmp_path, "--exit-timeout-secs=60")
+    (tmp_path / "stubborn").touch()
+    one.process.terminate()
+    os.kill(one.model, signal.SIGKILL)
+    assert one.end() == (1, "serve: the process of the model 'm' is dead; ending the server")
+
+
+def test_a_limit_that_is_none_is_for_tritonserver_to_refuse(tmp_path: Path) -> None:
+    one = Supervised(tmp_path, "--exit-timeout-secs=soon", "--http-port=x")
+    one.process.terminate()
+    assert one.end() == (0, "")
 
 
 def test_other_signals_are_passed_on(supervised: Supervised) -> None:
@@ -145,8 +175,7 @@ def test_when_the_supervisor_is_killed_the_server_dies_with_it(supervised: Super
     supervised.process.kill()
     eventually(lambda: not Path(f"/proc/{supervised.server}").exists())
     os.kill(supervised.model, signal.SIGKILL)
-    for region in SHARED_MEMORY.glob(PREFIX + "*"):
-        region.unlink()
+    remove_shared_memory(PREFIX)
 
 
 def test_its_folder_of_heartbeats_goes_with_it(supervised: Supervised) -> None:

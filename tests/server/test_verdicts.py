@@ -23,7 +23,7 @@ class Watched:
 
     def look(self, elapsed: float = LOOK_S) -> str | None:
         self.beats += not self.silent
-        beat = Heartbeat("chat", 7, self.beats, self.complaint)
+        beat = Heartbeat("chat", 7, self.beats, self.complaint, finished=False)
         return self.verdicts.look(elapsed, [beat], lambda pid: self.alive, self.answers)
 
     def looks_until_words(self, most: int = 100) -> tuple[int, str]:
@@ -44,8 +44,10 @@ def test_all_is_well(watched: Watched) -> None:
     assert [watched.look() for _ in range(1000)] == [None] * 1000
 
 
-def test_a_dead_process_counts_at_once(watched: Watched) -> None:
+def test_a_dead_process_counts_when_it_is_seen_twice(watched: Watched) -> None:
+    """One that ends normally removes its file first, which may fall between two glances."""
     watched.alive = False
+    assert watched.look() is None
     assert watched.look() == "the process of the model 'chat' is dead"
 
 
@@ -102,7 +104,10 @@ def test_a_model_that_says_goodbye_is_not_missed(watched: Watched) -> None:
 
 def test_each_process_counts_for_itself(watched: Watched) -> None:
     for count in range(100):
-        beats = [Heartbeat("chat", 7, 1000 + count, ""), Heartbeat("tokenizer", 8, 1, "")]
+        beats = [
+            Heartbeat("chat", 7, 1000 + count, "", finished=False),
+            Heartbeat("tokenizer", 8, 1, "", finished=False),
+        ]
         words = watched.verdicts.look(LOOK_S, beats, lambda pid: True, True)
         if words:
             break

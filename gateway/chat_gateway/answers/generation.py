@@ -13,7 +13,6 @@ from openai.types.completion_usage import CompletionTokensDetails, PromptTokensD
 
 from chat_gateway.errors import ApiError, renamed
 from chat_gateway.schemas.common import SEEDS
-from chat_gateway.upstream.backlog import Ticket
 from chat_gateway.upstream.server import Server
 from chat_gateway.upstream.triton import Upstream
 from triton_chat.client import AsyncChatClient
@@ -190,31 +189,30 @@ class Generation:
         self._tasks.append(task)
 
     async def _read(self, index: int) -> None:
-        model = self._order.model
         try:
-            with self._upstream.waiting(model) as ticket:
-                await self._upstream.ask(
-                    model,
-                    lambda server: self._receive(index, server, ticket),
-                    self._order.request_id,
-                    unless=lambda: self._latest[index] is not _NOTHING,
-                )
+            await self._upstream.ask(
+                self._order.model,
+                lambda server: self._receive(index, server),
+                self._order.request_id,
+                unless=lambda: self._latest[index] is not _NOTHING,
+            )
         except InvalidRequestError as error:
             raise self._order.renamed(error, index) from error
 
-    async def _receive(self, index: int, server: Server, ticket: Ticket) -> None:
+    async def _receive(self, index: int, server: Server) -> None:
         followers = [] if index % self._order.n else list(range(index + 1, index + self._order.n))
-        async with self._order.open(server.client, index) as stream:
-            async for event in stream:
-                server.heard()
-                if _says_nothing(event, self._latest[index]):
-                    continue
-                ticket.first_token()
-                self._add(index, event)
-                for follower in followers:
-                    self._begin(follower)
-                followers.clear()
-                await self._room.wait()
+        with server.backlogs.waiting(self._order.model) as ticket:
+            async with self._order.open(server.client, index) as stream:
+                async for event in stream:
+                    server.heard()
+                    if _says_nothing(event, self._latest[index]):
+                        continue
+                    ticket.first_token()
+                    self._add(index, event)
+                    for follower in followers:
+                        self._begin(follower)
+                    followers.clear()
+                    await self._room.wait()
 
     def _add(self, index: int, event: ChatEvent) -> None:
         before = self._pending.get(index)

@@ -6,12 +6,16 @@ bounded by time: who would wait for too long is told so at once, and those who w
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Literal
+
+Reason = Literal["token", "left", "refused"]
+"""Why a request waits no longer."""
 
 _FIRST_TOKENS: Final = 8
 """Before so many have come, nothing is known of the rate."""
@@ -66,13 +70,14 @@ class Backlog:
         self._waiting[ticket] = None
         return ticket
 
-    def _leave(self, ticket: Ticket, *, with_token: bool) -> None:
+    def _leave(self, ticket: Ticket, reason: Reason) -> None:
+        """Who gives up makes room for those behind as a first token does, but shows no pace."""
         self._count_time()
         del self._waiting[ticket]
-        if not with_token:
+        self._decayed_tokens += reason != "refused"
+        if reason != "token":
             return
         self._num_first_tokens += 1
-        self._decayed_tokens += 1.0
         if ticket.unqueued:
             took_s = self._clock() - ticket.since
             self._unqueued_s += (took_s - self._unqueued_s) * (_NEWS if self._unqueued_s else 1.0)
@@ -96,16 +101,16 @@ class Ticket:
 
     def first_token(self) -> None:
         """It is here. Later ones may be told of, too."""
-        self._end(with_token=True)
+        self._end("token")
 
-    def close(self) -> None:
-        """The request is over, with a token or without."""
-        self._end(with_token=False)
+    def close(self, *, left: bool = False) -> None:
+        """The request is over, with a token or without; `left`: its caller did not wait for it."""
+        self._end("left" if left else "refused")
 
-    def _end(self, *, with_token: bool) -> None:
+    def _end(self, reason: Reason) -> None:
         if self._leave is not None:
             leave, self._leave = self._leave, None
-            leave(self, with_token=with_token)
+            leave(self, reason)
 
 
 class Backlogs:
@@ -123,5 +128,8 @@ class Backlogs:
         ticket = self._of[model].enter()
         try:
             yield ticket
+        except asyncio.CancelledError:
+            ticket.close(left=True)
+            raise
         finally:
             ticket.close()

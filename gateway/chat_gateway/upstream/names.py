@@ -16,7 +16,8 @@ async def addresses(target: Target) -> tuple[Target, ...]:
     Raises:
         OSError: the name has no address, or nobody can say.
     """
-    if _through_proxy(target.host):  # which does the lookup, and knows the name
+    # A proxy does the lookup itself, and knows the name. This machine has one Triton, whatever its addresses are.
+    if _through_proxy(target.host) or target.host == "localhost":
         return (target,)
     found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(target.at(str(address[0])) for *_, address in found))

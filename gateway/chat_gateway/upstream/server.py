@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Final, TypeVar
 
+from chat_gateway.upstream.backlog import Backlogs
+from chat_gateway.upstream.waits import within
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import ServerUnavailableError, TritonChatError
 from triton_chat.types import ModelInfo
@@ -21,6 +22,8 @@ LOOK_S: Final = 2.0
 LOST_S: Final = 5.0
 """Nothing was heard for so long, and no look was answered: what runs there is given up. Within 7 seconds of the last
 sign of life, since a look begins each `PERIOD_S` and takes `LOOK_S`."""
+_FIRST_LIST_S: Final = 10.0
+"""For the first list of its models, without which it is not known what it serves."""
 _SOON_S: Final = 0.1
 """Between two looks at the least, however often a request fails."""
 _FRESH_S: Final = 2.0
@@ -34,8 +37,10 @@ _LONGEST_ALONE_S: Final = 8.0
 class Server:
     """Looks at itself in the background once `watch` was called. Belongs to one event loop."""
 
-    def __init__(self, client: AsyncChatClient) -> None:
+    def __init__(self, client: AsyncChatClient, max_queue_s: float = 0.0) -> None:
         self.client = client
+        self.backlogs = Backlogs(max_queue_s)
+        """Of what is sent there."""
         self.listed = True
         """Its address is one of the name's."""
         self.up = False
@@ -139,8 +144,7 @@ class Server:
             await asyncio.shield(self.look())
             on_look(self)
             await asyncio.sleep(_SOON_S)
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), PERIOD_S - _SOON_S)
+            await within(PERIOD_S - _SOON_S, self._soon.wait())
 
     async def _look(self) -> None:
         """First whether it lives, then what it serves: a model that is slow to answer says nothing about the others.
@@ -148,31 +152,39 @@ class Server:
         Who does not answer in time but still sends tokens is busy and not stuck.
         """
         began = time.monotonic()
-        try:
-            self.up = await self._lives() and await self._tells_its_models()
-            holds_s = _FRESH_S if self.up else _REFUSED_FRESH_S
-        except asyncio.TimeoutError:
+        lives = await within(LOOK_S, self._lives())
+        if lives is None:
             self.up = self.up and self._heard_at >= began
-            holds_s = _FRESH_S
-            self._give_up_if_silent()
-        self._fresh_until = time.monotonic() + holds_s
+            self._give_up_if_silent(began)
+        else:
+            self.up = lives and await self._tells_its_models()
+        self._fresh_until = time.monotonic() + (_FRESH_S if self.up or lives is None else _REFUSED_FRESH_S)
 
     async def _lives(self) -> bool:
-        live = await asyncio.wait_for(self.client.is_live(), LOOK_S)
+        try:
+            live = await self.client.is_live()
+        except TritonChatError:  # something else than Triton answers there, or Triton keeps it from us
+            return False
         if live:
             self._answered_at = time.monotonic()
         return live
 
     async def _tells_its_models(self) -> bool:
+        """What is known stays where the list is late, or a model goes away while it is made."""
         try:
-            models = await asyncio.wait_for(self.client.models(), LOOK_S)
-        except TritonChatError:
+            models = await within(LOOK_S if self.models else _FIRST_LIST_S, self.client.models())
+        except ServerUnavailableError:
             return False
+        except TritonChatError:
+            models = None
+        if models is None:
+            return bool(self.models)
         self.models = {model.name: model for model in models}
         return True
 
-    def _give_up_if_silent(self) -> None:
-        if time.monotonic() - max(self._heard_at, self._answered_at) >= LOST_S:
+    def _give_up_if_silent(self, began: float) -> None:
+        """Goes by the time before the look: while a look lasted, this process may not have run itself."""
+        if began - max(self._heard_at, self._answered_at) >= LOST_S - LOOK_S:
             for running in self._running:
                 if not running.done():
                     running.set_result(None)

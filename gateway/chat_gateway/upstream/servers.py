@@ -10,10 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
 from chat_gateway.upstream.server import Server, ended
+from chat_gateway.upstream.waits import within
 from triton_chat.channel import Target
 from triton_chat.client import AsyncChatClient
 from triton_chat.errors import ServerUnavailableError
@@ -36,13 +36,16 @@ class Servers:
         self,
         lookup: Callable[[], Awaitable[Sequence[Target]]],
         connect: Callable[[Target], AsyncChatClient],
+        max_queue_s: float = 0.0,
     ) -> None:
         """Connects to nothing yet.
 
         Args:
             lookup: where the servers are now; raises OSError where that cannot be told.
             connect: a client of one of them.
+            max_queue_s: see `excess_s`; 0: no limit.
         """
+        self._max_queue_s = max_queue_s
         self._lookup = lookup
         self._connect = connect
         self._servers: dict[str, Server] = {}
@@ -110,6 +113,14 @@ class Servers:
             serving = up
         return min(serving, key=lambda server: self._rank(server, failed), default=None)
 
+    def excess_s(self, model: str) -> float:
+        """By how much a new request would wait too long, wherever it went; 0 if it may come.
+
+        Where no server is ready there is no queue: the request waits for a server, see `one_for`.
+        """
+        serving = [server for server in self._servers.values() if server.serves(model)]
+        return min((server.backlogs.excess_s(model) for server in serving), default=0.0)
+
     def _last_served_at(self, model: str) -> float:
         if model in self._served:
             return self._served[model][1]
@@ -156,8 +167,7 @@ class Servers:
             self._soon = asyncio.Event()
             await asyncio.shield(self._look_up())
             await asyncio.sleep(_LOOKUP_SOON_S)
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), _LOOKUP_S - _LOOKUP_SOON_S)
+            await within(_LOOKUP_S - _LOOKUP_SOON_S, self._soon.wait())
 
     def _look_up(self) -> asyncio.Task[None]:
         """One at a time, which all who ask wait for. It never fails: what is known stays where nobody can tell."""
@@ -168,11 +178,11 @@ class Servers:
     async def _ask_name(self) -> None:
         try:
             targets = {target.address: target for target in await self._lookup()}
-        except OSError:
+        except (OSError, UnicodeError):
             _log.warning("the name of Triton's endpoint cannot be looked up")
             return
         for address in targets.keys() - self._servers.keys():
-            self._servers[address] = Server(self._connect(targets[address]))
+            self._servers[address] = Server(self._connect(targets[address]), self._max_queue_s)
             self._servers[address].watch(self._noted)
         for address, server in self._servers.items():
             server.listed = address in targets

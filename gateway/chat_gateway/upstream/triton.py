@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
 from chat_gateway.errors import SHOWN, ApiError, from_client, overloaded, unavailable
 from chat_gateway.settings import GatewaySettings
-from chat_gateway.upstream.backlog import Backlogs, Ticket
 from chat_gateway.upstream.details import Details
 from chat_gateway.upstream.names import addresses
 from chat_gateway.upstream.retries import retried
@@ -62,13 +60,14 @@ class Upstream:
         """Unix time; stands for when a model was made, which nobody knows."""
         target = parse_url(settings.triton_url)
         self.servers = (
-            Servers(lookup or partial(addresses, target), partial(_client, settings=settings))
+            Servers(
+                lookup or partial(addresses, target), partial(_client, settings=settings), settings.max_queue_seconds
+            )
             if client is None
-            else Servers(partial(_only, target), lambda _: client)
+            else Servers(partial(_only, target), lambda _: client, settings.max_queue_seconds)
         )
         self._aliases = settings.aliases
         self._retry_after = settings.retry_after
-        self._backlogs = Backlogs(settings.max_queue_seconds)
         self._first_token_timeout = settings.first_token_timeout
         self._details = Details(self._tokenizer_info)
 
@@ -156,14 +155,10 @@ class Upstream:
 
     def admit(self, model: str) -> None:
         """Raises ApiError (429) if a request would wait for its first token longer than the settings allow."""
-        excess_s = self._backlogs.excess_s(model)
+        excess_s = self.servers.excess_s(model)
         if excess_s > 0:
             retry_after = max(self._retry_after, min(math.ceil(excess_s), _LONGEST_RETRY_S))
             raise overloaded("too many requests are waiting for this model; try again later", retry_after)
-
-    def waiting(self, model: str) -> AbstractContextManager[Ticket]:
-        """For as long as a request lasts that `admit` has let in."""
-        return self._backlogs.waiting(model)
 
     async def close(self) -> None:
         """Close the connections; what is still running is cancelled."""

@@ -45,8 +45,8 @@ class TritonPythonModel:
         self._metrics = MetricsReporter(
             self._admission.stats, self._metric, name, works=lambda: self._complaint() is None
         )
-        self._watch = ShutdownWatch(os.getppid(), self._drain)
-        self._stall_watch = StallWatch(self._engine.complaint, self._engine.pardon, self._give_up)
+        self._watch = ShutdownWatch(_SERVER, self._drain)
+        self._stall_watch = StallWatch(self._engine.complaint, self._engine.note_pause, self._give_up)
         self._drained = threading.Event()
         self._heartbeat = Heartbeat(name, self._complaint, self._drained.is_set)
 
@@ -70,13 +70,15 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Called once nothing is in flight any more."""
-        self._watch.close()
-        self._drain()
-        self._stall_watch.close()
-        self._delivery.close()
-        self._metrics.close()
-        self._families.clear()  # at the end of Python it would be too late: the process would crash
-        self._heartbeat.close()
+        try:
+            self._watch.close()
+            self._drain()
+            self._stall_watch.close()
+            self._delivery.close()
+            self._metrics.close()
+            self._families.clear()  # at the end of Python it would be too late: the process would crash
+        finally:
+            self._heartbeat.close()
 
     def _complaint(self) -> str | None:
         """Why the model does not work, if it does not."""
@@ -113,6 +115,9 @@ def _device(args: dict[str, str]) -> str:
     return f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
 
 
+_SERVER = os.getppid()  # later it may be another process, if the server has died
+
+
 def _stop_server() -> None:
     """The engine is broken for good: ends the server, so that whoever watches it starts it anew."""
-    os.kill(os.getppid(), signal.SIGTERM)
+    os.kill(_SERVER, signal.SIGTERM)

@@ -64,9 +64,11 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Waits for the rows that run."""
-        self._pool.shutdown()
-        self._watch.close()
-        self._heartbeat.close()
+        try:
+            self._pool.shutdown()
+            self._watch.close()
+        finally:
+            self._heartbeat.close()
 
     def _run(self, rows: _Rows, index: int) -> None:
         try:

@@ -22,6 +22,7 @@ from embedder.service import Answer, EmbeddingService
 
 log = process.log_of("embeddings")
 
+_SERVER = os.getppid()  # later it may be another process, if the server has died
 _BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 
 
@@ -35,7 +36,7 @@ class TritonPythonModel:
         self._metrics = _Metrics(args["model_name"])
         self._broken = False
         self._in_hand = InHand()
-        self._heartbeat = Heartbeat(args["model_name"], self._complaint, self._in_hand.is_empty)
+        self._heartbeat = Heartbeat(args["model_name"], self._in_hand.complaint, self._in_hand.is_empty)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response for each request, in their order."""
@@ -53,16 +54,15 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Called once nothing is in flight any more."""
-        self._service.close()
-        self._heartbeat.close()
-
-    def _complaint(self) -> str | None:
-        return "it computes nothing any more" if self._broken else self._in_hand.complaint()
+        try:
+            self._service.close()
+        finally:
+            self._heartbeat.close()
 
     def _stop_server(self) -> None:
         """The model computes nothing any more: ends the server, so that whoever watches it starts it anew."""
         self._broken = True
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(_SERVER, signal.SIGTERM)
 
 
 class _Metrics:

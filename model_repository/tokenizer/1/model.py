@@ -49,8 +49,10 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Waits for the requests that run."""
-        self._pool.shutdown()
-        self._heartbeat.close()
+        try:
+            self._pool.shutdown()
+        finally:
+            self._heartbeat.close()
 
     def _answer(self, request: TokenizerRequest, caller: Caller) -> None:
         try:

@@ -49,9 +49,11 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Waits for the requests that run."""
-        self._pool.shutdown()
-        self._watch.close()
-        self._heartbeat.close()
+        try:
+            self._pool.shutdown()
+            self._watch.close()
+        finally:
+            self._heartbeat.close()
 
     def _run(self, forwarded: _Forwarded) -> None:
         try:

@@ -14,8 +14,8 @@ RUNNING = "triton_chat_requests_running"
 LAST_STEP = "triton_chat_engine_last_step_timestamp_seconds"
 
 SILENT_S = 30.0
-"""A model's process reports twice a second, from a thread of its own, whatever its steps take. Much less would kill a
-server whose machine is only busy."""
+"""A model's process reports twice a second. The supervisor notices a silent one sooner; this is for what it misses, and
+goes by a clock that a pause of the machine does not stop."""
 
 READY_SILENT_S = 5.0
 """A pod that is only taken out of its Service comes back by itself, so this may be short."""

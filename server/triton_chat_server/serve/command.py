@@ -13,7 +13,7 @@ from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
 from triton_chat_server.serve import assembly, families, flags
 from triton_chat_server.serve.gpu import gpu_visible
-from triton_chat_server.supervise.supervisor import supervise
+from triton_chat_server.supervise.supervisor import SILENT_VARIABLE, hold_signals, supervise
 
 log = logging.getLogger("serve")
 
@@ -39,13 +39,15 @@ Sets these flags for tritonserver unless you pass them yourself:
 
 Options not listed below are passed to tritonserver unchanged.
 """
-_EPILOG = """\
+_EPILOG = f"""\
 environment:
   TRITON_CHAT_ENGINE_CONFIG  engine settings: a file, or a folder with a <model name>.json for each chat model
   TRITON_CHAT_MODEL          checkpoint of the model `chat`
   TRITON_CHAT_REPOSITORY     same as --repository
   TRITON_CHAT_POD_IP         the pod's address: if it is IPv6, HTTP and metrics listen on IPv6 (tritonserver supports
                              one family at a time there) and gRPC on both; if unset, only a pod without IPv4 does so
+  {SILENT_VARIABLE} how long a model's process may be silent before the server is ended (6); it reports
+                             twice a second
   TRITON_CHAT_ASSEMBLY       folder in which a repository with other models than `chat` is assembled (a temporary one)
 
 examples:
@@ -58,6 +60,7 @@ examples:
 def main(arguments: Sequence[str]) -> int:
     """The exit code of `supervise`; 1 where tritonserver cannot be started."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    hold_signals()
     options, given = _parser().parse_known_args(arguments)
     try:
         command = server_command(options, given, os.environ)

@@ -1,4 +1,4 @@
-"""Heartbeats: a file for each model's process, which it replaces twice a second. See `triton_io/heartbeat.py`."""
+"""Heartbeats: a file for each model's process, which it writes anew twice a second. See `triton_io/heartbeat.py`."""
 
 from __future__ import annotations
 
@@ -30,24 +30,30 @@ class Heartbeat:
     pid: int
     beats: int
     complaint: str
-    finished: bool = False
+    finished: bool
+
+
+_FIELDS = tuple(Heartbeat.__dataclass_fields__)
+"""Models of another version may tell more."""
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def folder(prefix: str) -> Iterator[Path]:
     """A new folder, in memory where that can be written; removed at the end."""
     parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix="triton-chat-heartbeats-", dir=parent, ignore_cleanup_errors=True) as made:
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}heartbeats_", dir=parent, ignore_cleanup_errors=True) as made:
         yield Path(made)
 
 
 def read(folder: Path) -> list[Heartbeat]:
-    """Of all processes that have not said goodbye."""
+    """Of all processes that have not ended normally."""
     return [heartbeat for path in folder.glob("*.json") if (heartbeat := _read(path))]
 
 
 def _read(path: Path) -> Heartbeat | None:
+    """None for a file that is gone, or is written at this moment."""
     try:
-        return Heartbeat(**json.loads(path.read_text("utf-8")))
-    except FileNotFoundError:  # it has said goodbye just now
+        told = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
+    return Heartbeat(**{name: told[name] for name in _FIELDS})

@@ -33,6 +33,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str]) -> int:
         return pid
     try:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -50,10 +51,11 @@ def end_group(group: int, within_s: float = 5.0) -> None:
     """
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    deadline = time.monotonic() + within_s
-    while _has_children() and time.monotonic() < deadline:
-        signal.sigtimedwait({signal.SIGCHLD}, _POLL_S)
-        reap(group)
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            reap(group)
+            os.killpg(group, 0)  # raises once all are gone
+            signal.sigtimedwait({signal.SIGCHLD}, _POLL_S)
 
 
 def is_alive(pid: int) -> bool:
@@ -78,11 +80,8 @@ def reap(server: int) -> int | None:
     return found
 
 
-def _has_children() -> bool:
-    return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
-
-
 def remove_shared_memory(prefix: str) -> None:
     """Removes the regions that a killed server could not."""
     for region in _SHARED_MEMORY.glob(prefix + "*"):
-        region.unlink(missing_ok=True)
+        if not region.is_dir():
+            region.unlink(missing_ok=True)

@@ -7,22 +7,30 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_chat_server.serve import flags
 from triton_chat_server.supervise import heartbeats, processes
+from triton_chat_server.supervise.heartbeats import Heartbeat
 from triton_chat_server.supervise.liveness import Liveness
-from triton_chat_server.supervise.verdicts import Verdicts
+from triton_chat_server.supervise.verdicts import SILENT_S, Verdicts
 
 log = logging.getLogger("serve")
 
+SILENT_VARIABLE = "TRITON_CHAT_SILENT_SECONDS"
 _LOOK_S = 0.5
+_EXIT_S = "30"  # tritonserver's own default
 _STOP_MARGIN_S = 3.0
-_IDLE_S = 3.0
+_FINISHED_S = 3.0
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 _HELD = _STOPPING | {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD}
 _PREFIX = "shm-region-prefix-name="
+
+
+def hold_signals() -> None:
+    """From now on signals wait until `supervise` takes them. The first process of a container would lose them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -31,25 +39,31 @@ def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Otherwise the last line of the log says why: tritonserver's own exit code (128 + n for signal n), and 1 where it has
     ended although nobody asked, or had to be ended.
     """
+    hold_signals()
     command, prefix = _with_prefix(command)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     processes.adopt_orphans()
-    with heartbeats.folder() as folder:
+    with heartbeats.folder(prefix) as folder:
         server = processes.spawn(command, {**environment, heartbeats.FOLDER_VARIABLE: str(folder)})
         try:
-            return _Supervisor(server, folder, command).run()
+            return _Supervisor(server, folder, command, _seconds(environment.get(SILENT_VARIABLE), SILENT_S)).run()
         finally:
-            processes.end_group(server)
-            processes.remove_shared_memory(prefix)
+            try:
+                processes.end_group(server)
+            finally:
+                processes.remove_shared_memory(prefix)
 
 
 class _Supervisor:
-    def __init__(self, server: int, folder: Path, command: Sequence[str]) -> None:
+    def __init__(self, server: int, folder: Path, command: Sequence[str], silent_s: float) -> None:
         self._server = server
         self._folder = folder
-        self._verdicts = Verdicts()
+        self._verdicts = Verdicts(silent_s)
         self._liveness = Liveness.of(command)
-        self._exit_s = float(flags.last("exit-timeout-secs", command, "30")) + _STOP_MARGIN_S
+        self._answered = False
+        self._exit_s = _seconds(flags.last("exit-timeout-secs", command, _EXIT_S), float(_EXIT_S)) + _STOP_MARGIN_S
+        self._models = frozenset(_models(command))
+        self._seen: set[str] = set()
+        """Models that have sent a heartbeat."""
         self._stop: _Stop | None = None
 
     def run(self) -> int:
@@ -61,14 +75,10 @@ class _Supervisor:
             if status is not None:
                 return self._ended(os.waitstatus_to_exitcode(status))
             now = time.monotonic()
-            if now - looked < _LOOK_S:
-                continue
-            code = (
-                self._look(now - looked) if self._stop is None else self._stop.look(now, heartbeats.read(self._folder))
-            )
-            if code is not None:
-                return code
-            looked = now
+            if now - looked >= _LOOK_S:
+                if (code := self._look(now, now - looked)) is not None:
+                    return code
+                looked = now
 
     def _pass_on_a_signal(self) -> None:
         """Waits for one, or until it is time to look."""
@@ -76,52 +86,74 @@ class _Supervisor:
         if info is None or info.si_signo == signal.SIGCHLD:
             return
         if info.si_signo in _STOPPING and self._stop is None:
-            self._stop = _Stop(time.monotonic(), self._exit_s)
+            self._read()  # who ends normally is soon no longer seen
+            self._stop = _Stop(time.monotonic(), self._exit_s, asked=True)
         os.kill(self._server, signal.SIGTERM if info.si_signo in _STOPPING else info.si_signo)
 
-    def _look(self, elapsed: float) -> int | None:
-        answers = None if self._liveness is None else self._liveness.answers
-        words = self._verdicts.look(elapsed, heartbeats.read(self._folder), processes.is_alive, answers)
-        if words is None:
+    def _look(self, now: float, elapsed: float) -> int | None:
+        """The exit code, once the server has to be ended."""
+        beats = self._read()
+        state = self._liveness.state if self._liveness else "closed"
+        self._answered |= state == "answers"
+        if self._stop is None and self._answered and state == "closed":
+            log.warning("tritonserver is stopping, although nobody asked")
+            self._stop = _Stop(now, self._exit_s, asked=False)
+        answers = None if state == "closed" or self._stop else state == "answers"
+        if words := self._verdicts.look(elapsed, beats, processes.is_alive, answers):
+            log.error("%s; ending the server", words)
+            return 1
+        if self._stop is None:
             return None
-        log.error("%s; tritonserver is ended", words)
-        return 1
+        all_known = bool(self._models) and self._models <= self._seen
+        return self._stop.look(now, all_known and all(beat.finished for beat in beats))
+
+    def _read(self) -> list[Heartbeat]:
+        beats = heartbeats.read(self._folder)
+        self._seen |= {beat.model for beat in beats}
+        return beats
 
     def _ended(self, code: int) -> int:
-        if self._stop is not None and code == 0:
+        asked = self._stop is not None and self._stop.asked
+        if asked and code == 0:
             return 0
         if code < 0:
-            log.error("tritonserver died of %s", signal.Signals(-code).name)
+            log.error("tritonserver died of %s", _name_of(-code))
             return 128 - code
-        log.error("tritonserver ended with exit code %d%s", code, "" if self._stop else ", although nobody asked")
+        log.error("tritonserver ended with exit code %d%s", code, "" if asked else ", although nobody asked")
         return code or 1
 
 
 class _Stop:
-    """A stop that was asked for.
+    """A server that stops. `asked`: by a signal, and not because it or a model failed.
 
     tritonserver 24.10 never ends while a client keeps a stream open, nor after one that it refused itself and whose
     client left, and waits for its whole exit timeout after a stream that was never read.
     """
 
-    def __init__(self, now: float, limit_s: float) -> None:
+    def __init__(self, now: float, limit_s: float, *, asked: bool) -> None:
+        self.asked = asked
         self._limit_s = limit_s
         self._by = now + limit_s
-        self._idle_since: float | None = None
+        self._finished_since: float | None = None
 
-    def look(self, now: float, models: Sequence[heartbeats.Heartbeat]) -> int | None:
-        """The exit code, once it has to be ended. Where all models have finished, no request is left to wait for."""
-        if not all(model.finished for model in models):
-            self._idle_since = None
-        else:
-            self._idle_since = self._idle_since or now
-            if now - self._idle_since >= _IDLE_S:
-                log.info("all models have finished, but tritonserver goes on; it is ended")
-                return 0
+    def look(self, now: float, finished: bool) -> int | None:
+        """The exit code, once it has to be ended. `finished`: no model has a request left to wait for."""
+        self._finished_since = (self._finished_since or now) if finished else None
+        if self._finished_since is not None and now - self._finished_since >= _FINISHED_S:
+            log.info("all models have finished, but tritonserver goes on; ending the server")
+            return 0 if self.asked else 1
         if now < self._by:
             return None
-        log.error("tritonserver has not stopped within %.0f s; it is ended", self._limit_s)
+        log.error("tritonserver has not stopped within %.0f s; ending the server", self._limit_s)
         return 1
+
+
+def _models(command: Sequence[str]) -> Collection[str]:
+    """Those that it loads at its start, as far as that is known."""
+    if flags.last("model-control-mode", command, "none") == "explicit":
+        return frozenset(flags.values("load-model", command))
+    folders = (*flags.values("model-repository", command), *flags.values("model-store", command))
+    return frozenset(config.parent.name for folder in folders for config in Path(folder).glob("*/config.pbtxt"))
 
 
 def _with_prefix(command: Sequence[str]) -> tuple[list[str], str]:
@@ -132,3 +164,18 @@ def _with_prefix(command: Sequence[str]) -> tuple[list[str], str]:
             return list(command), setting.removeprefix(_PREFIX)
     prefix = f"triton_chat_{secrets.token_hex(6)}_"
     return [*command, f"--backend-config=python,{_PREFIX}{prefix}"], prefix
+
+
+def _seconds(text: str | None, default: float) -> float:
+    """What is no number of seconds is for tritonserver to refuse."""
+    try:
+        return float(text) if text else default
+    except ValueError:
+        return default
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -6,13 +6,15 @@ from collections.abc import Callable, Hashable, Sequence
 
 from triton_chat_server.supervise.heartbeats import Heartbeat
 
+DEAD_S = 0.6
+"""Seen twice: one that ends normally removes its file just before."""
 SILENT_S = 6.0
 """A heartbeat comes twice a second, from a thread of its own, and so many seconds without one are a process that is
 stopped, or that holds Python's lock for good. With the time to look and to end it, callers wait for less than 10 s."""
 COMPLAINT_S = 2.0
 """A process that says it does not work gets this long to tell its callers, and to work again."""
-UNANSWERED_S = 6.0
-"""tritonserver's health route is answered by threads of its own."""
+UNANSWERED_S = 5.0
+"""Neither its HTTP nor its metrics, which have threads of their own."""
 _LONGEST_LOOK_S = 1.0
 
 
@@ -23,7 +25,8 @@ class Verdicts:
     late counts for one second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silent_s: float = SILENT_S) -> None:
+        self._silent_s = silent_s
         self._beats: dict[int, int] = {}
         self._lasting: dict[Hashable, float] = {}
         self._answered = False
@@ -47,9 +50,9 @@ class Verdicts:
         for beat in heartbeats:
             who = f"the process of the model {beat.model!r}"
             if not is_alive(beat.pid):
-                return f"{who} is dead"
-            if self._beats.get(beat.pid) == beat.beats:
-                signs["silent", beat.pid] = SILENT_S, f"{who} has sent no heartbeat for {SILENT_S:.0f} s"
+                signs["dead", beat.pid] = DEAD_S, f"{who} is dead"
+            elif self._beats.get(beat.pid) == beat.beats:
+                signs["silent", beat.pid] = self._silent_s, f"{who} has sent no heartbeat for {self._silent_s:g} s"
             if beat.complaint:
                 signs["complaint", beat.pid] = COMPLAINT_S, f"the model {beat.model!r} does not work: {beat.complaint}"
         self._beats = {beat.pid: beat.beats for beat in heartbeats}

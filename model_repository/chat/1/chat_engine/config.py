@@ -108,7 +108,7 @@ class EngineConfig(BaseModel):
         None,
         gt=0,
         description="The engine is stuck when sequences run but no step has finished for this long; by default 20 "
-        "times the longest step so far, within 5 and 120.",
+        "times the longest step so far, within 5 (in the first 100 steps 20) and 120.",
     )
     drain_seconds: float = Field(30.0, ge=0, le=86_400, description="Time for running answers to finish at shutdown.")
 

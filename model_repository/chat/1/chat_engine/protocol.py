@@ -77,7 +77,7 @@ class Engine(Protocol):
         """Why it does not work: it has failed, or running requests make no progress. None while it does."""
         ...
 
-    def pardon(self) -> None:
+    def note_pause(self) -> None:
         """Says that the process did not run until now, so that what looks like a stall is none."""
         ...
 

@@ -13,8 +13,11 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-# Of memory, and writable wherever the Python backend runs: it keeps its tensors there.
-_FOLDER = Path("/dev/shm") / f"triton_chat_abandoned_{os.getppid()}"  # noqa: S108 - only whoever knows a name can use it
+from triton_io.heartbeat import FOLDER_VARIABLE
+
+# Of memory, and writable wherever the Python backend runs: it keeps its tensors there. The supervisor's goes with it.
+_OWN = os.environ.get(FOLDER_VARIABLE)
+_FOLDER = Path(_OWN or "/dev/shm") / f"triton_chat_abandoned_{os.getppid()}"  # noqa: S108 - nobody can guess the names
 _NAME = re.compile(r"forwarded-[0-9a-f]{32}")
 
 

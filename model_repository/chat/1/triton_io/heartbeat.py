@@ -7,7 +7,6 @@ nothing is written.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,17 +14,19 @@ from pathlib import Path
 
 FOLDER_VARIABLE = "TRITON_CHAT_HEARTBEATS"
 _INTERVAL_SECONDS = 0.5
-
-log = logging.getLogger(__name__)
+_BYTES = 2048  # within a page
+_LONGEST_COMPLAINT = 200
 
 
 class Heartbeat:
-    """A thread that writes a small file again and again, from the moment at which the model is loaded.
+    """A thread that writes the same small file again and again, from the moment at which the model is loaded.
+
+    The file has one size from the start: its place stays its own when the tensors of others fill the memory.
 
     Args:
         model: its name.
         complaint: says why the model does not work; None while it does.
-        is_finished: whether a server that stops need not wait for it any more, be it that it is still loaded.
+        is_finished: whether a server that stops need not wait for it any more, although it is still loaded.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Heartbeat:
             self._thread.start()
 
     def close(self) -> None:
-        """Says goodbye: the process may end."""
+        """The process may end from now on."""
         self._closing.set()
         if self._path:
             self._thread.join()
@@ -54,23 +55,19 @@ class Heartbeat:
 
     def _loop(self) -> None:
         assert self._path
-        while True:
-            try:
-                self._beat(self._path)
-            except OSError:  # the next one may be possible again; without any the supervisor acts
-                log.exception("a heartbeat could not be written")
-            if self._closing.wait(_INTERVAL_SECONDS):
-                return
+        with self._path.open("wb", buffering=0) as file:
+            while True:
+                os.pwrite(file.fileno(), self._beat(), 0)
+                if self._closing.wait(_INTERVAL_SECONDS):
+                    return
 
-    def _beat(self, path: Path) -> None:
+    def _beat(self) -> bytes:
         self._beats += 1
         beat = {
             "model": self._model,
             "pid": os.getpid(),
             "beats": self._beats,
-            "complaint": self._complaint() or "",
+            "complaint": (self._complaint() or "")[:_LONGEST_COMPLAINT],
             "finished": self._is_finished(),
         }
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(beat), "utf-8")
-        fresh.replace(path)
+        return json.dumps(beat).encode().ljust(_BYTES)

@@ -189,6 +189,7 @@ class Delivery:
         self._open: dict[str, Mailbox] = {}
         self._streams = 0  # how many of those stream
         self._sending: dict[str, float] = {}  # since when, by request
+        self._sent = now()  # when the last one was taken, whoever's
         self._cores = len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -224,7 +225,8 @@ class Delivery:
         tritonserver 2.51 can lock itself up when a stream is cancelled while a response to it is written; all streams
         then hang, and nothing else shows it.
         """
-        return any(now() - since > _STUCK_SECONDS for since in list(self._sending.values()))
+        oldest = min(list(self._sending.values()), default=now())
+        return now() - max(oldest, self._sent) > _STUCK_SECONDS
 
     def close(self) -> None:
         """Sends what is pending, then stops the threads."""
@@ -263,6 +265,7 @@ class Delivery:
             self._cancel(mailbox.request_id)
         finally:
             del self._sending[mailbox.request_id]
+            self._sent = now()
         mailbox.settle()
 
     def _watch_loop(self) -> None:

@@ -91,7 +91,7 @@ class Door(Generic[Job]):
         with self._changed:
             return "the engine failed" if self._failed else self._stalled()
 
-    def pardon(self) -> None:
+    def note_pause(self) -> None:
         """See `protocol.Engine`."""
         with self._changed:
             self._progress = time.monotonic()
@@ -105,7 +105,8 @@ class Door(Generic[Job]):
         with self._changed:
             self._draining = True
             self._tell()
-            return self._changed.wait_for(lambda: not self._open, timeout)
+            self._changed.wait_for(lambda: not self._open or self._failed, timeout)
+            return not self._open
 
     def close(self) -> None:
         """Lets nobody in any more; an engine adds that it ends what still runs, and its thread."""
@@ -193,7 +194,7 @@ class Door(Generic[Job]):
 
     def _stalled(self) -> str | None:
         still = time.monotonic() - self._progress
-        limit = self._stall_seconds or stall_seconds(self._longest)
+        limit = self._stall_seconds or stall_seconds(self._longest, self._stats.steps)
         return f"the engine has made no step for {still:.0f} s" if self._open and still > limit else None
 
     @property

@@ -8,25 +8,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LEAST_SECONDS = 5.0
-_LEAST_IN_HAND_SECONDS = 60.0  # nothing is known of the first requests, which may be large
+_LEAST_AT_FIRST_SECONDS = 20.0  # the first steps may load kernels, or read weights that were paged out
+_KNOWN_STEPS = 100
 _MOST_SECONDS = 120.0
+_IN_HAND_SECONDS = 900.0  # for work whose size nothing bounds: a batch of long texts takes minutes on a CPU
 _TIMES = 20
 _POLL_SECONDS = 0.5
 _PAUSE_SECONDS = 2.0
 
 
-def stall_seconds(longest: float) -> float:
-    """How long to wait for the end of something that has taken at most `longest` seconds so far."""
-    return min(max(_LEAST_SECONDS, _TIMES * longest), _MOST_SECONDS)
+def stall_seconds(longest: float, steps: int) -> float:
+    """How long to wait for the end of a step, of which there were so many, the longest of so many seconds."""
+    least = _LEAST_SECONDS if steps >= _KNOWN_STEPS else _LEAST_AT_FIRST_SECONDS
+    return min(max(least, _TIMES * longest), _MOST_SECONDS)
 
 
 class InHand:
-    """What a model works at, and for how long: for models whose requests are short."""
+    """What a model works at, and for how long: for models without an engine."""
 
     def __init__(self) -> None:
         self._began: dict[int, float] = {}
         self._count = 0
-        self._longest = 0.0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -34,14 +36,13 @@ class InHand:
         """Around one piece of work; several may run at the same time."""
         with self._lock:
             self._count += 1
-            number, began = self._count, time.monotonic()
-            self._began[number] = began
+            number = self._count
+            self._began[number] = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
                 del self._began[number]
-                self._longest = max(self._longest, time.monotonic() - began)
 
     def is_empty(self) -> bool:
         """Whether it works at nothing."""
@@ -51,21 +52,20 @@ class InHand:
         """Why the model does not work, if it does not."""
         with self._lock:
             oldest = time.monotonic() - min(self._began.values(), default=time.monotonic())
-            limit = max(_LEAST_IN_HAND_SECONDS, stall_seconds(self._longest))
-        return f"it has worked at a request for {oldest:.0f} s" if oldest > limit else None
+        return f"it has worked at a request for {oldest:.0f} s" if oldest > _IN_HAND_SECONDS else None
 
 
 class StallWatch:
     """A thread that calls `on_stall` once, with a sentence, when `complaint` gives one.
 
     Where this whole process did not run for a while, as in a container that is paused, that time is no stall:
-    `pardon` is called then.
+    `note_pause` is called then.
     """
 
     def __init__(
-        self, complaint: Callable[[], str | None], pardon: Callable[[], None], on_stall: Callable[[str], None]
+        self, complaint: Callable[[], str | None], note_pause: Callable[[], None], on_stall: Callable[[str], None]
     ) -> None:
-        self._complaint, self._pardon, self._on_stall = complaint, pardon, on_stall
+        self._complaint, self._note_pause, self._on_stall = complaint, note_pause, on_stall
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="stall-watch", daemon=True)
         self._thread.start()
@@ -80,7 +80,7 @@ class StallWatch:
         while not self._closing.wait(_POLL_SECONDS):
             late, looked = time.monotonic() - looked - _POLL_SECONDS, time.monotonic()
             if late > _PAUSE_SECONDS:
-                self._pardon()
+                self._note_pause()
             elif words := self._complaint():
                 self._on_stall(words)
                 return
