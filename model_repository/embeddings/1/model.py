@@ -56,6 +56,7 @@ class TritonPythonModel:
         """Called once nothing is in flight any more."""
         try:
             self._service.close()
+            del self._metrics  # at the end of Python it would be too late: the process would crash
         finally:
             self._heartbeat.close()
 
