@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from local.options import ROOT
-from triton_chat_server.serve import families
+from triton_chat_server.serve import command, families
 
 REPOSITORY = ROOT / "model_repository"
 PROGRAM = """\
@@ -134,3 +135,10 @@ def test_refusals_are_one_line(path: str, arguments: list[str], env: dict[str, s
     assert done.returncode == 1
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_refusal_leaves_the_signals_of_the_process_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert command.main(["--device=cpu"]) == 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

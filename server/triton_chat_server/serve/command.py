@@ -13,7 +13,7 @@ from triton_chat_server.errors import CommandError
 from triton_chat_server.models import chat_model_names
 from triton_chat_server.serve import assembly, families, flags
 from triton_chat_server.serve.gpu import gpu_visible
-from triton_chat_server.supervise.supervisor import SILENT_VARIABLE, hold_signals, supervise
+from triton_chat_server.supervise.supervisor import SILENT_VARIABLE, held_signals, supervise
 
 log = logging.getLogger("serve")
 
@@ -60,10 +60,10 @@ examples:
 def main(arguments: Sequence[str]) -> int:
     """The exit code of `supervise`; 1 where tritonserver cannot be started."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    hold_signals()
     options, given = _parser().parse_known_args(arguments)
     try:
-        command = server_command(options, given, os.environ)
+        with held_signals():
+            command = server_command(options, given, os.environ)
     except CommandError as error:
         log.error("%s", error)  # noqa: TRY400 - a sentence for the operator
         return 1

@@ -7,7 +7,8 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from triton_chat_server.serve import flags
@@ -28,9 +29,18 @@ _HELD = _STOPPING | {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUS
 _PREFIX = "shm-region-prefix-name="
 
 
-def hold_signals() -> None:
-    """From now on signals wait until `supervise` takes them. The first process of a container would lose them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Signals wait until `supervise` takes them; the first process of a container would lose them.
+
+    Where the block ends with an error, they count again as before. Otherwise the process is at its end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -39,10 +49,9 @@ def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Otherwise the last line of the log says why: tritonserver's own exit code (128 + n for signal n), and 1 where it has
     ended although nobody asked, or had to be ended.
     """
-    hold_signals()
     command, prefix = _with_prefix(command)
     processes.adopt_orphans()
-    with heartbeats.folder(prefix) as folder:
+    with held_signals(), heartbeats.folder(prefix) as folder:
         server = processes.spawn(command, {**environment, heartbeats.FOLDER_VARIABLE: str(folder)})
         try:
             return _Supervisor(server, folder, command, _seconds(environment.get(SILENT_VARIABLE), SILENT_S)).run()
