@@ -44,10 +44,10 @@ serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub
 	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
 
 test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers
-	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh"
+	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh and not vllm"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not fresh"
+	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not fresh and not vllm"
 
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration

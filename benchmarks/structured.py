@@ -28,10 +28,10 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.structured_workload import ENDLESS, TYPICAL, Rates, in_turns, show
 from benchmarks.workload import VOCAB_SIZE, Job, make_checkpoint, make_jobs
+from chat_engine.answering.grammar import Grammars
+from chat_engine.answering.guide import Guide
 from chat_engine.config import EngineConfig, parse_config
 from chat_engine.native.engine import NativeEngine
-from chat_engine.native.grammar import Grammars
-from chat_engine.native.guide import Guide
 from chat_engine.native.masks import MaskFiller
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.sampler import SamplingState, sample

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
-from vllm.sampling_params import StructuredOutputsParams  # type: ignore[import-not-found]
+from vllm import LLM, SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
 
 from benchmarks.structured_workload import ENDLESS, in_turns, show
 from benchmarks.workload import Job, make_jobs

@@ -10,8 +10,8 @@ from functools import cache
 import torch
 from tokenizers import Tokenizer
 
+from chat_engine.answering.grammar import Grammars
 from chat_engine.native.engine import NativeEngine
-from chat_engine.native.grammar import Grammars
 from chat_engine.native.masks import MaskFiller
 from chat_engine.native.runner import Row
 from chat_engine.native.sampler import Sampled, sample

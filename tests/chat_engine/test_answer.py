@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from chat_engine.native.guide import Guide
+from chat_engine.answering.guide import Guide
+from chat_engine.answering.telling import Logprobs
 from chat_engine.native.running import Running
-from chat_engine.native.sampler import Logprobs, Sampled
+from chat_engine.native.sampler import Sampled
 from chat_engine.native.token_rules import TokenRules
 from chat_engine.request import Alternative, ChatRequest, FinishReason, Reply, SamplingParams, TokenLogprobs
 from chat_engine.text.answer import AnswerText, CallOpening, Said
@@ -224,6 +225,17 @@ def test_finish_reasons() -> None:
     assert run(HERMES[:40], end=False).ends == [FinishReason.LENGTH]
     assert run(HERMES, end=False).ends == [FinishReason.LENGTH]
     assert run(HERMES, reply=None).ends == [FinishReason.STOP]
+
+
+def test_an_answer_with_a_single_call_is_over_behind_it_where_no_grammar_says_so() -> None:
+    single = Reply(known_formats()["hermes"], TOOLS, single=True)
+    for text in (HERMES + HERMES_NOW, f"Ok. {HERMES} and more"):
+        inbox = run(text, reply=single)
+        assert inbox.ends == [FinishReason.TOOL_CALLS]
+        assert joined([delta for event in inbox.events for delta in event.tool_calls]) == (ONE,)
+    assert run("a <tool_call>no</tool_call> b", reply=single).text == "a <tool_call>no</tool_call> b"
+    inbox = run(HERMES + HERMES_NOW)
+    assert len(joined([delta for event in inbox.events for delta in event.tool_calls])) == 2
 
 
 def test_events_have_all_parts() -> None:

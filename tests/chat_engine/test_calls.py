@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from chat_engine.answering.grammar import Grammars
 from chat_engine.errors import InvalidArgumentError, NotComputedError, RequestCancelledError
 from chat_engine.native.engine import NativeEngine
-from chat_engine.native.grammar import Grammars
 from chat_engine.native.masks import MaskFiller
 from chat_engine.reading.answer_rules import AnswerRules
 from chat_engine.reading.chat_parameters import ChatParameters, read_chat_parameters

@@ -142,3 +142,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_the_settings_in_the_repository_are_valid() -> None:
     version = Path(__file__).parents[2] / "model_repository" / "chat" / "1"
     assert isinstance(load_config("chat", version, {}, {}), EngineConfig)
+
+
+def test_arguments_of_vllm_are_for_its_engine() -> None:
+    assert parse_config({"model": "m", "engine": "vllm", "vllm": {"enforce_eager": True}}).vllm == {
+        "enforce_eager": True
+    }
+    assert parse_config({"model": "m", "vllm": {}}).vllm == {}
+    with pytest.raises(ConfigError, match='vllm: only with "engine": "vllm"'):
+        parse_config({"model": "m", "vllm": {"enforce_eager": True}})
+    with pytest.raises(ConfigError, match="vllm: Input should be a valid dictionary"):
+        parse_config({"model": "m", "engine": "vllm", "vllm": ["enforce_eager"]})

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from chat_engine.answering.telling import Logprobs
 from chat_engine.errors import NotComputedError, OverloadedError, RequestCancelledError
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.runner import Row
-from chat_engine.native.sampler import NO_TOKEN, Logprobs, Sampled
+from chat_engine.native.sampler import NO_TOKEN, Sampled
 from chat_engine.request import FinishReason
 from tests.chat_engine.builders import (
     EOS,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from collections import Counter
 
 import pytest
@@ -215,6 +216,17 @@ def test_closing_reports_what_is_left() -> None:
     board = Board([EngineStats(steps=5)])
     reporter(board).close()
     assert board.value("triton_chat_engine_steps_total") == 5
+
+
+def test_a_closed_reporter_holds_no_metric() -> None:
+    """Triton takes them back from a living process alone."""
+    board = Board([EngineStats()])
+    reports = reporter(board)
+    metric = weakref.ref(board.metrics.popitem()[1])
+    assert metric() is not None
+    board.metrics.clear()
+    reports.close()
+    assert metric() is None
 
 
 def test_the_reporter_reads_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ MAY_IMPORT = {
     NOUNS: set(),
     "text": {NOUNS},
     "reading": {NOUNS, "text"},
-    "native": {NOUNS, "text", "service"},  # of service the door, and the thread that runs the model
+    "answering": {NOUNS, "text"},
+    "native": {NOUNS, "text", "answering", "service"},  # of service the door, and the thread that runs the model
+    "vllm": {NOUNS, "text", "answering", "native", "service"},
     "service": {NOUNS},
     "tokenizer": {NOUNS, "text", "reading", "native"},
-    "serving": {NOUNS, "text", "reading", "native", "service"},
+    "serving": {NOUNS, "text", "reading", "answering", "native", "vllm", "service"},
 }
 
 
@@ -30,6 +32,11 @@ def test_rooms_import_in_one_direction() -> None:
     wrong = {(a, b) for a, b in imports(chat_engine) if room(b) not in {room(a), *MAY_IMPORT[room(a)]}}
     assert wrong == set()
     assert {room(a) for a, _ in imports(chat_engine)} == set(MAY_IMPORT)
+
+
+def test_the_second_engine_takes_of_the_first_what_reads_checkpoints() -> None:
+    taken = {b for a, b in imports(chat_engine) if room(a) == "vllm" and room(b) == "native"}
+    assert taken == {"chat_engine.native.checkpoint", "chat_engine.native.generation_defaults"}
 
 
 def test_no_circles() -> None:

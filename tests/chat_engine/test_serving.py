@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+import chat_engine
 from chat_engine.config import EngineConfig, parse_config
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.engine import NativeEngine
@@ -39,13 +43,26 @@ def test_the_native_engine_answers_what_the_parser_has_read() -> None:
     assert failures == []
 
 
-@pytest.mark.parametrize("value", ["vllm", "Native", "", None, 1])
+@pytest.mark.parametrize("value", ["vLLM", "Native", "", None, 1])
 def test_another_engine_is_refused_by_name_with_what_is_allowed(value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         settings(engine=value)
     assert "engine: " in str(caught.value)
-    assert "'native'" in str(caught.value)
+    assert "'native' or 'vllm'" in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+def test_an_engine_that_is_not_installed_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"engine: vllm is not installed .*; install vllm there"):
+        serve(settings(engine="vllm", threads=None), on_failure=lambda: None)
+
+
+def test_the_native_engine_imports_nothing_of_vllm() -> None:
+    program = "import sys, chat_engine.serving; print(*[n for n in sys.modules if 'vllm' in n])"
+    folder = Path(chat_engine.__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
 
 
 def test_what_cannot_be_loaded_leaves_no_thread_behind(tmp_path: Path) -> None:

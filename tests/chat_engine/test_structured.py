@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from chat_engine.answering import grammar as grammar_module
+from chat_engine.answering.grammar import Grammars, explained
+from chat_engine.answering.grammar_trial import GrammarTrial, TrialSetup, TrialUnavailableError
 from chat_engine.errors import InvalidArgumentError, OverloadedError
-from chat_engine.native import grammar as grammar_module
-from chat_engine.native.grammar import Grammars, explained
-from chat_engine.native.grammar_trial import GrammarTrial, TrialSetup, TrialUnavailableError
 from chat_engine.reading.structured import lark
 from chat_engine.request import Constraint, StructuredOutputs
 from tests.chat_engine.builders import EOS, hand_engine, letter_tokenizer, make_config

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
+from chat_engine.answering.grammar import Grammars
+from chat_engine.answering.guide import Guide
 from chat_engine.errors import InvalidArgumentError, RequestCancelledError
 from chat_engine.native.engine import NativeEngine
-from chat_engine.native.grammar import Grammars
-from chat_engine.native.guide import Guide
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.sampler import SamplingState
 from chat_engine.native.token_rules import TokenRules

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
 
 from chat_engine.settings import check_settings, read_settings
 
@@ -20,7 +22,10 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
-    engine: Literal["native"] = Field("native", description="Inference engine.")
+    engine: Literal["native", "vllm"] = Field("native", description="Inference engine.")
+    vllm: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of vLLM by their own names, for the engine vllm."
+    )
     model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -106,6 +111,13 @@ class EngineConfig(BaseModel):
         "times the longest step so far, within 5 (in the first 100 steps 20) and 120.",
     )
     drain_seconds: float = Field(30.0, ge=0, le=86_400, description="Time for running answers to finish at shutdown.")
+
+    @field_validator("vllm")
+    @classmethod
+    def _of_its_engine(cls, block: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if block and info.data.get("engine") == "native":
+            raise PydanticCustomError("other_engine", 'only with "engine": "vllm"')
+        return block
 
 
 def load_config(

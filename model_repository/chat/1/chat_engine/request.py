@@ -122,6 +122,7 @@ class Reply:
         named: whether the caller chose the tool, so that a call is no reason of its own to end.
         opened: what a call must follow that the model begins by itself.
         single: whether the answer is over with its first call.
+        strict: whether one of the tools must have its schema followed, whoever begins the call.
     """
 
     format: AnswerFormat
@@ -130,6 +131,7 @@ class Reply:
     named: bool = False
     opened: Constraint | None = None
     single: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)

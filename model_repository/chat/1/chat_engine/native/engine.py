@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from tokenizers import Tokenizer
 
+from chat_engine.answering.grammar import Grammars
+from chat_engine.answering.guide import guide_of
 from chat_engine.config import EngineConfig
-from chat_engine.errors import ChatError, InvalidArgumentError, NotComputedError, RequestCancelledError
-from chat_engine.native.grammar import Grammar, Grammars
-from chat_engine.native.guide import Guide
+from chat_engine.errors import ChatError, NotComputedError, RequestCancelledError
 from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.runner import Row, Runner
 from chat_engine.native.running import Running
@@ -20,7 +19,7 @@ from chat_engine.native.sampler import NO_TOKEN, Sampled, Scored, Targets
 from chat_engine.native.scheduler import Chunk, Scheduler
 from chat_engine.native.sequence import Sequence
 from chat_engine.protocol import Sink
-from chat_engine.request import ChatRequest, Constraint, FinishReason
+from chat_engine.request import ChatRequest, FinishReason
 from chat_engine.service.door import Door
 from chat_engine.service.model_thread import ModelThread
 from chat_engine.text.detokenizer import TokenNames
@@ -74,19 +73,7 @@ class NativeEngine(Door[Running]):
 
     def submit(self, request: ChatRequest, sink: Sink) -> None:
         """See `protocol.Engine`. It compiles the request's grammar, in the caller's thread: InvalidArgumentError."""
-        stop_ids = frozenset(request.sampling.stop_token_ids)
-        if not request.sampling.ignore_eos:
-            stop_ids |= self._end_ids
-        constraint = request.constraint
-        grammar = self._grammar(constraint) if constraint else None
-        places = None
-        if constraint and (stop := request.sampling.stop):
-            content = self._grammar(replace(constraint, grammar=constraint.content or constraint.grammar))
-            places = content.places(max(map(len, stop)))
-        call, single = None, False
-        if request.reply and request.reply.opened and self._grammars and self._grammars.usable:
-            call, single = self._grammar(request.reply.opened), request.reply.single
-        guide = Guide(stop_ids, self._end_ids, grammar, call, single=single)
+        guide, places = guide_of(request, self._end_ids, self._grammars)
         rules = self._runner.defaults.rules
         self._enter(request.id, Running(request, sink, guide, rules, self._tokenizer, self._names, places))
 
@@ -99,11 +86,6 @@ class NativeEngine(Door[Running]):
             self._end_all()
         if self._grammars:
             self._grammars.close()
-
-    def _grammar(self, constraint: Constraint) -> Grammar:
-        if self._grammars is None:
-            raise InvalidArgumentError("not possible with this model", field=constraint.field)
-        return self._grammars.compile(constraint)
 
     # The engine's thread.
 

@@ -68,8 +68,11 @@ class GenerationDefaults:
 
 def generation_defaults(model: PreTrainedModel, *files: Mapping[str, Any]) -> GenerationDefaults:
     """Reads them from the loaded model, and the ends from what is written in its files."""
-    generation: GenerationConfig = model.generation_config
-    vocab_size = int(model.config.get_text_config().vocab_size)
+    return read_defaults(model.generation_config, int(model.config.get_text_config().vocab_size), *files)
+
+
+def read_defaults(generation: GenerationConfig, vocab_size: int, *files: Mapping[str, Any]) -> GenerationDefaults:
+    """The same for a model that others have loaded."""
     _name_what_is_not_honoured(generation)
     eos_ids = _eos_ids(files)
     suppressed = _ids(generation.suppress_tokens), _ids(generation.begin_suppress_tokens)

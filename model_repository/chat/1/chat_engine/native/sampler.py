@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chat_engine.native.guide import Guide
+from chat_engine.answering.guide import Guide
+from chat_engine.answering.telling import Logprobs
 from chat_engine.native.token_rules import Ngrams, TokenRules
 from chat_engine.request import SamplingParams
 
@@ -117,18 +118,6 @@ class SamplingState:
             self.output[token_id] += 1
         if self.ngrams:
             self.ngrams.append(token_id)
-
-
-@dataclass(frozen=True)
-class Logprobs:
-    """Log-probabilities of one row: of the chosen token, and of the most probable ones.
-
-    `rank` is the place of the chosen token in the vocabulary, 1 the most probable; 0 where nobody asked.
-    """
-
-    chosen: float
-    top: tuple[tuple[int, float], ...]
-    rank: int = 0
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class AnswerRules:
             named=chat.named_tool is not None,
             opened=self._opened(tools, chat) if tools and not chat.must_call else None,
             single=not chat.parallel_tool_calls,
+            strict=any(tool.function.strict for tool in tools),
         )
 
     def _opened(self, tools: Sequence[Tool], chat: ChatParameters) -> Constraint | None:

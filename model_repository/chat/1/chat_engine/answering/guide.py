@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llguidance import LLMatcher
 
+from chat_engine.answering.grammar import Grammar, Grammars, Places
 from chat_engine.errors import InvalidArgumentError
-from chat_engine.native.grammar import Grammar
+from chat_engine.request import ChatRequest, Constraint
 
 
 class Guide:
@@ -66,6 +69,11 @@ class Guide:
             self._matcher = None
 
     @property
+    def has_calls(self) -> bool:
+        """Whether it knows what calls must follow that the model begins by itself."""
+        return self._call is not None
+
+    @property
     def matcher(self) -> LLMatcher | None:
         """What says which token may come next; None where any may, or none.
 
@@ -99,3 +107,38 @@ class Guide:
             return
         self._matcher.consume_token(token_id)
         self._look_whether_it_is_over()
+
+
+def guide_of(
+    request: ChatRequest, end_ids: frozenset[int], grammars: Grammars | None, *, leads_calls: bool = True
+) -> tuple[Guide, Places | None]:
+    """What the answer to a request must follow, and where a stop string may end it; None: anywhere.
+
+    It compiles the request's grammars, in the caller's thread.
+
+    Args:
+        request: what is asked for.
+        end_ids: tokens that end answers of this model.
+        grammars: compiles; None: a request with a constraint is refused.
+        leads_calls: whether the engine can follow a grammar that begins in the middle of an answer. Where it cannot,
+            calls that the model begins by itself are free.
+
+    Raises InvalidArgumentError, or OverloadedError for a moment.
+    """
+    sampling, constraint, reply = request.sampling, request.constraint, request.reply
+    stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else end_ids)
+    grammar = _compiled(constraint, grammars) if constraint else None
+    places = None
+    if constraint and sampling.stop:
+        content = _compiled(replace(constraint, grammar=constraint.content or constraint.grammar), grammars)
+        places = content.places(max(map(len, sampling.stop)))
+    call, single = None, False
+    if leads_calls and reply and reply.opened and grammars and grammars.usable:
+        call, single = _compiled(reply.opened, grammars), reply.single
+    return Guide(stop_ids, end_ids, grammar, call, single=single), places
+
+
+def _compiled(constraint: Constraint, grammars: Grammars | None) -> Grammar:
+    if grammars is None:
+        raise InvalidArgumentError("not possible with this model", field=constraint.field)
+    return grammars.compile(constraint)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from chat_engine.native import grammar_trial_process
+from chat_engine.answering import grammar_trial_process
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class GrammarTrial:
             self._process = None
 
     def _start(self) -> _Process | None:
-        command = [_python(), "-IS", grammar_trial_process.__file__]
+        command = [python(), "-IS", grammar_trial_process.__file__]
         try:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii")  # noqa: S603
         except OSError:
@@ -127,7 +127,7 @@ class GrammarTrial:
 _Process = subprocess.Popen[str]
 
 
-def _python() -> str:
+def python() -> str:
     """The program that runs this Python; inside of Triton `sys.executable` may be another."""
     names = (f"python{sys.version_info.major}.{sys.version_info.minor}", "python3")
     own = [Path(sys.executable)] if Path(sys.executable or "").name.startswith("python") else []

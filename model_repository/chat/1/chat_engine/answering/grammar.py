@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer
 
+from chat_engine.answering.grammar_trial import GrammarTrial, TrialSetup, TrialUnavailableError
 from chat_engine.config import EngineConfig
 from chat_engine.errors import InvalidArgumentError, OverloadedError
-from chat_engine.native.grammar_trial import GrammarTrial, TrialSetup, TrialUnavailableError
 from chat_engine.request import Constraint
 
 log = logging.getLogger(__name__)

