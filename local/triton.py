@@ -27,7 +27,7 @@ class LocalTriton(LocalService):
 
     @property
     def title(self) -> str:
-        return f"{self.name} with {self.options.model_name}"
+        return f"{self.name} with {self.options.model_name}{' on vLLM' if self._on_vllm else ''}"
 
     @property
     def http_url(self) -> str:
@@ -54,11 +54,14 @@ class LocalTriton(LocalService):
         return pid
 
     def problems(self) -> list[Problem]:
-        return preflight.before_start(self.options.host, self.options.ports, os.environ)
+        found = preflight.before_start(self.options.host, self.options.ports, os.environ)
+        if self._on_vllm:
+            found += preflight.before_vllm(self.options.python_environment)
+        return found
 
     def _spawn(self) -> KeptProcess:
         found = install.prepare(CACHE)
-        gpu = gpu_visible(os.environ)
+        gpu = gpu_visible(os.environ) and not self._on_vllm  # its environment here has the build for CPUs
         return KeptProcess(
             command.server_command(self.options, found, gpu, self._shm_prefix),
             command.server_environment(self.options, found, os.environ),
@@ -70,6 +73,10 @@ class LocalTriton(LocalService):
     def _answers(self) -> bool:
         models = self.options.models or readiness.models_in(self.options.repository)
         return readiness.http_ready(self.http_url, models) and readiness.answers(self.metrics_url)
+
+    @property
+    def _on_vllm(self) -> bool:
+        return self.options.engine == "vllm"
 
     def _stage(self) -> str:
         return readiness.stage(readiness.read_log(self.options.log_path))

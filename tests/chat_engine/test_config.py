@@ -153,3 +153,24 @@ def test_arguments_of_vllm_are_for_its_engine() -> None:
         parse_config({"model": "m", "vllm": {"enforce_eager": True}})
     with pytest.raises(ConfigError, match="vllm: Input should be a valid dictionary"):
         parse_config({"model": "m", "engine": "vllm", "vllm": ["enforce_eager"]})
+
+
+def test_the_engine_variable_replaces_the_engine_of_chat_alone(version: Path) -> None:
+    env = {"TRITON_CHAT_ENGINE": "vllm"}
+    assert load_config("chat", version, {}, env).engine == "vllm"
+    assert load_config("other", version, {}, env).engine == "native"
+    assert load_config("chat", version, {}, {"TRITON_CHAT_ENGINE": ""}).engine == "native"
+    write(version / "engine.json", {"model": "m", "engine": "vllm"})
+    assert load_config("chat", version, {}, {"TRITON_CHAT_ENGINE": "native"}).engine == "native"
+
+
+def test_the_engine_variable_is_checked(version: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^TRITON_CHAT_ENGINE must be native or vllm \(got 'vLLM'\)$"):
+        load_config("chat", version, {}, {"TRITON_CHAT_ENGINE": "vLLM"})
+
+
+def test_the_native_engine_does_not_leave_out_a_block_for_the_other(version: Path) -> None:
+    write(version / "engine.json", {"model": "m", "engine": "vllm", "vllm": {"tensor_parallel_size": 2}})
+    assert load_config("chat", version, {}, {"TRITON_CHAT_ENGINE": "vllm"}).vllm == {"tensor_parallel_size": 2}
+    with pytest.raises(ConfigError, match=r"^TRITON_CHAT_ENGINE: is native, but the engine settings have a block vllm"):
+        load_config("chat", version, {}, {"TRITON_CHAT_ENGINE": "native"})

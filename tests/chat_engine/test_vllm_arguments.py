@@ -64,6 +64,12 @@ def test_a_cpu_has_as_much_cache_as_with_the_native_engine() -> None:
     assert arguments(on_cpu=True, vllm={"kv_cache_memory_bytes": 9})["kv_cache_memory_bytes"] == 9
 
 
+def test_a_cpu_starts_without_compiling_unless_that_is_asked_for() -> None:
+    assert arguments(on_cpu=True)["enforce_eager"] is True
+    assert arguments(on_cpu=True, vllm={"enforce_eager": False})["enforce_eager"] is False
+    assert "enforce_eager" not in arguments(on_cpu=False)
+
+
 def test_what_this_vllm_does_not_have_is_not_given_to_it() -> None:
     assert "runner" not in vllm_arguments(settings(), KNOWN - {"runner"}, on_cpu=True)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from local import command, install
 from local.install import TritonInstall
-from local.options import DEFAULT_MODEL, TritonOptions
+from local.options import DEFAULT_MODEL, ROOT, TritonOptions
 
 INSTALL = TritonInstall(Path("/t/tritonserver"), Path("/t/backends"), Path("/t/lib"))
 SETTINGS = TritonOptions(repository=Path("/models"), http_port=1, grpc_port=2, metrics_port=3)
@@ -47,6 +47,22 @@ def test_the_environment_puts_ours_first_and_keeps_the_rest() -> None:
     assert environment["TRITON_CHAT_MODEL"] == str(DEFAULT_MODEL)
     assert environment["HOME"] == "/home/me"
     assert "TRITON_CHAT_ENGINE_CONFIG" not in environment
+
+
+def test_vllm_has_all_models_run_in_its_environment() -> None:
+    options = TritonOptions(engine="vllm")
+    environment = command.server_environment(options, INSTALL, {"PATH": "/bin", "PYTHONPATH": "/mine"})
+    folder = ROOT / ".venv-vllm"
+    major, minor = sys.version_info[:2]
+    assert environment["PATH"] == f"{folder}/bin:/bin"
+    assert environment["PYTHONPATH"] == f"{folder}/lib/python{major}.{minor}/site-packages:/mine"
+    assert environment["TRITON_CHAT_ENGINE"] == "vllm"
+
+
+def test_the_engine_of_the_settings_stays_unless_another_is_asked_for() -> None:
+    assert "TRITON_CHAT_ENGINE" not in command.server_environment(SETTINGS, INSTALL, {})
+    inherited = {"TRITON_CHAT_ENGINE": "native"}
+    assert command.server_environment(SETTINGS, INSTALL, inherited)["TRITON_CHAT_ENGINE"] == "native"
 
 
 def test_extra_environment_wins() -> None:

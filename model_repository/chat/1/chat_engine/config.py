@@ -11,10 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from chat_engine.errors import ConfigError
 from chat_engine.settings import check_settings, read_settings
 
 CONFIG_VARIABLE = "TRITON_CHAT_ENGINE_CONFIG"
 MODEL_VARIABLE = "TRITON_CHAT_MODEL"
+ENGINE_VARIABLE = "TRITON_CHAT_ENGINE"
+
+
+ENGINES = ("native", "vllm")
 
 
 class EngineConfig(BaseModel):
@@ -126,22 +131,37 @@ def load_config(
     """The settings of `model_name`: a file named by the environment, else `engine.json` beside the code.
 
     `TRITON_CHAT_ENGINE_CONFIG` names a file, or a folder holding `<model name>.json`. `TRITON_CHAT_MODEL` replaces the
-    checkpoint of the model `chat` alone. `overrides` fill in what neither says (the device of the instance group).
+    checkpoint of the model `chat` alone, and `TRITON_CHAT_ENGINE` its engine. `overrides` fill in what neither says
+    (the device of the instance group).
 
     Raises:
-        ConfigError: the file is missing, is not JSON, or holds an unknown key or a bad value.
+        ConfigError: the file is missing, is not JSON, or holds an unknown key or a bad value; or a variable does.
     """
     env = os.environ if env is None else env
     path = _config_path(model_name, version_folder, env.get(CONFIG_VARIABLE))
     settings = read_settings(path, "engine")
     if model_name == "chat" and env.get(MODEL_VARIABLE):
         settings["model"] = env[MODEL_VARIABLE]
+    if model_name == "chat" and env.get(ENGINE_VARIABLE):
+        settings["engine"] = _engine(env[ENGINE_VARIABLE], settings)
     return parse_config({**overrides, **settings}, str(path))
 
 
 def parse_config(settings: Mapping[str, object], source: str = "engine settings") -> EngineConfig:
     """Checks `settings`. Raises ConfigError with one line per mistake."""
     return check_settings(EngineConfig, settings, source)
+
+
+def _engine(name: str, settings: Mapping[str, object]) -> str:
+    """The engine that the environment names, if these settings allow it."""
+    if name not in ENGINES:
+        raise ConfigError(f"{ENGINE_VARIABLE} must be {' or '.join(ENGINES)} (got {name!r})")
+    if name == "native" and settings.get("vllm"):
+        raise ConfigError(
+            f"{ENGINE_VARIABLE}: is native, but the engine settings have a block vllm, which is for that engine; "
+            "remove one of them"
+        )
+    return name
 
 
 def _config_path(model_name: str, version_folder: Path, named: str | None) -> Path:

@@ -65,14 +65,14 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
     fixed = {name: value for name, (value, _) in _FIXED.items() if name in known}
     return {
         "load_format": "safetensors",
-        **_common(config, block, on_cpu),
+        **_common(config, on_cpu),
         **block,
         **fixed,
         "structured_outputs_config": structured,
     }
 
 
-def _common(config: EngineConfig, block: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
+def _common(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "model": config.model,
         "tokenizer": config.model,
@@ -93,9 +93,9 @@ def _common(config: EngineConfig, block: dict[str, Any], on_cpu: bool) -> dict[s
         arguments["num_gpu_blocks_override"] = config.kv_cache_tokens // config.block_size
     if not on_cpu:
         arguments["gpu_memory_utilization"] = config.memory_fraction
-    elif "kv_cache_memory_bytes" not in block:
-        arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
-    return arguments
+        return arguments
+    # Compiling takes most of the start there, and a C++ compiler.
+    return {**arguments, "kv_cache_memory_bytes": _CPU_CACHE_BYTES, "enforce_eager": True}
 
 
 def _check_common(config: EngineConfig, on_cpu: bool) -> None:
