@@ -41,7 +41,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS)
+.PHONY: help demo serve test test-unit test-integration test-vllm test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS)
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ test-unit: $(READY) ## Run the tests that need no server
 
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
+
+test-vllm: needs-test $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, and those against a tritonserver that depend on the engine
+	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm_engine
+	@$(BIN)/python -m pytest -m integration --engine vllm tests/integration
 
 test-faults: needs-test $(READY) ## Kill, stop and disturb the whole stack, and show how soon it is back; SOAK_SECONDS=20
 	@$(if $(SOAK_SECONDS),SOAK_SECONDS='$(SOAK_SECONDS)') $(BIN)/python -m pytest -m faults tests/faults

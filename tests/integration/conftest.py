@@ -10,6 +10,7 @@ from openai import OpenAI
 
 from local import preflight
 from local.gateway import LocalGateway
+from local.options import ENVIRONMENTS
 from local.service import LocalService
 from local.triton import LocalTriton
 from tests.integration import engines
@@ -33,9 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def able_to_serve() -> None:
+def able_to_serve(engine_name: str) -> None:
     """Fails with the cause and the fix where no server can run here."""
     problems = preflight.before_start("127.0.0.1", (0, 0, 0), os.environ)
+    if engine_name == engines.VLLM:
+        problems += preflight.before_vllm(ENVIRONMENTS[engine_name])
     if problems:
         pytest.fail("\n".join(map(str, problems)), pytrace=False)
 

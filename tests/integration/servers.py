@@ -51,6 +51,7 @@ class ServerFactory:
                 grpc_port=grpc_port,
                 metrics_port=0,
                 engine_config=engine_file(engines.settings_on(self._engine, engine_config), folder / "engine.json"),
+                engine=self._engine,
                 models=models,
                 extra_env={
                     EMBEDDINGS_MODEL: str(DEFAULT_MODEL),

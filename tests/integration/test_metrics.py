@@ -8,6 +8,7 @@ import pytest
 
 from local.triton import LocalTriton
 from tests.integration.calls import LONG, Metrics, Stream, ask, chat, connect, eventually, infer, request, settled
+from tests.integration.engines import VLLM
 
 HISTOGRAMS = {
     "gen_ai_server_time_to_first_token_seconds",
@@ -48,7 +49,7 @@ def is_of_chat(name: str) -> bool:
     return name.startswith(("triton_chat_", "gen_ai_")) and not name.startswith("triton_chat_embeddings_")
 
 
-def test_a_known_workload_is_counted_exactly(triton: LocalTriton) -> None:
+def test_a_known_workload_is_counted_exactly(triton: LocalTriton, engine_name: str) -> None:
     before = settled(triton)
     prompt = f"A prompt of several blocks that no other test has sent, at {time.time_ns()}: " + "one two three " * 8
     length = {"max_tokens": 7, "ignore_eos": True, "temperature": 0}
@@ -70,7 +71,9 @@ def test_a_known_workload_is_counted_exactly(triton: LocalTriton) -> None:
     assert grown("triton_chat_generation_tokens_total") == sum(answer.num_output_tokens for answer in answers)
     assert grown("triton_chat_prefix_cache_hit_tokens_total") == sum(answer.num_cached_tokens for answer in answers)
     assert grown("triton_chat_preemptions_total") == 0
-    assert grown("triton_chat_engine_steps_total") == sum(answer.num_output_tokens for answer in answers)  # one by one
+    one_by_one = sum(answer.num_output_tokens for answer in answers)
+    # vLLM has begun the step behind an answer's last one before it knows that it is the last.
+    assert one_by_one <= grown("triton_chat_engine_steps_total") <= one_by_one + (engine_name == VLLM) * len(answers)
     for family in HISTOGRAMS:
         assert grown(family + "_count") == 5, family
         assert 0 < grown(family + "_sum") < 60 or family == "triton_chat_queue_seconds"
