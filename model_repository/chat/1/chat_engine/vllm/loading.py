@@ -27,6 +27,7 @@ from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
 from chat_engine.vllm.arguments import vllm_arguments
 from chat_engine.vllm.loop import LoopThread
+from chat_engine.vllm.processes import Processes
 from chat_engine.vllm.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class LoadedModel:
     Attributes:
         llm: vLLM's asynchronous engine.
         loop: where its coroutines run.
+        processes: its cores and their workers.
         steps: hears of each of its steps.
         max_model_len: tokens of prompt and answer together.
         vocab_size: number of token ids.
@@ -50,6 +52,7 @@ class LoadedModel:
 
     llm: AsyncLLM
     loop: LoopThread
+    processes: Processes
     steps: Steps
     max_model_len: int
     vocab_size: int
@@ -60,6 +63,7 @@ class LoadedModel:
         """Ends vLLM's processes and the thread."""
         self.loop.end_tasks()  # else vLLM's own takes the end of its processes for a failure
         self.llm.shutdown(timeout=_ENDS_SECONDS)
+        self.processes.close()
         self.loop.close()
 
 
@@ -69,20 +73,25 @@ def load_model(config: EngineConfig) -> LoadedModel:
     vllm_config = _vllm_config(config)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
-    loop, steps = LoopThread(), Steps()
+    loop, processes, steps = LoopThread(), Processes(), Steps()
     try:
         llm = loop.call(_start(vllm_config, steps))
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:
+        processes.close()
         loop.close()
+        if not isinstance(error, ValueError | RuntimeError):
+            raise
         raise ConfigError(f"vLLM could not load the model; its own lines in the log say why: {_line(error)}") from error
     try:
         longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens))
     except Exception:
         llm.shutdown(timeout=_ENDS_SECONDS)
+        processes.close()
         loop.close()
         raise
+    processes.note()
     log.info("loaded by vLLM %s: %s, context %d", vllm.__version__, model.dtype, model.max_model_len)
-    return LoadedModel(llm, loop, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
+    return LoadedModel(llm, loop, processes, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
 
 
 def _prepare_process() -> None:
