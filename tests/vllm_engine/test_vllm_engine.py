@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -10,33 +9,10 @@ import time
 import pytest
 
 from chat_engine.errors import InvalidArgumentError
-from chat_engine.reading.request_parser import WireRequest
 from chat_engine.request import FinishReason
 from chat_engine.serving import Serving
 from tests.chat_engine.builders import WAIT, Inbox
-
-_NUMBERS = itertools.count()
-
-
-def submit(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Inbox:
-    request = serving.parser.parse(
-        WireRequest(
-            id=f"r{next(_NUMBERS)}",
-            messages=json.dumps([{"role": "user", "content": text}]).encode(),
-            sampling_parameters=json.dumps(parameters).encode(),
-            chat_parameters=json.dumps(chat).encode() if chat else None,
-        )
-    )
-    inbox = Inbox()
-    serving.engine.submit(request, inbox)
-    return inbox
-
-
-def ask(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Inbox:
-    inbox = submit(serving, text, chat, **parameters)
-    assert inbox.ended.wait(WAIT)
-    return inbox
-
+from tests.vllm_engine.asking import ask, submit
 
 def told(inbox: Inbox) -> dict[str, object]:
     """All that a caller can tell of an answer but for the numbers of log-probabilities and the prefix cache."""

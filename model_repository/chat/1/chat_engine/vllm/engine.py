@@ -192,15 +192,19 @@ class VllmEngine(Door[Running]):
         return FinishReason.ERROR, NotComputedError("internal error: the model could not compute this request")
 
     def _note_step(self, cores: list[Step], step: Step) -> None:
+        here = len(self._running)  # a core that has not made a step since an abort still counts what was aborted
         with self._numbers() as stats:
-            stats.running = sum(core.running for core in cores)
-            stats.waiting = sum(core.waiting for core in cores)
+            stats.running = min(here, sum(core.running for core in cores))
+            stats.waiting = min(here - stats.running, sum(core.waiting for core in cores))
             stats.kv_cache_usage = sum(core.usage for core in cores) / len(cores)
             stats.preemptions += step.preemptions
+            stats.drafted_tokens += step.drafted
+            stats.accepted_tokens += step.accepted
             stats.steps += 1
             stats.last_step = time.time()
 
     def _note_idle(self) -> None:
+        self._model.steps.forget()
         with self._numbers() as stats:
             stats.running = stats.waiting = 0
             stats.kv_cache_usage = 0.0

@@ -1,0 +1,82 @@
+"""An engine of a test's own, whose processes may be killed, and what it has left."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from chat_engine.config import EngineConfig
+from chat_engine.errors import EngineFailedError
+from chat_engine.request import FinishReason
+from chat_engine.serving import Serving, serve
+from tests.chat_engine.builders import Inbox
+from tests.vllm_engine.asking import submit
+
+LIMIT = 10.0  # seconds within which everybody must know
+LONG = {"temperature": 0, "ignore_eos": True, "max_tokens": 1900}
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def children() -> set[psutil.Process]:
+    """But for Python's own, which ends with this process."""
+    found = filter(lives, psutil.Process().children(recursive=True))
+    return {child for child in found if not any("resource_tracker" in word for word in child.cmdline())}
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def unnamed_by_trackers() -> set[str]:
+    """Shared memory of vLLM that nobody would remove at the end of its processes."""
+    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith("vllm_dist_")}
+
+
+class Started:
+    """An engine of its own, and what it has left."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        before = children()
+        self._memory = unnamed_by_trackers()
+        self.failed = threading.Event()
+        self.serving: Serving = serve(config, on_failure=self.failed.set)
+        self.processes = children() - before
+
+    def of(self, name: str) -> psutil.Process:
+        """The last of vLLM's processes with this in its name."""
+        return [process for process in self.processes if name in " ".join(process.cmdline())][-1]
+
+    def running(self, count: int) -> list[Inbox]:
+        """Long answers that have begun."""
+        inboxes = [submit(self.serving, f"Say {i}.", **LONG) for i in range(count)]
+        assert wait_for(lambda: all(inbox.events for inbox in inboxes))
+        return inboxes
+
+    def ends_all(self, inboxes: list[Inbox]) -> None:
+        """The engine has failed: everybody hears of it in time, and nothing is left once it is closed."""
+        assert self.failed.wait(LIMIT)
+        for inbox in inboxes:
+            assert inbox.last.finish_reason is FinishReason.ERROR
+            assert isinstance(inbox.last.error, EngineFailedError)
+        engine = self.serving.engine
+        assert not engine.is_ready()
+        assert engine.complaint() == "the engine failed"
+        assert engine.stats().finished[FinishReason.ERROR] == len(inboxes)
+        engine.close()
+        self.leaves_nothing()
+
+    def leaves_nothing(self) -> None:
+        assert wait_for(lambda: not any(map(lives, self.processes)))
+        assert unnamed_by_trackers() <= self._memory
