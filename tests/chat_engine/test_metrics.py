@@ -119,8 +119,18 @@ def test_every_metric_has_its_labels() -> None:
 
 
 def test_counters_carry_the_difference_between_two_readings() -> None:
-    first = EngineStats(prompt_tokens=10, generation_tokens=20, prefix_cache_hit_tokens=3, preemptions=1, steps=7, drafted_tokens=6)
-    second = EngineStats(prompt_tokens=15, generation_tokens=20, prefix_cache_hit_tokens=4, preemptions=1, steps=9, drafted_tokens=9, accepted_tokens=2)
+    first = EngineStats(
+        prompt_tokens=10, generation_tokens=20, prefix_cache_hit_tokens=3, preemptions=1, steps=7, drafted_tokens=6
+    )
+    second = EngineStats(
+        prompt_tokens=15,
+        generation_tokens=20,
+        prefix_cache_hit_tokens=4,
+        preemptions=1,
+        steps=9,
+        drafted_tokens=9,
+        accepted_tokens=2,
+    )
     board = Board([first, second, second])
     reports = reporter(board)
     reports.report()

@@ -12,7 +12,15 @@ from tests.chat_engine.builders import WAIT, Inbox
 _NUMBERS = itertools.count()
 
 
-def submit(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Inbox:
+class Answer(Inbox):
+    """What comes of a request."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__()
+        self.request_id = request_id
+
+
+def submit(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Answer:
     request = serving.parser.parse(
         WireRequest(
             id=f"r{next(_NUMBERS)}",
@@ -21,12 +29,12 @@ def submit(serving: Serving, text: str, chat: dict[str, object] | None = None, *
             chat_parameters=json.dumps(chat).encode() if chat else None,
         )
     )
-    inbox = Inbox()
-    serving.engine.submit(request, inbox)
-    return inbox
+    answer = Answer(request.id)
+    serving.engine.submit(request, answer)
+    return answer
 
 
-def ask(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Inbox:
-    inbox = submit(serving, text, chat, **parameters)
-    assert inbox.ended.wait(WAIT)
-    return inbox
+def ask(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Answer:
+    answer = submit(serving, text, chat, **parameters)
+    assert answer.ended.wait(WAIT)
+    return answer

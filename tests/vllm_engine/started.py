@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import EngineFailedError
@@ -41,7 +42,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
 
 def unnamed_by_trackers() -> set[str]:
     """Shared memory of vLLM that nobody would remove at the end of its processes."""
-    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith("vllm_dist_")}
+    return {file.name for file in SHARED_MEMORY.glob("vllm_dist_*")}
 
 
 class Started:
@@ -64,7 +65,7 @@ class Started:
         assert wait_for(lambda: all(inbox.events for inbox in inboxes))
         return inboxes
 
-    def ends_all(self, inboxes: list[Inbox]) -> None:
+    def ends_all(self, inboxes: list[Inbox], before: Counter[FinishReason]) -> None:
         """The engine has failed: everybody hears of it in time, and nothing is left once it is closed."""
         assert self.failed.wait(LIMIT)
         for inbox in inboxes:
@@ -73,7 +74,9 @@ class Started:
         engine = self.serving.engine
         assert not engine.is_ready()
         assert engine.complaint() == "the engine failed"
-        assert engine.stats().finished[FinishReason.ERROR] == len(inboxes)
+        assert engine.stats().finished[FinishReason.ERROR] - before[FinishReason.ERROR] == len(inboxes)
+        with pytest.raises(EngineFailedError):
+            submit(self.serving, "Hello!")
         engine.close()
         self.leaves_nothing()
 

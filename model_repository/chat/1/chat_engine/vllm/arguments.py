@@ -65,6 +65,7 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
     fixed = {name: value for name, (value, _) in _FIXED.items() if name in known}
     return {
         "load_format": "safetensors",
+        **({"use_tqdm_on_load": False} if "use_tqdm_on_load" in known else {}),
         **_common(config, block, on_cpu),
         **block,
         **fixed,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import sys
 import time
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,13 +16,14 @@ from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
-from chat_engine.answering.grammar_trial import python
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
 from chat_engine.vllm.arguments import vllm_arguments
+from chat_engine.vllm.log import at
 from chat_engine.vllm.loop import LoopThread
 from chat_engine.vllm.processes import Processes
 from chat_engine.vllm.steps import Steps
@@ -60,7 +58,9 @@ class LoadedModel:
     longest_pass: float
 
     def close(self) -> None:
-        """Ends vLLM's processes and the thread."""
+        """Ends vLLM's processes and the thread, if they have not ended yet."""
+        if self.loop.is_closed():
+            return
         self.loop.end_tasks()  # else vLLM's own takes the end of its processes for a failure
         self.llm.shutdown(timeout=_ENDS_SECONDS)
         self.processes.close()
@@ -69,10 +69,10 @@ class LoadedModel:
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
-    _prepare_process()
     vllm_config = _vllm_config(config)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
+    log.info(at(f"vLLM {vllm.__version__} starts its processes"))
     loop, processes, steps = LoopThread(), Processes(), Steps()
     try:
         llm = loop.call(_start(vllm_config, steps))
@@ -82,24 +82,22 @@ def load_model(config: EngineConfig) -> LoadedModel:
         if not isinstance(error, ValueError | RuntimeError):
             raise
         raise ConfigError(f"vLLM could not load the model; its own lines in the log say why: {_line(error)}") from error
+    log.info(at("trying the model out"))
     try:
         longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens))
-    except Exception:
-        llm.shutdown(timeout=_ENDS_SECONDS)
+    except Exception as error:
         processes.close()
+        llm.shutdown(timeout=_ENDS_SECONDS)
         loop.close()
-        raise
+        if not isinstance(error, EngineDeadError):
+            raise
+        raise ConfigError(
+            "vLLM has loaded the model but cannot compute with it; its own lines in the log say why, often that the "
+            "setting dtype, or an argument in the block vllm, does not go with the checkpoint"
+        ) from error
     processes.note()
-    log.info("loaded by vLLM %s: %s, context %d", vllm.__version__, model.dtype, model.max_model_len)
+    log.info(at(f"loaded: {model.dtype}, context {model.max_model_len}"))
     return LoadedModel(llm, loop, processes, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
-
-
-def _prepare_process() -> None:
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    # A copy of a process with threads hangs, and Triton's has many.
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    sys.executable = python()  # inside of Triton it may be another program
-    multiprocessing.set_executable(sys.executable)
 
 
 def _vllm_config(config: EngineConfig) -> Any:

@@ -25,6 +25,7 @@ _TRACKER = b"multiprocessing.resource_tracker"  # Python's own; it ends last, an
 _UNTRACKED = "vllm_dist_"  # shared memory that no tracker knows of
 _LOOK_SECONDS = 1.0
 _ENDS_SECONDS = 5.0
+_INPUT, _OUTPUT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Processes:
     def __init__(self) -> None:
         self._others = set(_of_vllm(os.getpid()))
         self._noted: set[Process] = set()
-        self._guard = _start_guard()
+        self._guard = _Guard()
 
     def note(self) -> None:
         """All are there from now on.
@@ -73,6 +74,7 @@ class Processes:
         would stay when a worker is killed.
         """
         self._noted = set(_of_vllm(os.getpid())) - self._others
+        self._guard.note()
         for file in {file for process in self._noted for file in process.shared_memory()}:
             if file.name.startswith(_UNTRACKED):
                 file.unlink(missing_ok=True)
@@ -89,15 +91,13 @@ class Processes:
     def close(self) -> None:
         """Ends what still lives, and the guard."""
         self.end()
-        self._guard.kill()
-        self._guard.wait()
-        if self._guard.stdin:
-            self._guard.stdin.close()
+        self._guard.close()
 
 
 def descendants(ancestor: int) -> list[Process]:
     """All processes that a process has started, and those that these have."""
-    stats = [found for folder in os.listdir("/proc") if folder.isdigit() and (found := _stat(int(folder)))]
+    numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    stats = [found for number in numbers if (found := _stat(number))]
     family = {ancestor}
     while more := {found.pid for found in stats if found.parent in family} - family:
         family |= more
@@ -131,17 +131,35 @@ def _read(path: str) -> bytes:
 # The guard.
 
 
-def _start_guard() -> subprocess.Popen[bytes]:
-    """In a session of its own: what ends its parent's group leaves it to its work."""
-    command = [sys.executable, "-IS", __file__, str(os.getpid())]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+class _Guard:
+    """The process, in a session of its own: what ends this one's group leaves it to its work."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-IS", __file__, str(os.getpid())]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)  # noqa: S603
+
+    def note(self) -> None:
+        """Has it look which processes there are, and waits until it has."""
+        assert self._process.stdin
+        assert self._process.stdout
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")
+            self._process.stdout.readline()
+
+    def close(self) -> None:
+        """Ends it before its input ends: there is nothing to do for it."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def guard(parent: int) -> None:
     """Returns once the parent, whose end is that of the input, and all that it had started are gone."""
     family: set[Process] = set()
-    while not select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+    while not (told := select([_INPUT], [], [], _LOOK_SECONDS)[0]) or os.read(_INPUT, 1):
         family = {process for process in descendants(parent) if not process.is_any_of([os.fsencode(__file__)])}
+        if told:
+            os.write(_OUTPUT, b"\n")
     files = {file for process in family for file in process.shared_memory()}
     for process in family:
         if not process.is_any_of([_TRACKER]):
