@@ -13,9 +13,8 @@ import pytest
 
 from chat_engine.errors import ConfigError, EngineFailedError
 from chat_engine.serving import serve
-from tests.vllm_engine.asking import submit
 from tests.vllm_engine.conftest import vllm_settings
-from tests.vllm_engine.started import LIMIT, LONG, Started, children, lives, unnamed_by_trackers, wait_for
+from tests.vllm_engine.started import LIMIT, Started, children, lives, unnamed_by_trackers, wait_for
 
 BREAKING = {"worker_extension_cls": "tests.vllm_engine.breaking.Breaking"}
 

@@ -22,7 +22,8 @@ from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
-from chat_engine.vllm.arguments import vllm_arguments
+from chat_engine.vllm.arguments import check_devices, vllm_arguments
+from chat_engine.vllm.context import vllm_limits
 from chat_engine.vllm.log import at
 from chat_engine.vllm.loop import LoopThread
 from chat_engine.vllm.processes import Processes
@@ -103,6 +104,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
 def _vllm_config(config: EngineConfig) -> Any:
     known = {field.name for field in fields(AsyncEngineArgs)}
     arguments = vllm_arguments(config, known, on_cpu=current_platform.is_cpu())
+    if "hf_overrides" not in arguments:  # which may change it
+        arguments["max_model_len"] = vllm_limits(config).max_model_len
+    check_devices(arguments, current_platform.device_count(), on_cpu=current_platform.is_cpu())
     try:
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
     except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError) as error:
