@@ -63,7 +63,13 @@ def test_who_sets_vllms_own_variables_keeps_its_log(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(environment.sys, "executable", environment.sys.executable)
     for name in environment._OF_THE_OPERATOR:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(log.BEGAN_VARIABLE, "0")
+    for name in (
+        log.BEGAN_VARIABLE,
+        "VLLM_NO_USAGE_STATS",
+        "VLLM_WORKER_MULTIPROC_METHOD",
+        "VLLM_ENGINE_READY_TIMEOUT_S",
+    ):
+        monkeypatch.setenv(name, "1")  # so that it is as before when the test has ended
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
     environment.prepare_process()
     assert "VLLM_LOGGING_CONFIG_PATH" not in environment.os.environ

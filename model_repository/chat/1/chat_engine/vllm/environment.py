@@ -21,6 +21,8 @@ def prepare_process() -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # A copy of a process with threads hangs, and Triton's has many.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    # How long a start may take is for the startup probe to say; vLLM would give up after 600 seconds.
+    os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "86400")
     os.environ[BEGAN_VARIABLE] = str(time.time())
     if not _OF_THE_OPERATOR & os.environ.keys():
         os.environ[_LOG_VARIABLE] = str(_LOG_SETTINGS)
