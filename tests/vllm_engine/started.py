@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -40,9 +40,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
     return condition()
 
 
-def unnamed_by_trackers() -> set[str]:
-    """Shared memory of vLLM that nobody would remove at the end of its processes."""
-    return {file.name for file in SHARED_MEMORY.glob("vllm_dist_*")}
+def shared_memory(processes: Iterable[psutil.Process]) -> set[Path]:
+    """What they use."""
+    files = {Path(entry.path) for process in processes for entry in process.memory_maps()}
+    return {file for file in files if file.parent == SHARED_MEMORY}
 
 
 class Started:
@@ -50,10 +51,10 @@ class Started:
 
     def __init__(self, config: EngineConfig) -> None:
         before = children()
-        self._memory = unnamed_by_trackers()
         self.failed = threading.Event()
         self.serving: Serving = serve(config, on_failure=self.failed.set)
         self.processes = children() - before
+        self.memory = shared_memory(self.processes)
 
     def of(self, name: str) -> psutil.Process:
         """The last of vLLM's processes with this in its name."""
@@ -82,4 +83,5 @@ class Started:
 
     def leaves_nothing(self) -> None:
         assert wait_for(lambda: not any(map(lives, self.processes)))
-        assert unnamed_by_trackers() <= self._memory
+        kept = [file for file in self.memory if file.exists()]
+        assert [file for file in kept if not file.name.startswith("psm_")] == []  # those go with this process

@@ -14,7 +14,7 @@ import pytest
 from chat_engine.errors import ConfigError, EngineFailedError
 from chat_engine.serving import serve
 from tests.vllm_engine.conftest import vllm_settings
-from tests.vllm_engine.started import LIMIT, Started, children, lives, unnamed_by_trackers, wait_for
+from tests.vllm_engine.started import LIMIT, Started, children, lives, shared_memory, wait_for
 
 BREAKING = {"worker_extension_cls": "tests.vllm_engine.breaking.Breaking"}
 
@@ -69,18 +69,17 @@ def test_a_model_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
     """vLLM's core does not notice it by itself, and one that is stopped never would."""
     program = tmp_path / "model.py"
     program.write_text(MODEL.format(path=sys.path))
-    memory = unnamed_by_trackers()
     with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as model:
         assert model.stdout
         assert any("it runs" in line for line in model.stdout)
         family = psutil.Process(model.pid).children(recursive=True)
         core = next(process for process in family if "EngineCore" in " ".join(process.cmdline()))
         os.kill(core.pid, signal.SIGSTOP)
-        files = {Path(entry.path) for entry in core.memory_maps() if entry.path.startswith("/dev/shm/")}
+        files = shared_memory(family)
+        assert files
         model.kill()
         assert wait_for(lambda: not any(map(lives, family)))
-        assert not [file for file in files if file.exists()]
-        assert unnamed_by_trackers() <= memory
+        assert [file for file in files if file.exists()] == []
 
 
 def test_what_vllm_cannot_load_is_said_and_leaves_nothing_behind() -> None:

@@ -30,6 +30,12 @@ def test_there_are_two_workers(started: Started) -> None:
     assert len([process for process in started.processes if "Worker" in " ".join(process.cmdline())]) == 2
 
 
+def test_memory_that_nothing_would_remove_has_no_name(started: Started) -> None:
+    own = [file for file in started.memory if file.name.startswith("vllm_dist_")]
+    assert own
+    assert [file for file in own if file.exists()] == []
+
+
 @pytest.mark.parametrize("more", [{}, {"stop": ["e"]}, {"structured_outputs": {"regex": "[a-f]{3,9}x"}}], ids=str)
 def test_answers_are_those_of_one(started: Started, native_serving: Serving, more: dict[str, object]) -> None:
     greedy = {"temperature": 0, "max_tokens": 60, **more}
