@@ -42,6 +42,8 @@ FAMILIES = {
     "triton_chat_generation_tokens_total": "counter",
     "triton_chat_prefix_cache_hit_tokens_total": "counter",
     "triton_chat_preemptions_total": "counter",
+    "triton_chat_drafted_tokens_total": "counter",
+    "triton_chat_accepted_tokens_total": "counter",
     "triton_chat_engine_steps_total": "counter",
     "triton_chat_requests_total": "counter",
     "triton_chat_requests_running": "gauge",

@@ -19,6 +19,8 @@ COUNTERS = {
     "triton_chat_generation_tokens_total": "generation_tokens",
     "triton_chat_prefix_cache_hit_tokens_total": "prefix_cache_hit_tokens",
     "triton_chat_preemptions_total": "preemptions",
+    "triton_chat_drafted_tokens_total": "drafted_tokens",
+    "triton_chat_accepted_tokens_total": "accepted_tokens",
     "triton_chat_engine_steps_total": "steps",
 }
 GAUGES = {
@@ -117,8 +119,18 @@ def test_every_metric_has_its_labels() -> None:
 
 
 def test_counters_carry_the_difference_between_two_readings() -> None:
-    first = EngineStats(prompt_tokens=10, generation_tokens=20, prefix_cache_hit_tokens=3, preemptions=1, steps=7)
-    second = EngineStats(prompt_tokens=15, generation_tokens=20, prefix_cache_hit_tokens=4, preemptions=1, steps=9)
+    first = EngineStats(
+        prompt_tokens=10, generation_tokens=20, prefix_cache_hit_tokens=3, preemptions=1, steps=7, drafted_tokens=6
+    )
+    second = EngineStats(
+        prompt_tokens=15,
+        generation_tokens=20,
+        prefix_cache_hit_tokens=4,
+        preemptions=1,
+        steps=9,
+        drafted_tokens=9,
+        accepted_tokens=2,
+    )
     board = Board([first, second, second])
     reports = reporter(board)
     reports.report()

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "native": {NOUNS, "text", "answering", "service"},  # of service the door, and the thread that runs the model
     "vllm": {NOUNS, "text", "answering", "native", "service"},
     "service": {NOUNS},
-    "tokenizer": {NOUNS, "text", "reading", "native"},
+    "tokenizer": {NOUNS, "text", "reading", "native", "vllm"},  # of vllm how long a context is
     "serving": {NOUNS, "text", "reading", "answering", "native", "vllm", "service"},
 }
 
@@ -36,7 +36,11 @@ def test_rooms_import_in_one_direction() -> None:
 
 def test_the_second_engine_takes_of_the_first_what_reads_checkpoints() -> None:
     taken = {b for a, b in imports(chat_engine) if room(a) == "vllm" and room(b) == "native"}
-    assert taken == {"chat_engine.native.checkpoint", "chat_engine.native.generation_defaults"}
+    assert taken == {
+        "chat_engine.native.checkpoint",
+        "chat_engine.native.context",
+        "chat_engine.native.generation_defaults",
+    }
 
 
 def test_no_circles() -> None:

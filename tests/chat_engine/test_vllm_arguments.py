@@ -6,7 +6,7 @@ import pytest
 
 from chat_engine.config import EngineConfig, parse_config
 from chat_engine.errors import ConfigError
-from chat_engine.vllm.arguments import vllm_arguments
+from chat_engine.vllm.arguments import check_devices, vllm_arguments
 
 KNOWN = {
     "model", "tokenizer", "revision", "tokenizer_revision", "dtype", "max_model_len", "max_num_seqs",
@@ -110,3 +110,17 @@ def test_a_gpu_is_not_asked_of_a_vllm_for_cpus() -> None:
 
 def test_what_is_fixed_may_be_written_out() -> None:
     assert arguments(vllm={"trust_remote_code": False, "runner": "generate"})["runner"] == "generate"
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [({"tensor_parallel_size": 4}, 4), ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, 4)],
+)
+def test_more_gpus_than_can_be_seen_are_refused(more: dict[str, object], wanted: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_devices(more, 3, on_cpu=False)
+    assert f"needs {wanted} GPUs, and 3 can be seen" in str(caught.value)
+    check_devices(more, wanted, on_cpu=False)
+    check_devices(more, 1, on_cpu=True)
+    for elsewhere in ({"nnodes": 2}, {"distributed_executor_backend": "ray"}):
+        check_devices({**more, **elsewhere}, 1, on_cpu=False)

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in Path(item.path).parents:
             item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(600))
             if missing:
                 item.add_marker(pytest.mark.skip(reason="vLLM is not installed in this Python"))
 
@@ -30,9 +30,9 @@ def settings(**more: object) -> EngineConfig:
     return parse_config({"model": str(TINY), "device": "cpu", "dtype": "float32", **more})
 
 
-def vllm_settings(**more: object) -> EngineConfig:
-    block = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28}
-    return settings(engine="vllm", vllm=block, max_sequences=8, **more)
+def vllm_settings(vllm: dict[str, object] | None = None, **more: object) -> EngineConfig:
+    block = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28, **(vllm or {})}
+    return settings(**{"engine": "vllm", "vllm": block, "max_sequences": 8, **more})
 
 
 @pytest.fixture(scope="session", autouse=True)

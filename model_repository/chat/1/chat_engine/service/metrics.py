@@ -52,6 +52,8 @@ PREFIX_HITS = Family(
     "triton_chat_prefix_cache_hit_tokens_total", "counter", "Prompt tokens served from the prefix cache"
 )
 PREEMPTIONS = Family("triton_chat_preemptions_total", "counter", "Sequences put back because KV blocks ran out")
+DRAFTED = Family("triton_chat_drafted_tokens_total", "counter", "Tokens that speculative decoding has proposed")
+ACCEPTED = Family("triton_chat_accepted_tokens_total", "counter", "Proposed tokens that the model has accepted")
 STEPS = Family("triton_chat_engine_steps_total", "counter", "Forward passes")
 REQUESTS = Family("triton_chat_requests_total", "counter", "Requests that the engine took and that ended, by how")
 RUNNING = Family("triton_chat_requests_running", "gauge", "Sequences being generated")
@@ -64,7 +66,7 @@ HEARTBEAT = Family("triton_chat_engine_heartbeat_timestamp_seconds", "gauge", "W
 
 FAMILIES = (
     TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, REQUEST_DURATION, QUEUE,
-    PROMPT_TOKENS, GENERATION_TOKENS, PREFIX_HITS, PREEMPTIONS, STEPS, REQUESTS,
+    PROMPT_TOKENS, GENERATION_TOKENS, PREFIX_HITS, PREEMPTIONS, DRAFTED, ACCEPTED, STEPS, REQUESTS,
     RUNNING, WAITING, KV_USAGE, LAST_STEP, HEARTBEAT,
 )  # fmt: skip
 
@@ -123,6 +125,8 @@ class MetricsReporter:
         self._count(GENERATION_TOKENS, now.generation_tokens - known.generation_tokens)
         self._count(PREFIX_HITS, now.prefix_cache_hit_tokens - known.prefix_cache_hit_tokens)
         self._count(PREEMPTIONS, now.preemptions - known.preemptions)
+        self._count(DRAFTED, now.drafted_tokens - known.drafted_tokens)
+        self._count(ACCEPTED, now.accepted_tokens - known.accepted_tokens)
         self._count(STEPS, now.steps - known.steps)
         for reason, metric in self._requests.items():
             if more := now.finished[reason] - known.finished[reason]:

@@ -7,7 +7,8 @@ the names that the installed vLLM has for it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from chat_engine.config import EngineConfig
@@ -16,6 +17,8 @@ from chat_engine.errors import ConfigError
 _CPU_CACHE_BYTES = 4 << 30  # as the native engine's; vLLM's default is a share of all memory
 _GRAMMARS = "guidance"  # the library in whose form constraints are
 _SAFETENSORS = ("safetensors", "fastsafetensors", "runai_streamer")
+
+_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")  # their product is in GPUs
 
 # vLLM's names of what the settings have for both engines.
 _COMMON = {
@@ -65,11 +68,28 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
     fixed = {name: value for name, (value, _) in _FIXED.items() if name in known}
     return {
         "load_format": "safetensors",
+        **({"use_tqdm_on_load": False} if "use_tqdm_on_load" in known else {}),
         **_common(config, on_cpu),
         **block,
         **fixed,
         "structured_outputs_config": structured,
     }
+
+
+def check_devices(arguments: Mapping[str, Any], visible: int, *, on_cpu: bool) -> None:
+    """Raises ConfigError where more GPUs of this machine are wanted than this process sees.
+
+    vLLM would look for a Ray cluster instead. Several machines, and executors of another kind, see to that themselves.
+    """
+    if on_cpu or arguments.get("nnodes", 1) != 1 or arguments.get("distributed_executor_backend", "mp") != "mp":
+        return
+    sizes = {name: arguments[name] for name in _SIZES if isinstance(arguments.get(name), int) and arguments[name] > 1}
+    if (wanted := math.prod(sizes.values())) > visible:
+        product = " x ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ConfigError(
+            f"vllm: {product} needs {wanted} GPUs, and {visible} can be seen here; give the model that many GPUs "
+            "(triton.gpu.count in the chart), or make the sizes smaller"
+        )
 
 
 def _common(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from chat_engine.vllm.steps import Step
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0  # how often it is looked whether vLLM's core still lives, also while nothing runs
+_LOOK_SECONDS = 0.25  # how often it is looked whether vLLM's processes still live, also while nothing runs
 _ENDS_SECONDS = 2.0
 
 End = tuple[FinishReason, ChatError | None]
@@ -103,6 +103,8 @@ class VllmEngine(Door[Running]):
         except Exception:
             log.exception("the engine stops")
             self._fail()
+        if self._failed:  # vLLM itself would wait for its workers first, and for those that are stuck in vain
+            self._model.processes.end()
         await self._end_all()
         if self._failed and self._on_failure:
             self._on_failure()
@@ -112,8 +114,8 @@ class VllmEngine(Door[Running]):
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), _LOOK_SECONDS)
             self._woken.clear()
-            if self._model.llm.errored and not self._is_over:
-                log.error("vLLM's core is gone; the engine stops")
+            if (self._model.llm.errored or self._model.processes.one_is_gone()) and not self._is_over:
+                log.error("a process of vLLM is gone; the engine stops")
                 self._fail()
             self._take_in()
 
@@ -190,15 +192,19 @@ class VllmEngine(Door[Running]):
         return FinishReason.ERROR, NotComputedError("internal error: the model could not compute this request")
 
     def _note_step(self, cores: list[Step], step: Step) -> None:
+        here = len(self._running)  # a core that has not made a step since an abort still counts what was aborted
         with self._numbers() as stats:
-            stats.running = sum(core.running for core in cores)
-            stats.waiting = sum(core.waiting for core in cores)
+            stats.running = min(here, sum(core.running for core in cores))
+            stats.waiting = min(here - stats.running, sum(core.waiting for core in cores))
             stats.kv_cache_usage = sum(core.usage for core in cores) / len(cores)
             stats.preemptions += step.preemptions
+            stats.drafted_tokens += step.drafted
+            stats.accepted_tokens += step.accepted
             stats.steps += 1
             stats.last_step = time.time()
 
     def _note_idle(self) -> None:
+        self._model.steps.forget()
         with self._numbers() as stats:
             stats.running = stats.waiting = 0
             stats.kv_cache_usage = 0.0

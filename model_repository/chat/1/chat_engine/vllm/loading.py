@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -23,14 +20,18 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
-from chat_engine.answering.grammar_trial import python
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
-from chat_engine.vllm.arguments import vllm_arguments
+from chat_engine.vllm.arguments import check_devices, vllm_arguments
+from chat_engine.vllm.context import vllm_limits
+from chat_engine.vllm.environment import compile_nothing
+from chat_engine.vllm.log import at
 from chat_engine.vllm.loop import LoopThread
+from chat_engine.vllm.processes import Processes
 from chat_engine.vllm.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class LoadedModel:
     Attributes:
         llm: vLLM's asynchronous engine.
         loop: where its coroutines run.
+        processes: its cores and their workers.
         steps: hears of each of its steps.
         max_model_len: tokens of prompt and answer together.
         vocab_size: number of token ids.
@@ -66,6 +68,7 @@ class LoadedModel:
 
     llm: AsyncLLM
     loop: LoopThread
+    processes: Processes
     steps: Steps
     max_model_len: int
     vocab_size: int
@@ -73,48 +76,56 @@ class LoadedModel:
     longest_pass: float
 
     def close(self) -> None:
-        """Ends vLLM's processes and the thread."""
+        """Ends vLLM's processes and the thread, if they have not ended yet."""
+        if self.loop.is_closed():
+            return
         self.loop.end_tasks()  # else vLLM's own takes the end of its processes for a failure
         self.llm.shutdown(timeout=_ENDS_SECONDS)
+        self.processes.close()
         self.loop.close()
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
-    _prepare_process(config)
     vllm_config = _vllm_config(config)
     model = vllm_config.model_config
+    if model.enforce_eager:
+        compile_nothing()
     defaults = _defaults(config, model)
-    loop, steps = LoopThread(), Steps()
+    log.info(at(f"vLLM {vllm.__version__} starts its processes"))
+    loop, processes, steps = LoopThread(), Processes(), Steps()
     try:
         llm = loop.call(_start(vllm_config, steps))
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:
+        processes.close()
         loop.close()
+        if not isinstance(error, ValueError | RuntimeError):
+            raise
         raise ConfigError(f"vLLM could not load the model; its own lines in the log say why: {_line(error)}") from error
+    log.info(at("trying the model out"))
     try:
         longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens))
-    except Exception:
+    except Exception as error:
+        processes.close()
         llm.shutdown(timeout=_ENDS_SECONDS)
         loop.close()
-        raise
-    log.info("loaded by vLLM %s: %s, context %d", vllm.__version__, model.dtype, model.max_model_len)
-    return LoadedModel(llm, loop, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
-
-
-def _prepare_process(config: EngineConfig) -> None:
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    # A copy of a process with threads hangs, and Triton's has many.
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    if config.vllm.get("enforce_eager"):
-        # vLLM leaves parts of its sampler to torch.compile all the same, which takes seconds and needs a compiler.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    sys.executable = python()  # inside of Triton it may be another program
-    multiprocessing.set_executable(sys.executable)
+        if not isinstance(error, EngineDeadError):
+            raise
+        raise ConfigError(
+            "vLLM has loaded the model but cannot compute with it; its own lines in the log say why, often that the "
+            "setting dtype, or an argument in the block vllm, does not go with the checkpoint"
+        ) from error
+    processes.note()
+    log.info(at(f"loaded: {model.dtype}, context {model.max_model_len}"))
+    return LoadedModel(llm, loop, processes, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
 
 
 def _vllm_config(config: EngineConfig) -> Any:
     known = {field.name for field in fields(AsyncEngineArgs)}
     arguments = vllm_arguments(config, known, on_cpu=current_platform.is_cpu())
+    if "hf_overrides" not in arguments:  # which may change it
+        arguments["max_model_len"] = vllm_limits(config).max_model_len
+    check_devices(arguments, current_platform.device_count(), on_cpu=current_platform.is_cpu())
     try:
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
     except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError) as error:

@@ -35,11 +35,14 @@ class LoopThread:
 
     def close(self) -> None:
         """Ends what still runs on it, the loop and its thread."""
-        if not self.loop.is_closed():
-            self.end_tasks()
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-            self.loop.close()
+        self.end_tasks()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def is_closed(self) -> bool:
+        """Whether it has been closed."""
+        return self.loop.is_closed()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -17,12 +17,15 @@ class Step:
         running, waiting: requests in that core.
         usage: part of its KV cache that is used, 0 to 1.
         preemptions: requests that were put back in it.
+        drafted, accepted: tokens that speculative decoding has proposed, and the model taken.
     """
 
-    running: int
-    waiting: int
-    usage: float
-    preemptions: int
+    running: int = 0
+    waiting: int = 0
+    usage: float = 0.0
+    preemptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Steps:
@@ -37,17 +40,25 @@ class Steps:
 
     def logger(self, _config: Any, core: int = 0) -> StatLoggerBase:
         """What vLLM makes for each core."""
+        self._cores[core] = Step()
         return _Logger(core, self)
+
+    def forget(self) -> None:
+        """Nothing runs in any core: after an abort none makes a step that would say so."""
+        self._cores = dict.fromkeys(self._cores, Step())
 
     def note(self, core: int, scheduler: Any, iteration: Any) -> None:
         """Takes in a step, as vLLM tells it."""
         if scheduler is None:
             return
+        drafts = scheduler.spec_decoding_stats
         step = Step(
             running=scheduler.num_running_reqs,
             waiting=scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs,
             usage=scheduler.kv_cache_usage,
             preemptions=iteration.num_preempted_reqs if iteration else 0,
+            drafted=drafts.num_draft_tokens if drafts else 0,
+            accepted=drafts.num_accepted_tokens if drafts else 0,
         )
         self._cores[core] = step
         if self.listener:
