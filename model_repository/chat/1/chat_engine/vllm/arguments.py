@@ -15,6 +15,7 @@ from chat_engine.errors import ConfigError
 
 _CPU_CACHE_BYTES = 4 << 30  # as the native engine's; vLLM's default is a share of all memory
 _GRAMMARS = "guidance"  # the library in whose form constraints are
+_SLOTS = 8  # of adapters, each of which takes memory beside the model's; more take turns
 _SAFETENSORS = ("safetensors", "fastsafetensors", "runai_streamer")
 
 # vLLM's names of what the settings have for both engines.
@@ -66,6 +67,7 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
     return {
         "load_format": "safetensors",
         **_common(config, block, on_cpu),
+        **_room_for_adapters(config.adapters, block),
         **block,
         **fixed,
         "structured_outputs_config": structured,
@@ -96,6 +98,20 @@ def _common(config: EngineConfig, block: dict[str, Any], on_cpu: bool) -> dict[s
     elif "kv_cache_memory_bytes" not in block:
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     return arguments
+
+
+def _room_for_adapters(adapters: Collection[str], block: dict[str, Any]) -> dict[str, Any]:
+    """All of them stay in memory: one that had to be read again could fail the requests of everybody."""
+    if not adapters:
+        return {}
+    slots = block.get("max_loras", min(len(adapters), _SLOTS))
+    kept = block.get("max_cpu_loras")
+    if isinstance(kept, int) and kept < len(adapters):
+        raise ConfigError(
+            f"vllm.max_cpu_loras: must be at least {len(adapters)}, the number of adapters (got {kept}); or leave it out"
+        )
+    most = max(len(adapters), slots) if isinstance(slots, int) else len(adapters)
+    return {"max_loras": slots, "max_cpu_loras": most}
 
 
 def _check_common(config: EngineConfig, on_cpu: bool) -> None:

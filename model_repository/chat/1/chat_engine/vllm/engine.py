@@ -142,7 +142,9 @@ class VllmEngine(Door[Running]):
         """Hands on what vLLM makes of a request until it ends. vLLM stops when this does."""
         request = running.request
         params = sampling_params(request, running.guide)
-        outputs = self._model.llm.generate(tokens_input(list(request.prompt_ids)), params, request.id)
+        adapter = self._model.adapters[request.adapter] if request.adapter else None
+        prompt = tokens_input(list(request.prompt_ids))
+        outputs = self._model.llm.generate(prompt, params, request.id, lora_request=adapter)
         async with aclosing(outputs):
             async for output in outputs:
                 reason = running.take(output)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic_core import ErrorDetails
 from transformers import GenerationConfig, PretrainedConfig
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -25,6 +27,7 @@ from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
+from chat_engine.vllm.adapters import Adapters
 from chat_engine.vllm.arguments import vllm_arguments
 from chat_engine.vllm.loop import LoopThread
 from chat_engine.vllm.steps import Steps
@@ -46,6 +49,7 @@ class LoadedModel:
         vocab_size: number of token ids.
         defaults: what the checkpoint's `generation_config.json` asks for.
         longest_pass: seconds of the longest step that was tried.
+        adapters: what vLLM calls each adapter, by name.
     """
 
     llm: AsyncLLM
@@ -55,6 +59,7 @@ class LoadedModel:
     vocab_size: int
     defaults: GenerationDefaults
     longest_pass: float
+    adapters: Mapping[str, LoRARequest]
 
     def close(self) -> None:
         """Ends vLLM's processes and the thread."""
@@ -69,6 +74,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     vllm_config = _vllm_config(config)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
+    adapters = Adapters(config, vllm_config.lora_config)
     loop, steps = LoopThread(), Steps()
     try:
         llm = loop.call(_start(vllm_config, steps))
@@ -76,13 +82,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
         loop.close()
         raise ConfigError(f"vLLM could not load the model; its own lines in the log say why: {_line(error)}") from error
     try:
+        loop.call(adapters.load(llm))
         longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens))
     except Exception:
         llm.shutdown(timeout=_ENDS_SECONDS)
         loop.close()
         raise
     log.info("loaded by vLLM %s: %s, context %d", vllm.__version__, model.dtype, model.max_model_len)
-    return LoadedModel(llm, loop, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
+    return LoadedModel(
+        llm, loop, steps, model.max_model_len, model.get_vocab_size(), defaults, longest, adapters.requests
+    )
 
 
 def _prepare_process() -> None:
