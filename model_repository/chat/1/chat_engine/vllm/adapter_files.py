@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers.utils.hub import cached_file
 
 from chat_engine.errors import ConfigError
@@ -107,6 +109,15 @@ def check_base(adapter: Adapter, base: BaseWeights) -> None:
             raise _other_base(adapter, f"{tail} is {outputs}x{inputs} there, {here} here")
         if layer and layer not in base.layers:
             raise _other_base(adapter, f"this model has no {layer}")
+
+
+def write_zeros(folder: Path, like: Adapter) -> None:
+    """Writes an adapter that changes nothing, of a module that another one changes."""
+    module, (outputs, inputs) = next(iter(like.sizes.items()))
+    written = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [module.rpartition(".")[2]]}
+    (folder / CONFIG).write_text(json.dumps(written), encoding="utf-8")
+    factors = {"A": torch.zeros(1, inputs), "B": torch.zeros(outputs, 1)}
+    save_file({f"{module}.lora_{which}.weight": factor for which, factor in factors.items()}, folder / WEIGHTS)
 
 
 def _folder(name: str, place: str) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from vllm.config.lora import MaxLoRARanks
@@ -13,7 +14,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError
-from chat_engine.vllm.adapter_files import Adapter, BaseWeights, check_base, find_adapter
+from chat_engine.vllm.adapter_files import Adapter, BaseWeights, check_base, find_adapter, write_zeros
+
+_ZEROS = " "  # no name of an adapter in the settings
 
 log = logging.getLogger(__name__)
 
@@ -21,33 +24,42 @@ log = logging.getLogger(__name__)
 class Adapters:
     """Those of one model.
 
+    vLLM 0.32 computes on CPUs with the adapter in its last slot where a request has none, as soon as another request of
+    the batch has one (vllm-project/vllm, pull request 48421). So there the model itself gets an adapter of zeros.
+
     Args:
         config: names them and the model.
         lora_config: vLLM's; None where there are none.
+        on_cpu: whether vLLM is built for CPUs.
 
     Raises ConfigError for one that cannot be served, as far as its files show it.
     """
 
-    def __init__(self, config: EngineConfig, lora_config: Any) -> None:
+    def __init__(self, config: EngineConfig, lora_config: Any, *, on_cpu: bool) -> None:
         self._config = config
         self._found = [find_adapter(name, place) for name, place in config.adapters.items()]
         for adapter in self._found:
             _check(adapter, lora_config)
-        self._fits_base = self._check_base()
-        self.requests: Mapping[str, LoRARequest] = {
+        self._is_checked = self._check_base()
+        self._needs_zeros = bool(self._found) and on_cpu
+        self.requests: dict[str | None, LoRARequest] = {
             adapter.name: LoRARequest(adapter.name, number, str(adapter.folder.absolute()))
             for number, adapter in enumerate(self._found, start=1)
         }
+        """What vLLM calls each; that of None is for the model itself, where it needs one."""
 
     async def load(self, llm: AsyncLLM) -> None:
         """Loads all of them, so that a broken one ends the start and no request. Raises ConfigError."""
-        self._fits_base or self._check_base()  # a checkpoint of a hub may have come only now
+        if not self._is_checked:  # a checkpoint of a hub may have come only now
+            self._check_base()
         for adapter in self._found:
-            try:
-                await llm.add_lora(self.requests[adapter.name])
-            except Exception as error:
-                raise ConfigError(f"adapters.{adapter.name}: vLLM cannot load it: {_line(error)}") from error
+            await _load(llm, self.requests[adapter.name])
             log.info("adapter %s: rank %d, made for %s", adapter.name, adapter.rank, adapter.made_for)
+        if self._needs_zeros:
+            with TemporaryDirectory() as folder:
+                write_zeros(Path(folder), self._found[0])
+                self.requests[None] = LoRARequest(_ZEROS, len(self._found) + 1, folder)
+                await _load(llm, self.requests[None])
 
     def _check_base(self) -> bool:
         """Whether it was possible."""
@@ -56,6 +68,13 @@ class Adapters:
             for adapter in self._found:
                 check_base(adapter, base)
         return base is not None
+
+
+async def _load(llm: AsyncLLM, request: LoRARequest) -> None:
+    try:
+        await llm.add_lora(request)
+    except Exception as error:
+        raise ConfigError(f"adapters.{request.lora_name}: vLLM cannot load it: {_line(error)}") from error
 
 
 def _check(adapter: Adapter, lora_config: Any) -> None:

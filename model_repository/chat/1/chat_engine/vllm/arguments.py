@@ -67,8 +67,8 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
     return {
         "load_format": "safetensors",
         **_common(config, block, on_cpu),
-        **_room_for_adapters(config.adapters, block),
         **block,
+        **_room_for_adapters(config.adapters, block, on_cpu),
         **fixed,
         "structured_outputs_config": structured,
     }
@@ -100,18 +100,18 @@ def _common(config: EngineConfig, block: dict[str, Any], on_cpu: bool) -> dict[s
     return arguments
 
 
-def _room_for_adapters(adapters: Collection[str], block: dict[str, Any]) -> dict[str, Any]:
+def _room_for_adapters(adapters: Collection[str], block: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
     """All of them stay in memory: one that had to be read again could fail the requests of everybody."""
-    if not adapters:
-        return {}
     slots = block.get("max_loras", min(len(adapters), _SLOTS))
-    kept = block.get("max_cpu_loras")
-    if isinstance(kept, int) and kept < len(adapters):
+    kept = block.get("max_cpu_loras", len(adapters))
+    if not adapters or not (isinstance(slots, int) and isinstance(kept, int)):  # what is no number, vLLM refuses
+        return {}
+    if kept < len(adapters):
         raise ConfigError(
             f"vllm.max_cpu_loras: must be at least {len(adapters)}, the number of adapters (got {kept}); or leave it out"
         )
-    most = max(len(adapters), slots) if isinstance(slots, int) else len(adapters)
-    return {"max_loras": slots, "max_cpu_loras": most}
+    own = int(on_cpu)  # for the model itself, see adapters.py
+    return {"max_loras": slots + own, "max_cpu_loras": max(kept, slots) + own}
 
 
 def _check_common(config: EngineConfig, on_cpu: bool) -> None:

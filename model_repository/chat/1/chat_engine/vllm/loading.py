@@ -49,7 +49,7 @@ class LoadedModel:
         vocab_size: number of token ids.
         defaults: what the checkpoint's `generation_config.json` asks for.
         longest_pass: seconds of the longest step that was tried.
-        adapters: what vLLM calls each adapter, by name.
+        adapters: what vLLM calls each adapter, by name; see `Adapters.requests`.
     """
 
     llm: AsyncLLM
@@ -59,7 +59,7 @@ class LoadedModel:
     vocab_size: int
     defaults: GenerationDefaults
     longest_pass: float
-    adapters: Mapping[str, LoRARequest]
+    adapters: Mapping[str | None, LoRARequest]
 
     def close(self) -> None:
         """Ends vLLM's processes and the thread."""
@@ -74,7 +74,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     vllm_config = _vllm_config(config)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
-    adapters = Adapters(config, vllm_config.lora_config)
+    adapters = Adapters(config, vllm_config.lora_config, on_cpu=current_platform.is_cpu())
     loop, steps = LoopThread(), Steps()
     try:
         llm = loop.call(_start(vllm_config, steps))
