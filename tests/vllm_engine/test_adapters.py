@@ -137,9 +137,7 @@ def refusal(adapters: dict[str, str], **vllm: object) -> str:
 
 def test_a_rank_above_the_limit_ends_the_start_with_the_one_that_is_enough(tmp_path: Path) -> None:
     sentence = refusal({"wide": str(make_adapter(tmp_path / "wide", 1, rank=40))})
-    assert sentence == (
-        'adapters.wide: its rank 40 is above max_lora_rank 16; set "vllm": {"max_lora_rank": 64}'
-    )
+    assert sentence == ('adapters.wide: its rank 40 is above max_lora_rank 16; set "vllm": {"max_lora_rank": 64}')
 
 
 @pytest.mark.parametrize(

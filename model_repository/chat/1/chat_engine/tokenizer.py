@@ -170,7 +170,9 @@ def _check_alone(flag: str, request: TokenizerRequest, flags: Mapping[str, bool]
     names = ("messages", "text_input", "token_ids", "chat_parameters")
     inputs = (name for name in names if getattr(request, name) is not None)
     if others := [*inputs, *flags]:
-        raise InvalidArgumentError(f"cannot be combined with other inputs; leave out {' and '.join(others)}", field=flag)
+        raise InvalidArgumentError(
+            f"cannot be combined with other inputs; leave out {' and '.join(others)}", field=flag
+        )
 
 
 class Tokenizers:

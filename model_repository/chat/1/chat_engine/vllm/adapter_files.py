@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from transformers.utils.hub import cached_file
 
 from chat_engine.errors import ConfigError
@@ -103,7 +103,7 @@ def check_base(adapter: Adapter, base: BaseWeights) -> None:
         raise _other_base(adapter, "none of its modules is in this model")
     for module, (outputs, inputs) in adapter.sizes.items():
         tail, layer = _tail(module)
-        flat = {shape for shape in known.get(module, set()) if len(shape) == 2}  # noqa: PLR2004 - outputs and inputs
+        flat = {shape for shape in known.get(module, set()) if len(shape) == 2}
         if flat and not flat & {(outputs, inputs), (inputs, outputs)}:
             here = " or ".join(f"{shape[0]}x{shape[1]}" for shape in sorted(flat))
             raise _other_base(adapter, f"{tail} is {outputs}x{inputs} there, {here} here")
@@ -116,7 +116,7 @@ def write_zeros(folder: Path, like: Adapter) -> None:
     module, (outputs, inputs) = next(iter(like.sizes.items()))
     written = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [module.rpartition(".")[2]]}
     (folder / CONFIG).write_text(json.dumps(written), encoding="utf-8")
-    factors = {"A": torch.zeros(1, inputs), "B": torch.zeros(outputs, 1)}
+    factors = {"A": np.zeros((1, inputs), np.float32), "B": np.zeros((outputs, 1), np.float32)}
     save_file({f"{module}.lora_{which}.weight": factor for which, factor in factors.items()}, folder / WEIGHTS)
 
 
@@ -171,7 +171,7 @@ def _ranks(name: str, written: Mapping[str, Any], shapes: Mapping[str, tuple[int
 def _sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     factors: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for weight, shape in shapes.items():
-        if (found := _FACTOR.fullmatch(weight)) and len(shape) == 2:  # noqa: PLR2004 - a matrix
+        if (found := _FACTOR.fullmatch(weight)) and len(shape) == 2:
             factors[found["module"]][found["which"]] = shape
     lone = next((module for module, pair in factors.items() if len(pair) == 1), None)
     if lone or not factors:
@@ -182,7 +182,7 @@ def _sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
 
 def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
     """Name, shape and type of each weight. Raises SafetensorError."""
-    with safe_open(file, framework="pt") as weights:
+    with safe_open(file, framework="numpy") as weights:
         for name in weights.keys():  # noqa: SIM118 - it is no dictionary
             part = weights.get_slice(name)
             yield name, tuple(part.get_shape()), part.get_dtype()

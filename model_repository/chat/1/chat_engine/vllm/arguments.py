@@ -108,7 +108,8 @@ def _room_for_adapters(adapters: Collection[str], block: dict[str, Any], on_cpu:
         return {}
     if kept < len(adapters):
         raise ConfigError(
-            f"vllm.max_cpu_loras: must be at least {len(adapters)}, the number of adapters (got {kept}); or leave it out"
+            f"vllm.max_cpu_loras: must be at least {len(adapters)}, as there are so many adapters (got {kept}); "
+            "or leave it out"
         )
     own = int(on_cpu)  # for the model itself, see adapters.py
     return {"max_loras": slots + own, "max_cpu_loras": max(kept, slots) + own}
