@@ -21,9 +21,10 @@ log = logging.getLogger("fetch")
 
 _DESCRIPTION = """\
 Downloads the files of a checkpoint that transformers needs into a folder: safetensors weights, configuration and
-tokenizer, never code; with --adapter, the two files of a LoRA adapter. An interrupted run is resumed. Sizes and checksums are verified, and the result is recorded in
-.triton-chat-fetch.json in that folder: later runs then do nothing, even if the branch or bucket has changed. Another
-source or revision replaces the earlier checkpoint; another endpoint alone does not.
+tokenizer, never code; with --adapter, the two files of a LoRA adapter. An interrupted run is resumed. Sizes and
+checksums are verified, and the result is recorded in .triton-chat-fetch.json in that folder: later runs then do
+nothing, even if the branch or bucket has changed. Another source or revision replaces the earlier checkpoint; another
+endpoint alone does not.
 
 An S3 object uploaded in parts, without a SHA-256 of the whole object, is verified by size only; a warning is logged.
 """

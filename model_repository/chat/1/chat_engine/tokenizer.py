@@ -115,6 +115,12 @@ def checkpoint_name(model: str) -> str:
     return folder.name
 
 
+def _origin(adapter: str) -> str:
+    """As `checkpoint_name`, also of a folder that is not there."""
+    name = checkpoint_name(adapter)
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
 def tokenizer_config(tokenizer: PreTrainedTokenizerBase, template: str | None) -> dict[str, object]:
     """What callers may want of `tokenizer_config.json`, by its names; a special token is text, or None if missing.
 
@@ -215,7 +221,7 @@ class Tokenizers:
     def _adapters(self, name: str) -> dict[str, str]:
         """The checkpoint of each by its name; none of a model whose settings are wrong, which does not serve."""
         try:
-            return {adapter: checkpoint_name(place) for adapter, place in self._config(name).adapters.items()}
+            return {adapter: _origin(place) for adapter, place in self._config(name).adapters.items()}
         except ConfigError:
             return {}
 
