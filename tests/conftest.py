@@ -5,6 +5,15 @@ import importlib.util
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine",
+        choices=("native", "vllm"),
+        default="native",
+        help="engine of the servers in tests/integration; with vllm only the tests that depend on it are run",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what needs a CUDA device where there is none; torch is imported only if such a test was collected."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

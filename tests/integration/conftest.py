@@ -12,6 +12,7 @@ from local import preflight
 from local.gateway import LocalGateway
 from local.service import LocalService
 from local.triton import LocalTriton
+from tests.integration import engines
 from tests.integration.openai_calls import Asker
 from tests.integration.servers import GatewayFactory, ServerFactory
 from triton_chat import ChatClient
@@ -22,7 +23,8 @@ TIMEOUT_S = 300
 """A test may start a server of its own."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    engines.select(config, items)
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.integration)
@@ -39,12 +41,18 @@ def able_to_serve() -> None:
 
 
 @pytest.fixture(scope="session")
-def triton(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """Of the servers that the tests start."""
+    return str(request.config.getoption("--engine"))
+
+
+@pytest.fixture(scope="session")
+def triton(able_to_serve: None, engine_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """One server with models/tiny-chat and the repository as it is, for all tests that change nothing in it.
 
     One thread computes: two that share busy cores wait for each other most of the time.
     """
-    servers = ServerFactory(tmp_path_factory.mktemp("triton"))
+    servers = ServerFactory(tmp_path_factory.mktemp("triton"), engine_name)
     try:
         yield servers({"threads": 1})
     finally:
@@ -52,9 +60,9 @@ def triton(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def start_triton(able_to_serve: None, tmp_path: Path) -> Iterator[ServerFactory]:
+def start_triton(able_to_serve: None, engine_name: str, tmp_path: Path) -> Iterator[ServerFactory]:
     """Starts servers with settings of their own; see `ServerFactory`."""
-    servers = ServerFactory(tmp_path)
+    servers = ServerFactory(tmp_path, engine_name)
     yield servers
     servers.stop_all()
 

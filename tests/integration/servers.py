@@ -10,6 +10,7 @@ from pathlib import Path
 from local.gateway import LocalGateway
 from local.options import DEFAULT_MODEL, ROOT, GatewayOptions, TritonOptions
 from local.triton import LocalTriton
+from tests.integration import engines
 
 REPOSITORY = ROOT / "model_repository"
 EMBEDDINGS_MODEL = "TRITON_CHAT_EMBEDDINGS_MODEL"
@@ -19,10 +20,11 @@ ConfigOverrides = Mapping[str, Mapping[str, str]]
 
 
 class ServerFactory:
-    """Starts servers on free ports and stops them all."""
+    """Starts servers with that engine on free ports and stops them all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str = engines.NATIVE) -> None:
         self._folder = folder
+        self._engine = engine
         self.started: list[LocalTriton] = []
 
     def __call__(
@@ -38,7 +40,7 @@ class ServerFactory:
         host: str = "127.0.0.1",
         grpc_port: int = 0,
     ) -> LocalTriton:
-        """Returns a ready server. `engine_config` is laid over the repository's engine.json."""
+        """Returns a ready server. `engine_config` is laid over the repository's engine.json, as for the native one."""
         folder = self._folder / f"server{len(self.started)}"
         folder.mkdir(parents=True)
         server = LocalTriton(
@@ -48,9 +50,13 @@ class ServerFactory:
                 http_port=0,
                 grpc_port=grpc_port,
                 metrics_port=0,
-                engine_config=engine_file(engine_config, folder / "engine.json"),
+                engine_config=engine_file(engines.settings_on(self._engine, engine_config), folder / "engine.json"),
                 models=models,
-                extra_env={EMBEDDINGS_MODEL: str(DEFAULT_MODEL), **(extra_env or {})},
+                extra_env={
+                    EMBEDDINGS_MODEL: str(DEFAULT_MODEL),
+                    **engines.environment_of(self._engine),
+                    **(extra_env or {}),
+                },
                 extra_args=extra_args,
                 log_path=folder / "tritonserver.log",
                 ready_timeout_s=120.0,

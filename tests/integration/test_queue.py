@@ -38,8 +38,8 @@ LIMITS = {
 
 
 @pytest.fixture(scope="module")
-def narrow(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    servers = ServerFactory(tmp_path_factory.mktemp("narrow"))
+def narrow(able_to_serve: None, engine_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    servers = ServerFactory(tmp_path_factory.mktemp("narrow"), engine_name)
     try:
         yield servers({"max_sequences": 1, "max_step_tokens": 16, "threads": 1}, config_overrides={"chat": LIMITS})
     finally:

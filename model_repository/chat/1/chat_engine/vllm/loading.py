@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,9 +18,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from transformers import GenerationConfig, PretrainedConfig
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
+from vllm.sampling_params import StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -33,6 +37,18 @@ from chat_engine.vllm.loop import LoopThread
 from chat_engine.vllm.steps import Steps
 
 log = logging.getLogger(__name__)
+
+_FIRST_USES: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0, "logprobs": 0, "prompt_logprobs": 0},
+    {"temperature": 0.0, "presence_penalty": 0.5, "repetition_penalty": 1.1},
+    {"temperature": 0.0, "logit_bias": {0: 1.0}},
+    {"temperature": 0.0, "structured_outputs": StructuredOutputsParams(json_object=True)},
+    {"temperature": 1.0, "min_p": 0.1},
+    {"temperature": 1.0, "top_k": 5},
+    {"temperature": 1.0, "top_p": 0.9},
+    {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "seed": 0},
+)
+"""What vLLM's sampler does apart."""
 
 _ENDS_SECONDS = 5.0
 
@@ -70,7 +86,7 @@ class LoadedModel:
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
-    _prepare_process()
+    _prepare_process(config)
     vllm_config = _vllm_config(config)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
@@ -94,10 +110,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
 
 
-def _prepare_process() -> None:
+def _prepare_process(config: EngineConfig) -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # A copy of a process with threads hangs, and Triton's has many.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    if config.vllm.get("enforce_eager"):
+        # vLLM leaves parts of its sampler to torch.compile all the same, which takes seconds and needs a compiler.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     sys.executable = python()  # inside of Triton it may be another program
     multiprocessing.set_executable(sys.executable)
 
@@ -151,12 +170,25 @@ async def _start(vllm_config: Any, steps: Steps) -> AsyncLLM:
 
 
 async def _try_out(llm: AsyncLLM, step_tokens: int) -> float:
-    """Seconds of a step as large as they get, and of one of a token. Raises what it raises."""
+    """Seconds of a step as large as they get, and of one of a token. Raises what it raises.
+
+    Before, everything that a request may ask for is asked once: some of it is compiled at its first use, for seconds.
+    """
+    for number, asked in enumerate(_FIRST_USES):
+        params = SamplingParams(max_tokens=2, ignore_eos=True, detokenize=False, **asked)
+        for rows in (1, 2):  # torch compiles one row and several apart
+            with suppress(VLLMValidationError):  # with these settings it does not do that, for nobody
+                tried = (_pass(llm, [row, row], params, f"first-{number}-{rows}-{row}") for row in range(rows))
+                await asyncio.gather(*tried)
     length = max(1, min(step_tokens, llm.model_config.max_model_len - 2))
     params = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True, detokenize=False)
-    longest = 0.0
-    for token_id in (0, 1):  # the first time something may be set up that is none of a step's work
-        longest, begin = 0.0, time.monotonic()
-        async for _ in llm.generate(tokens_input([token_id] * length), params, f"try-out-{token_id}"):
-            longest, begin = max(longest, time.monotonic() - begin), time.monotonic()
+    times = [await _pass(llm, [token_id] * length, params, f"try-out-{token_id}") for token_id in (0, 1)]
+    return times[1]  # the first time something may be set up that is none of a step's work
+
+
+async def _pass(llm: AsyncLLM, prompt_ids: list[int], params: SamplingParams, name: str) -> float:
+    """Seconds of the longest step of a request."""
+    longest, begin = 0.0, time.monotonic()
+    async for _ in llm.generate(tokens_input(prompt_ids), params, name):
+        longest, begin = max(longest, time.monotonic() - begin), time.monotonic()
     return longest
