@@ -91,9 +91,12 @@ class TestArguments:
         with pytest.raises(ConfigError, match=r"vllm.max_cpu_loras: must be at least 3.*\(got 2\)"):
             self.room(3, max_cpu_loras=2)
 
-    def test_without_any_it_is_vllms_own(self) -> None:
-        assert self.room(0) == (None, None)
-        assert self.room(0, max_loras=4) == (4, None)
+    def test_room_for_none_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"vllm\.enable_lora: is set, but there are no adapters"):
+            self.room(0)
+        assert self.room(0, enable_lora=False) == (None, None)
+
+    def test_what_is_no_number_is_for_vllm_to_refuse(self) -> None:
         assert self.room(2, max_loras="two") == ("two", None)  # for vLLM to refuse
 
 
@@ -221,6 +224,20 @@ class TestFiles:
         save_file({lone: np.ones((4, 4), np.float32)}, folder / "adapter_model.safetensors")
         assert "only one of lora_A and lora_B for layers.0.mlp.up_proj" in self.refusal(folder)
 
+    def test_one_of_the_head_is_refused(self, tmp_path: Path) -> None:
+        """vLLM leaves it out of `prompt_logprobs` (vllm-project/vllm, issue 51594)."""
+        name = "base_model.model.lm_head.lora_{}.weight"
+        head = {name.format("A"): torch.zeros(8, 192), name.format("B"): torch.zeros(3456, 8)}
+        assert "it changes lm_head" in self.refusal(write_adapter(tmp_path / "head", head))
+
+    def test_what_it_changes(self, tmp_path: Path) -> None:
+        adapter = find_adapter("sql", str(make_adapter(tmp_path / "sql", 1)))
+        assert adapter.targets == {"q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"}
+        name = "base_model.model.model.layers.0.mlp.experts.3.up_proj.lora_{}.weight"
+        experts = {name.format("A"): torch.zeros(8, 4), name.format("B"): torch.zeros(4, 8)}
+        moe = find_adapter("moe", str(write_adapter(tmp_path / "moe", experts)))
+        assert moe.targets == {"up_proj", "experts"}
+
     def test_zeros_change_nothing_and_fit(self, tmp_path: Path) -> None:
         like = find_adapter("sql", str(make_adapter(tmp_path / "sql", 1)))
         (tmp_path / "zeros").mkdir()
@@ -251,10 +268,6 @@ class TestBase:
 
     def test_that_of_this_model(self, tmp_path: Path, factors: dict[str, torch.Tensor]) -> None:
         check_base(find_adapter("sql", str(tmp_path / "right")), base_of(TINY))
-        head = {
-            f"base_model.model.lm_head.lora_{x}.weight": torch.zeros(s) for x, s in (("A", (8, 192)), ("B", (3456, 8)))
-        }
-        check_base(find_adapter("sql", str(write_adapter(tmp_path / "head", {**factors, **head}))), base_of(TINY))
 
     @pytest.mark.parametrize("which", ["A", "B"])
     def test_other_sizes(self, tmp_path: Path, factors: dict[str, torch.Tensor], which: str) -> None:

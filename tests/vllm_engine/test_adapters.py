@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnknownModelError
 from chat_engine.reading.request_parser import WireRequest
 from chat_engine.serving import Serving, serve
 from tests.chat_engine.builders import WAIT, Inbox
-from tests.chat_engine.lora import RANK, make_adapter, merged
-from tests.vllm_engine.conftest import settings, vllm_settings
+from tests.chat_engine.lora import RANK, make_adapter, merged, write_adapter
+from tests.vllm_engine.conftest import TINY, settings, vllm_settings
 
 PROMPTS = ["Hello!", "What is the capital of France?", "Count to ten."]
 GREEDY = {"temperature": 0, "max_tokens": 24, "ignore_eos": True}
@@ -127,6 +129,25 @@ def test_constrained_answers_and_logprobs_work_with_them(adapted: Serving) -> No
     assert any(event.logprobs for event in inbox.events)
 
 
+@pytest.mark.parametrize("name", [None, "sql"])
+def test_the_prompt_is_scored_with_them_as_with_merged_weights(
+    adapted: Serving, folders: dict[str, Path], tmp_path: Path, name: str | None
+) -> None:
+    """Whoever asks for it must not end vLLM either."""
+
+    def scores(serving: Serving, adapter: str | None) -> list[float]:
+        inbox = submit(serving, "What is the capital of France?", adapter, prompt_logprobs=0)
+        assert inbox.ended.wait(WAIT)
+        return [token.logprob for event in inbox.events for token in event.prompt_tokens if token.logprob is not None]
+
+    model = merged(folders[name], tmp_path / "merged") if name else TINY
+    native = serve(settings(model=str(model), threads=1, max_model_len=512, max_step_tokens=64), lambda: None)
+    try:
+        assert scores(adapted, name) == pytest.approx(scores(native, None), abs=5e-3)
+    finally:
+        native.engine.close()
+
+
 def refusal(adapters: dict[str, str], **vllm: object) -> str:
     with pytest.raises(ConfigError) as caught:
         serve(with_adapters(adapters, **vllm), lambda: None)
@@ -156,10 +177,6 @@ def test_what_vllm_cannot_do_with_an_adapter_ends_the_start(
 
 
 def test_one_of_another_base_model_ends_the_start_before_the_load(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from tests.chat_engine.lora import write_adapter
-
     factors = load_file(make_adapter(tmp_path / "right", 1) / "adapter_model.safetensors")
     wider = {name: weight.repeat(1, 2) if "lora_A" in name else weight for name, weight in factors.items()}
     wrong = write_adapter(tmp_path / "wrong", {name: weight.contiguous() for name, weight in wider.items()})
@@ -169,11 +186,8 @@ def test_one_of_another_base_model_ends_the_start_before_the_load(tmp_path: Path
 
 def test_what_shows_only_in_vllm_ends_the_start_too(tmp_path: Path) -> None:
     """A module that vLLM puts nothing on: it says so when it loads the adapter."""
-    import torch
-
-    from tests.chat_engine.lora import write_adapter
-
+    factors = load_file(make_adapter(tmp_path / "right", 1) / "adapter_model.safetensors")
     name = "base_model.model.model.layers.0.input_layernorm.lora_{}.weight"
-    right = {"A": torch.zeros(RANK, 192), "B": torch.zeros(192, RANK)}
-    norm = write_adapter(tmp_path / "norm", {name.format(which): weight for which, weight in right.items()})
-    assert refusal({"norm": str(norm)}).startswith("adapters.norm: vLLM cannot load it: ")
+    factors |= {name.format("A"): torch.zeros(RANK, 192), name.format("B"): torch.zeros(192, RANK)}
+    sentence = refusal({"norm": str(write_adapter(tmp_path / "norm", factors))})
+    assert sentence.startswith("adapters.norm: vLLM cannot load it: ")

@@ -29,6 +29,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NUMBERED = re.compile(r"(?:.*?\.)?(?P<tail>(?P<layer>\w+\.\d+)\..+)")
 """Names of modules in a checkpoint may begin differently than in a model: `layers.3.mlp.up_proj` is what they share."""
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
+_HEAD = "lm_head"
 _PACKED = {"U8", "I32"}
 """Types of quantised weights whose shape is not the module's."""
 
@@ -50,6 +51,12 @@ class Adapter:
     rank: int
     made_for: str
     sizes: Mapping[str, tuple[int, int]]
+
+    @property
+    def targets(self) -> set[str]:
+        """What it changes, by the names of modules without their places; experts go together."""
+        parts = [module.split(".") for module in self.sizes]
+        return {names[-1] for names in parts} | {"experts" for names in parts if "experts" in names}
 
 
 @dataclass
@@ -93,7 +100,10 @@ def find_adapter(name: str, place: str) -> Adapter:
         shapes = {weight: shape for weight, shape, _ in _header(folder / WEIGHTS)}
     except (SafetensorError, OSError) as error:
         raise _wrong(name, f"{WEIGHTS} is damaged or incomplete; fetch the adapter again") from error
-    return Adapter(name, folder, *_ranks(name, written, shapes), sizes=_sizes(name, shapes))
+    adapter = Adapter(name, folder, *_ranks(name, written, shapes), sizes=_sizes(name, shapes))
+    if _HEAD in adapter.targets:
+        raise _wrong(name, f"it changes {_HEAD}, for which vLLM reports wrong prompt_logprobs; train one without it")
+    return adapter
 
 
 def check_base(adapter: Adapter, base: BaseWeights) -> None:

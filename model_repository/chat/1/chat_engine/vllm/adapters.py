@@ -24,22 +24,21 @@ log = logging.getLogger(__name__)
 class Adapters:
     """Those of one model.
 
-    vLLM 0.32 computes on CPUs with the adapter in its last slot where a request has none, as soon as another request of
-    the batch has one (vllm-project/vllm, pull request 48421). So there the model itself gets an adapter of zeros.
+    vLLM 0.32 has two faults on CPUs. Where a request has no adapter, it computes with the one in its last slot as soon
+    as another request of the batch has one (vllm-project/vllm, pull request 48421): so the model itself gets an adapter
+    of zeros there. And `prompt_logprobs` end it where the head may have an adapter (issue 29955): so only what the
+    adapters change may have one there.
 
     Args:
         config: names them and the model.
-        lora_config: vLLM's; None where there are none.
         on_cpu: whether vLLM is built for CPUs.
 
-    Raises ConfigError for one that cannot be served, as far as its files show it.
+    Raises ConfigError for one whose files cannot be served.
     """
 
-    def __init__(self, config: EngineConfig, lora_config: Any, *, on_cpu: bool) -> None:
+    def __init__(self, config: EngineConfig, *, on_cpu: bool) -> None:
         self._config = config
         self._found = [find_adapter(name, place) for name, place in config.adapters.items()]
-        for adapter in self._found:
-            _check(adapter, lora_config)
         self._is_checked = self._check_base()
         self._needs_zeros = bool(self._found) and on_cpu
         self.requests: dict[str | None, LoRARequest] = {
@@ -47,6 +46,18 @@ class Adapters:
             for number, adapter in enumerate(self._found, start=1)
         }
         """What vLLM calls each; that of None is for the model itself, where it needs one."""
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """Of vLLM, where the settings say nothing else."""
+        if not self._needs_zeros:
+            return {}
+        return {"lora_target_modules": sorted(set().union(*(adapter.targets for adapter in self._found)))}
+
+    def check(self, lora_config: Any) -> None:
+        """Raises ConfigError for what vLLM cannot do with these settings of its."""
+        for adapter in self._found:
+            _check(adapter, lora_config)
 
     async def load(self, llm: AsyncLLM) -> None:
         """Loads all of them, so that a broken one ends the start and no request. Raises ConfigError."""

@@ -102,6 +102,8 @@ def _common(config: EngineConfig, block: dict[str, Any], on_cpu: bool) -> dict[s
 
 def _room_for_adapters(adapters: Collection[str], block: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
     """All of them stay in memory: one that had to be read again could fail the requests of everybody."""
+    if block.get("enable_lora") and not adapters:
+        raise ConfigError("vllm.enable_lora: is set, but there are no adapters; name some in adapters, or leave it out")
     slots = block.get("max_loras", min(len(adapters), _SLOTS))
     kept = block.get("max_cpu_loras", len(adapters))
     if not adapters or not (isinstance(slots, int) and isinstance(kept, int)):  # what is no number, vLLM refuses

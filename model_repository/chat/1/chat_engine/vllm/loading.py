@@ -87,10 +87,11 @@ class LoadedModel:
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
     _prepare_process(config)
-    vllm_config = _vllm_config(config)
+    adapters = Adapters(config, on_cpu=current_platform.is_cpu())
+    vllm_config = _vllm_config(config, adapters.arguments)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
-    adapters = Adapters(config, vllm_config.lora_config, on_cpu=current_platform.is_cpu())
+    adapters.check(vllm_config.lora_config)
     loop, steps = LoopThread(), Steps()
     try:
         llm = loop.call(_start(vllm_config, steps))
@@ -121,9 +122,9 @@ def _prepare_process(config: EngineConfig) -> None:
     multiprocessing.set_executable(sys.executable)
 
 
-def _vllm_config(config: EngineConfig) -> Any:
+def _vllm_config(config: EngineConfig, of_adapters: Mapping[str, object]) -> Any:
     known = {field.name for field in fields(AsyncEngineArgs)}
-    arguments = vllm_arguments(config, known, on_cpu=current_platform.is_cpu())
+    arguments = {**of_adapters, **vllm_arguments(config, known, on_cpu=current_platform.is_cpu())}
     try:
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
     except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError) as error:
