@@ -118,7 +118,7 @@ def test_clients_of_the_vllm_backend(adapted: LocalTriton, has_adapters: None) -
 def test_the_metrics_are_those_of_the_model(adapted: LocalTriton, texts: dict[str | None, str]) -> None:
     assert texts
     page = httpx2.get(adapted.metrics_url).text
-    lines = [line for line in page.splitlines() if line.startswith(("triton_chat_", "gen_ai_"))]
+    lines = [line for line in page.splitlines() if line.startswith(("triton_chat_requests_total", "gen_ai_"))]
     assert lines
     assert {line.partition('model="')[2].partition('"')[0] for line in lines} == {"chat"}
 
