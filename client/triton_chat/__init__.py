@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from triton_chat.streams import AsyncChatStream, ChatStream
     from triton_chat.tools import tool_of
     from triton_chat.types import (
+        AdapterInfo,
         ChatEvent,
         ChatRequest,
         ChatResult,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AdapterInfo",
     "AsyncChatClient",
     "AsyncChatStream",
     "ChatClient",

@@ -77,6 +77,7 @@ class AsyncChatClient(AsyncSender):
         *,
         prompts: Sequence[str] | None = None,
         model: str = "chat_unary",
+        adapter: str | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
@@ -85,6 +86,7 @@ class AsyncChatClient(AsyncSender):
 
         Args:
             conversations: one that is a `ChatRequest` has parameters of its own, tools too.
+            adapter: of the other rows.
             sampling: of the other rows.
             options: of the other conversations; see `ChatOptions`.
 
@@ -92,7 +94,7 @@ class AsyncChatClient(AsyncSender):
             TritonChatError: how the request failed.
         """
         limit = self._batch_limit(timeout)
-        return await self._run(chat.batch(conversations, prompts, model, sampling, limit, options))
+        return await self._run(chat.batch(conversations, prompts, model, sampling, limit, options, adapter))
 
     async def embed(
         self,

@@ -52,6 +52,7 @@ def batch(
     sampling: SamplingParams | None,
     timeout: float,
     options: ChatOptions,
+    adapter: str | None = None,
 ) -> Steps[list[ChatResult]]:
     """Answers to conversations and prompts, in one request.
 
@@ -62,10 +63,12 @@ def batch(
     _check_taken(conversations or (), prompts or (), options)
     sampling = sampling or SamplingParams()
     rows = [
-        row if isinstance(row, ChatRequest) else ChatRequest(messages=row, sampling=sampling, **options)
+        row
+        if isinstance(row, ChatRequest)
+        else ChatRequest(messages=row, sampling=sampling, adapter=adapter, **options)
         for row in conversations or ()
     ]
-    rows += [ChatRequest(prompt=prompt, sampling=sampling) for prompt in prompts or ()]
+    rows += [ChatRequest(prompt=prompt, sampling=sampling, adapter=adapter) for prompt in prompts or ()]
     first = rows[0] if rows else ChatRequest(prompt="")
     request = wire.infer_request(Call(request=first, model=model, request_id=_new_id()), rows)
     started = time.perf_counter()

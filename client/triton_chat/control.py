@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from triton_chat.errors import InvalidRequestError, ModelNotFoundError, ServerUnavailableError, StreamTimeoutError
+from triton_chat import tokenizer
+from triton_chat.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    ServerUnavailableError,
+    StreamTimeoutError,
+    TritonChatError,
+)
 from triton_chat.kinds import READY, Kinds
 from triton_chat.rpc import Rpc, Steps
-from triton_chat.types import ModelInfo, ModelKind, ServerInfo
+from triton_chat.types import ModelInfo, ServerInfo
 
 # Why a model's config is unavailable: unloaded meanwhile, or a server without that extension.
 _NO_CONFIG = (ModelNotFoundError, ServerUnavailableError, InvalidRequestError)
+_ADAPTERS_S = 1.0
+"""Less than anybody waits for the list of models."""
 
 
 def is_live() -> Steps[bool]:
@@ -44,20 +54,38 @@ def server_metadata() -> Steps[ServerInfo]:
 
 def models(kinds: Kinds) -> Steps[list[ModelInfo]]:
     """The models in the server's repository. `kinds` are those known; they are added to."""
-    infos = []
-    for entry in (yield from Rpc("RepositoryIndex", pb.RepositoryIndexRequest(), attrgetter("models"))):
-        ready = entry.state == READY and (yield from _model_ready(entry.name, entry.version))
-        kind = yield from _kind(entry, kinds)
-        infos.append(ModelInfo(entry.name, entry.version, entry.state, entry.reason, ready, kind))
-    return infos
+    entries = yield from Rpc("RepositoryIndex", pb.RepositoryIndexRequest(), attrgetter("models"))
+    ready = []
+    for entry in entries:
+        ready.append(entry.state == READY and (yield from _model_ready(entry.name, entry.version)))
+        yield from _learn_kind(entry, kinds)
+    yield from _learn_adapters(entries, kinds)
+    return [
+        ModelInfo(entry.name, entry.version, entry.state, entry.reason, is_ready, kinds[entry], kinds.adapters(entry))
+        for entry, is_ready in zip(entries, ready, strict=True)
+    ]
 
 
-def _kind(entry: Any, kinds: Kinds) -> Steps[ModelKind]:
+def _learn_adapters(entries: Sequence[Any], kinds: Kinds) -> Steps[None]:
+    """Asks the tokenizer, which loads nothing for it. Where that does not answer now, the next call asks again."""
+    unknown = [entry for entry in entries if kinds.lacks_adapters(entry)]
+    if not unknown or not any(entry.state == READY and kinds[entry] == "tokenizer" for entry in entries):
+        return
+    try:
+        found = yield from tokenizer.adapters(_ADAPTERS_S)
+    except InvalidRequestError:  # an older server, which has none
+        found = {}
+    except TritonChatError:
+        return
+    for entry in unknown:
+        kinds.learn_adapters(entry, found)
+
+
+def _learn_kind(entry: Any, kinds: Kinds) -> Steps[None]:
     if kinds.is_unknown(entry):
         request = pb.ModelConfigRequest(name=entry.name, version=entry.version)
         with suppress(*_NO_CONFIG):
             kinds.learn(entry, (yield from Rpc("ModelConfig", request, attrgetter("config"))))
-    return kinds[entry]
 
 
 def _server_ready() -> Rpc[bool]:

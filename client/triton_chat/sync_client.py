@@ -84,6 +84,7 @@ class ChatClient(Sender):
         *,
         prompts: Sequence[str] | None = None,
         model: str = "chat_unary",
+        adapter: str | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
@@ -92,6 +93,7 @@ class ChatClient(Sender):
 
         Args:
             conversations: one that is a `ChatRequest` has parameters of its own, tools too.
+            adapter: of the other rows.
             sampling: of the other rows.
             options: of the other conversations; see `ChatOptions`.
 
@@ -99,7 +101,7 @@ class ChatClient(Sender):
             TritonChatError: how the request failed.
         """
         limit = self._batch_limit(timeout)
-        return self._run(chat.batch(conversations, prompts, model, sampling, limit, options))
+        return self._run(chat.batch(conversations, prompts, model, sampling, limit, options, adapter))
 
     def embed(
         self,

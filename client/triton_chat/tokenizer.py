@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from triton_chat import wire
 from triton_chat.errors import InvalidRequestError
 from triton_chat.rpc import Rpc
-from triton_chat.types import Messages, TokenizerInfo, Tokens, Tool, ToolChoice
+from triton_chat.types import AdapterInfo, Messages, TokenizerInfo, Tokens, Tool, ToolChoice
 
 NAME = "tokenizer"
 
@@ -30,12 +30,14 @@ TOKENS = (wire.TensorSpec("token_ids", "BYTES"), wire.TEXT_OUTPUT, wire.TensorSp
 OUTPUTS = (*TOKENS, TOKEN_STRS, INFO)
 RETURN_NAMES = "return_token_strs"
 RETURN_INFO = "return_info"
+RETURN_ADAPTERS = "return_adapters"
 PARAMETERS = (
     "add_generation_prompt",
     "continue_final_message",
     "add_special_tokens",
     RETURN_NAMES,
     RETURN_INFO,
+    RETURN_ADAPTERS,
 )
 
 _CHAT_PARAMETERS: tuple[Literal["tools", "tool_choice", "chat_template_kwargs"], ...] = (
@@ -96,6 +98,13 @@ def tokenizer_info(model: str, timeout: float | None) -> Rpc[TokenizerInfo]:
     return Rpc("ModelInfer", _request(model, {RETURN_INFO: True}), read_info, timeout)
 
 
+def adapters(timeout: float | None) -> Rpc[Mapping[str, tuple[AdapterInfo, ...]]]:
+    """Those of each chat model, by the model's name. An older server refuses the question: InvalidRequestError."""
+    message = pb.ModelInferRequest(model_name=NAME)
+    message.parameters[RETURN_ADAPTERS].bool_param = True
+    return Rpc("ModelInfer", message, read_adapters, timeout)
+
+
 def read(response: pb.ModelInferResponse, options: TokenizeOptions | None = None) -> Tokens:
     """Raises EngineError: the outputs are not those of a tokenizer."""
     names: tuple[str, ...] = ()
@@ -121,6 +130,16 @@ def read_info(response: pb.ModelInferResponse) -> TokenizerInfo:
             template.get("tools"),
             template.get("tool_calls"),
         )
+
+
+def read_adapters(response: pb.ModelInferResponse) -> Mapping[str, tuple[AdapterInfo, ...]]:
+    """Raises EngineError: the outputs are not those of a tokenizer."""
+    with wire.reading("a tokenizer"):
+        ((given,),) = wire.read_columns(response, (INFO,))
+        return {
+            model: tuple(AdapterInfo(name, str(root)) for name, root in sorted(found.items()))
+            for model, found in json.loads(given)["adapters"].items()
+        }
 
 
 def _request(

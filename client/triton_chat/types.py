@@ -157,6 +157,8 @@ class CallOptions(SamplingOptions, ChatOptions, total=False):
     prompt_token_ids: Sequence[int] | None
     """A prompt as token ids, taken as they are."""
     model: str
+    adapter: str | None
+    """A LoRA adapter of the model, by its name on the server; None for the model itself."""
     sampling: SamplingParams | None
     """A base that single keyword arguments override."""
     exclude_input_in_output: bool
@@ -190,6 +192,7 @@ class ChatRequest:
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: Mapping[str, object] | None = None
     parse: bool | None = None
+    adapter: str | None = None
     sampling: SamplingParams = SamplingParams()
     stream: bool = True
     exclude_input_in_output: bool = True
@@ -230,6 +233,7 @@ class Call:
             prompt=rest.pop("prompt", None),
             prompt_token_ids=rest.pop("prompt_token_ids", None),
             **{name: rest.pop(name, None) for name in CHAT_PARAMETERS},
+            adapter=rest.pop("adapter", None),
             sampling=replace(base, **overrides),
             exclude_input_in_output=rest.pop("exclude_input_in_output", True),
         )
@@ -473,6 +477,15 @@ ModelKind = Literal["chat", "chat_unary", "embeddings", "tokenizer", "other"]
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A LoRA adapter of a chat model."""
+
+    name: str
+    root: str
+    """Where it is from: its id on a hub, or the name of its folder."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     name: str
     version: str
@@ -482,6 +495,8 @@ class ModelInfo:
     ready: bool
     kind: ModelKind = "other"
     """As when it was last loaded; `other` also for a model that this client has never seen loaded."""
+    adapters: tuple[AdapterInfo, ...] = ()
+    """Of a chat model, by name; the model `tokenizer` tells of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ TEXT_INPUT = TensorSpec("text_input", "BYTES", optional=True)
 PROMPT_TOKEN_IDS = TensorSpec("prompt_token_ids", "BYTES", optional=True)
 SAMPLING = TensorSpec("sampling_parameters", "BYTES", optional=True)
 CHAT = TensorSpec("chat_parameters", "BYTES", optional=True)
+ADAPTER = TensorSpec("adapter", "BYTES", optional=True)
+"""Empty: the model itself."""
 STREAM = TensorSpec("stream", "BOOL", optional=True)
 EXCLUDE_INPUT = TensorSpec("exclude_input_in_output", "BOOL", optional=True)
 
@@ -75,7 +77,16 @@ NEWER = {REASONING_OUTPUT, TOOL_CALLS}
 SPARSE = {PROMPT_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS_OUTPUT, NUM_REASONING_TOKENS, *NEWER}
 """Outputs that a response may lack: `chat` leaves most of them out where they are empty."""
 
-INPUTS: tuple[TensorSpec, ...] = (MESSAGES, TEXT_INPUT, PROMPT_TOKEN_IDS, SAMPLING, CHAT, STREAM, EXCLUDE_INPUT)
+INPUTS: tuple[TensorSpec, ...] = (
+    MESSAGES,
+    TEXT_INPUT,
+    PROMPT_TOKEN_IDS,
+    SAMPLING,
+    CHAT,
+    ADAPTER,
+    STREAM,
+    EXCLUDE_INPUT,
+)
 OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT_OUTPUT,
     REASONING_OUTPUT,
@@ -219,6 +230,8 @@ def _columns(requests: Sequence[ChatRequest]) -> list[tuple[TensorSpec, list[Val
         rows = [given(request) for request in requests]
         if any(rows):
             columns.append((spec, [dump_json(row, spec.name) for row in rows]))
+    if any(request.adapter for request in requests):
+        columns.append((ADAPTER, [encode_text(request.adapter or "", ADAPTER.name) for request in requests]))
     if not all(request.stream for request in requests):
         columns.append((STREAM, [request.stream for request in requests]))
     if not all(request.exclude_input_in_output for request in requests):

@@ -157,6 +157,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.states = {"chat": "READY", "broken": "UNAVAILABLE"}
         self.configs = {path.parent.name: repository_config(path.parent.name) for path in MODELS}
         self.configs_asked: list[str] = []
+        self.adapters: dict[str, dict[str, str]] | str = {}
+        """What the tokenizer tells, or why it does not; asked only where `states` has it."""
+        self.times_asked_for_adapters = 0
         self._server = grpc.server(ThreadPoolExecutor(16), options=options)
         add_GRPCInferenceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(address)
@@ -201,6 +204,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
                 yield from self.reply(received)
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:  # noqa: N802
+        if "return_adapters" in request.parameters:
+            return self._tell_adapters(request, context)
         received = self._receive(request, context)
         if request.model_name == "tokenizer":
             return tokenize(received)
@@ -208,6 +213,13 @@ class FakeTriton(GRPCInferenceServiceServicer):
         if rows == ["stall"]:
             self.stall(received)
         return infer_response(rows, "stop", 2)
+
+    def _tell_adapters(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        self.times_asked_for_adapters += 1
+        assert (request.model_name, len(request.inputs)) == ("tokenizer", 0)
+        if isinstance(self.adapters, str):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.adapters)
+        return info_response({"adapters": self.adapters})
 
     def _receive(self, message: pb.ModelInferRequest, context: grpc.ServicerContext) -> Received:
         received = Received(message, context)

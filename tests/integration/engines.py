@@ -16,6 +16,7 @@ _VLLM_SETTINGS: Mapping[str, object] = {
 }
 
 DEPENDING = (
+    "test_adapters.py",
     "test_bad_input.py",
     "test_cancel.py",
     "test_gateway_chat.py",

@@ -191,7 +191,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("body", "sentence"),
         [
-            ({"parameters": {"lora_name": "alpaca"}}, "lora_name: 'alpaca' given, but adapters are not served"),
+            ({"parameters": {"lora_name": "alpaca"}}, "lora_name: there is no adapter 'alpaca'; this model has none"),
             ({"parameters": {"n": 2}}, "n: 2 given, but there is one answer to a request"),
             ({"image": "aGVsbG8="}, "image: images are not served"),
             ({"stream": True, "exclude_input_in_output": False}, "exclude_input_in_output: false is not allowed with"),
@@ -213,7 +213,7 @@ class TestErrors:
             assert "INVALID_ARG" not in text
 
     def test_on_a_stream_the_others_go_on(self, client: Client) -> None:
-        with pytest.raises(grpcclient.InferenceServerException, match="lora_name: 'x' given"):
+        with pytest.raises(grpcclient.InferenceServerException, match="lora_name: there is no adapter 'x'"):
             client(tensors("Triton is", stream=True, sampling_parameters={"lora_name": "x"}))
         assert client(tensors("Triton is", stream=True, sampling_parameters=GREEDY))
 

@@ -77,6 +77,11 @@ def test_without_a_model_the_gateways_first_chat_model_answers(fake: FakeGateway
     assert result(start(settings, Options())).model == "chat"
 
 
+def test_an_adapter_is_not_the_first(fake: FakeGateway, settings: PageSettings) -> None:
+    fake.models.insert(0, {**fake.models[0], "id": "adapter", "parent": "chat"})
+    assert result(start(settings, Options())).model == "chat"
+
+
 def test_stopping_hangs_up_and_keeps_what_has_come(fake: FakeGateway, settings: PageSettings) -> None:
     fake.reply = say_and_hold("half")
     running = start(settings)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chat_engine.errors import InvalidArgumentError
+import vllm_contract
+from chat_engine.errors import InvalidArgumentError, UnknownModelError
 from chat_engine.request import SamplingParams
 from vllm_contract import CHAT_OUTPUTS, RETURNS, WITHOUT_EFFECT, Answer, Asked, read
 
@@ -115,7 +116,6 @@ class TestSampling:
     @pytest.mark.parametrize(
         ("name", "value", "advice"),
         [
-            ("lora_name", "alpaca", "adapters are not served"),
             ("n", 2, "send the request once for each answer"),
             ("n", True, "send the request once for each answer"),
             ("best_of", "3", "send the request once for each answer"),
@@ -208,3 +208,34 @@ class TestAnswer:
         ]
         assert second == [{"9": {"logprob": -0.125, "rank": None, "decoded_token": "<9>"}}]
         assert last == []
+
+
+class TestAdapters:
+    """That backend has the adapter's name among the sampling parameters."""
+
+    @staticmethod
+    def adapter(given: object = None, **scalars: object) -> bytes | None:
+        tensors = {"text_input": np.array([b"Once"], np.object_)}
+        if given is not None:
+            tensors["sampling_parameters"] = np.array([json.dumps(given).encode()], np.object_)
+        inputs = vllm_contract.read(tensors, scalars).inputs
+        assert "lora_name" not in json.loads(inputs["sampling_parameters"][0, 0])
+        return inputs["adapter"][0, 0] if "adapter" in inputs else None
+
+    def test_it_becomes_the_input_of_chat(self) -> None:
+        assert self.adapter({"lora_name": "alpaca"}) == b"alpaca"
+        assert self.adapter(lora_name="alpaca") == b"alpaca"
+        assert self.adapter({"lora_name": "alpaca"}, lora_name="bactrian") == b"alpaca"
+        assert self.adapter() is self.adapter({"lora_name": None}) is None
+
+    @pytest.mark.parametrize("value", [7, True, ["alpaca"]])
+    def test_what_is_no_name_is_refused(self, value: object) -> None:
+        with pytest.raises(InvalidArgumentError, match="lora_name: must be the name of an adapter"):
+            self.adapter({"lora_name": value})
+
+    def test_errors_have_the_name_that_the_caller_knows(self) -> None:
+        unknown = UnknownModelError("there is no adapter 'x'", field="adapter")
+        assert str(vllm_contract.in_its_words(unknown)) == "lora_name: there is no adapter 'x'"
+        assert type(vllm_contract.in_its_words(unknown)) is UnknownModelError
+        other = InvalidArgumentError("empty", field="text_input")
+        assert vllm_contract.in_its_words(other) is other

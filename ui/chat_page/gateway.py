@@ -41,7 +41,7 @@ def connect(settings: PageSettings) -> AsyncOpenAI:
 
 
 async def list_chat_models(client: AsyncOpenAI) -> tuple[str, ...]:
-    """The names of the chat models, never empty.
+    """The names of the chat models, never empty; adapters behind the models.
 
     Raises:
         openai.OpenAIError: the gateway cannot be asked.
@@ -52,7 +52,8 @@ async def list_chat_models(client: AsyncOpenAI) -> tuple[str, ...]:
         page = await client.models.list(timeout=_CONTROL_S)
     except (AttributeError, ValueError) as error:  # so the package stumbles over HTML, and over what is not JSON
         raise NotAGatewayError from error
-    models = tuple(model.id for model in page.data if _EMBEDS not in model.id.lower())
+    by_origin = sorted(page.data, key=lambda model: bool(getattr(model, "parent", None)))
+    models = tuple(model.id for model in by_origin if _EMBEDS not in model.id.lower())
     if not models:
         raise NoModelError
     return models

@@ -42,11 +42,13 @@ class RequestOptions:
     """What is about the messages; empty for a raw prompt."""
     reasoning: bool = True
     """Whether it is shown."""
+    adapter: str | None = None
 
     def call(self) -> CallOptions:
         """Keyword arguments for the client."""
         options = CallOptions(
             model=self.model,
+            adapter=self.adapter,
             priority=self.priority,
             timeout=self.timeout,
             idle_timeout=self.idle_timeout,
@@ -91,6 +93,7 @@ def request_flags(
     url: Url = DEFAULT_URL,
     as_json: Json = False,
     model: Annotated[str, _option("Name of the model.")] = "chat",
+    adapter: Annotated[str | None, _option("A LoRA adapter of the model; `models` lists them.", metavar="NAME")] = None,
     priority: Annotated[int | None, _option("1 is the highest.", min=1)] = None,
     timeout: Annotated[float | None, _option("Seconds for the whole answer.", min=0.001)] = None,
     idle_timeout: Annotated[float, _option("Seconds between two tokens.", min=0.001)] = Timeouts().idle,
@@ -108,7 +111,7 @@ def request_flags(
     """Flags of every command that makes a request."""
     connection = Connection(url, as_json)
     params = structured(sampling.read(sampled), json_schema, regex, choice, grammar)
-    return RequestOptions(connection, model, priority, timeout, idle_timeout, stats, params)
+    return RequestOptions(connection, model, priority, timeout, idle_timeout, stats, params, adapter=adapter)
 
 
 @_named(list(inspect.signature(request_flags).parameters.values()))

@@ -36,9 +36,11 @@ def models(connection: Connection) -> None:
     if connection.as_json:
         terminal.write_json([asdict(model) for model in found])
         return
-    table = tables.table("model", "version", "state", "ready", "reason")
+    table = tables.table("model", "version", "state", "ready", "adapters", "reason")
     for model in found:
-        table.add_row(model.name, model.version, model.state or "NOT LOADED", _yes(model.ready), model.reason)
+        adapters = ", ".join(adapter.name for adapter in model.adapters)
+        state = model.state or "NOT LOADED"
+        table.add_row(model.name, model.version, state, _yes(model.ready), adapters, model.reason)
     tables.console().print(table)
 
 

@@ -45,6 +45,7 @@ class Order:
 
     Args:
         model: Triton's name of it.
+        adapter: of the model.
         chat: for prompts that are messages.
         request_id: of the HTTP request; the engine's requests are named after it.
         echo: answers begin with their prompt.
@@ -55,6 +56,7 @@ class Order:
     model: str
     prompts: Sequence[Prompt]
     sampling: SamplingParams
+    adapter: str | None = None
     n: int = 1
     request_id: str = ""
     chat: ChatOptions = field(default_factory=ChatOptions)
@@ -75,6 +77,7 @@ class Order:
             prompt_token_ids=prompt.token_ids,
             **self.chat,
             model=self.model,
+            adapter=self.adapter,
             sampling=self._sampling(index % self.n),
             exclude_input_in_output=not self.echo,
             request_id=f"{self.request_id}-{index}",
@@ -117,7 +120,7 @@ class Generation:
 
     async def __aenter__(self) -> Generation:
         """Raises ApiError if too many are waiting for the model."""
-        self._upstream.admit(self._order.model)
+        self._upstream.admit(self._order.model, self._order.adapter)
         for index in range(0, self._order.size, self._order.n):
             self._begin(index)
         return self
@@ -195,6 +198,7 @@ class Generation:
                 lambda server: self._receive(index, server),
                 self._order.request_id,
                 unless=lambda: self._latest[index] is not _NOTHING,
+                adapter=self._order.adapter,
             )
         except InvalidRequestError as error:
             raise self._order.renamed(error, index) from error

@@ -40,12 +40,13 @@ async def create_chat_completion(
 ) -> Response:
     """Answers a conversation."""
     check_size(1, body.num_answers, settings.max_choices)
-    model = await upstream.resolve(body.model)
+    found = await upstream.find(body.model)
     effort = {}
     if body.reasoning_effort is not None:
-        effort = await unless_gone(request.receive, _effort(body.reasoning_effort, upstream, model))
+        effort = await unless_gone(request.receive, _effort(body.reasoning_effort, upstream, found.model))
     order = Order(
-        model=model,
+        model=found.model,
+        adapter=found.adapter,
         prompts=[Prompt(messages=body.to_model())],
         n=body.num_answers,
         sampling=body.sampling(),

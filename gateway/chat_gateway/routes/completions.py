@@ -34,8 +34,10 @@ async def create_completion(
     """Continues prompts, without a chat template."""
     prompts = [_prompt(given) for given in each(body.prompt)]
     check_size(len(prompts), body.num_answers, settings.max_choices)
+    found = await upstream.find(body.model)
     order = Order(
-        model=await upstream.resolve(body.model),
+        model=found.model,
+        adapter=found.adapter,
         prompts=prompts,
         n=body.num_answers,
         sampling=body.sampling(),

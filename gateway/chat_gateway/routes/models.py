@@ -21,8 +21,9 @@ class Card(Model):
     """OpenAI's type, with what vLLM adds."""
 
     root: str | None
-    """The checkpoint: its id on a hub, or the name of its folder."""
-    parent: None
+    """The checkpoint or adapter: its id on a hub, or the name of its folder."""
+    parent: str | None
+    """Of an adapter: the model that it is of."""
     max_model_len: int | None
     permission: list[Any]
 
@@ -34,7 +35,7 @@ class ModelList(BaseModel):
 
 @readable(router, "/v1/models")
 async def list_models(upstream: UpstreamDep) -> ModelList:
-    """The models that are ready, each under its name in Triton and its aliases."""
+    """The models that are ready, each under its name in Triton and its aliases, and their adapters."""
     cards = await asyncio.gather(*(_card(served, upstream) for served in await upstream.models()))
     return ModelList(object="list", data=cards)
 
@@ -54,8 +55,8 @@ async def _card(served: ServedModel, upstream: Upstream) -> Card:
         created=upstream.began,
         object="model",
         owned_by="triton",
-        root=details and details.root,
-        parent=None,
+        root=served.adapter.root if served.adapter else details and details.root,
+        parent=served.target if served.adapter else None,
         max_model_len=details and details.max_model_len,
         permission=[],
     )

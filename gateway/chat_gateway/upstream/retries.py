@@ -38,6 +38,7 @@ async def retried(
     request_id: str = "",
     *,
     unless: Callable[[], bool] = bool,
+    adapter: str | None = None,
 ) -> T:
     """What a server answers to `ask`.
 
@@ -50,6 +51,7 @@ async def retried(
         model: Triton's name of it.
         request_id: for the log.
         unless: says, after a failure, that part of the answer has arrived already.
+        adapter: of the model, that the server must have.
 
     Raises:
         TritonChatError: how the last try failed.
@@ -58,7 +60,7 @@ async def retried(
     num_refused = num_broken = 0
     patient_until = 0.0
     while True:
-        server = await servers.one_for(model, failed)
+        server = await servers.one_for(model, failed, adapter)
         try:
             return await server.run(ask)
         except NotComputedError:
@@ -74,15 +76,16 @@ async def retried(
             is_down = isinstance(error, ServerUnavailableError)
             servers.failed(server, down=is_down)
             num_broken += 1
-            if unless() or num_broken == BROKEN_TRIES or not (is_down or _another(servers, model, [*failed, server])):
+            is_last = unless() or num_broken == BROKEN_TRIES
+            if is_last or not (is_down or _another(servers, model, adapter, [*failed, server])):
                 raise
             _log.info("a server failed before the first token; trying another", extra={"request_id": request_id})
         failed.append(server)
         await asyncio.sleep(_wait_s(num_refused))
 
 
-def _another(servers: Servers, model: str, failed: list[Server]) -> bool:
-    other = servers.choose(model, failed)
+def _another(servers: Servers, model: str, adapter: str | None, failed: list[Server]) -> bool:
+    other = servers.choose(model, failed, adapter)
     return other is not None and other not in failed
 
 

@@ -68,9 +68,10 @@ class Server:
         """Whether requests should go elsewhere, if they can."""
         return time.monotonic() < self._alone_until
 
-    def serves(self, model: str) -> bool:
+    def serves(self, model: str, adapter: str | None = None) -> bool:
+        """Whether it has the model ready, and the adapter of it if one is named."""
         found = self.models.get(model)
-        return self.up and found is not None and found.ready
+        return self.up and found is not None and found.ready and (adapter is None or adapter in names(found))
 
     def heard(self) -> None:
         """A stream has brought something."""
@@ -188,6 +189,11 @@ class Server:
             for running in self._running:
                 if not running.done():
                     running.set_result(None)
+
+
+def names(model: ModelInfo) -> set[str]:
+    """Of its adapters."""
+    return {adapter.name for adapter in model.adapters}
 
 
 async def ended(*tasks: asyncio.Task[None] | None) -> None:

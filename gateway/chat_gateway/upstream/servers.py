@@ -10,9 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
-from chat_gateway.upstream.server import Server, ended
+from chat_gateway.upstream.server import Server, ended, names
 from chat_gateway.upstream.waits import within
 from triton_chat.channel import Target
 from triton_chat.client import AsyncChatClient
@@ -53,8 +55,8 @@ class Servers:
         self._following: asyncio.Task[None] | None = None
         self._soon: asyncio.Event | None = None
         self._waiting: set[asyncio.Future[None]] = set()
-        self._served: dict[str, tuple[ModelInfo, float]] = {}
-        """Models that were ready, and when they last were."""
+        self._served: dict[tuple[str, str | None], tuple[ModelInfo, float]] = {}
+        """Models that were ready, each alone and with its adapters, and when they last were."""
         self._up_at = 0.0
 
     @property
@@ -69,11 +71,23 @@ class Servers:
 
     def recent(self, model: str) -> ModelInfo | None:
         """A model that some server has ready, or had until so recently that a request may wait for another."""
-        info, at = self._served.get(model, (None, 0.0))
+        info, at = self._served.get((model, None), (None, 0.0))
         return info if time.monotonic() - at < PATIENCE_S else None
 
+    def recent_base(self, adapter: str) -> str | None:
+        """The model that an adapter is of, as `recent` goes. A model of Triton of the same name comes first."""
+        if any(adapter in server.models for server in self._servers.values()):
+            return None
+        since = time.monotonic() - PATIENCE_S
+        bases = (model for (model, name), (_, at) in self._served.items() if name == adapter and at > since)
+        return min(bases, default=None)
+
+    def serves(self, model: str, adapter: str | None = None) -> bool:
+        """Whether some server has it ready now."""
+        return any(server.serves(model, adapter) for server in self._servers.values())
+
     async def models(self) -> Mapping[str, ModelInfo]:
-        """The models of all servers by name; one is ready if it is ready anywhere.
+        """The models of all servers by name; one is ready if it is ready anywhere, and has the adapters of all.
 
         Raises:
             ServerUnavailableError: no server answers.
@@ -82,48 +96,55 @@ class Servers:
         up = [server for server in self._servers.values() if server.up]
         if not up:
             raise ServerUnavailableError("no server is ready")
-        found = [model for server in up for model in server.models.values()]
-        return {model.name: model for model in sorted(found, key=lambda model: model.ready)}
+        found: dict[str, ModelInfo] = {}
+        for model in sorted((model for server in up for model in server.models.values()), key=attrgetter("ready")):
+            earlier = found[model.name].adapters if model.name in found else ()
+            adapters = {adapter.name: adapter for adapter in (*earlier, *model.adapters)}
+            found[model.name] = replace(model, adapters=tuple(adapters.values()))
+        return found
 
-    async def one_for(self, model: str, failed: Collection[Server] = ()) -> Server:
+    async def one_for(self, model: str, failed: Collection[Server] = (), adapter: str | None = None) -> Server:
         """The server for a request, waiting for one if one was ready until recently.
 
         Args:
             failed: those that have failed it already; taken only if there is no other.
+            adapter: that the server must have, too.
 
         Raises:
             ServerUnavailableError: none is ready.
         """
         await self._looked()
-        while (server := self.choose(model, failed)) is None:
-            left_s = self._last_served_at(model) + PATIENCE_S - time.monotonic()
+        while (server := self.choose(model, failed, adapter)) is None:
+            left_s = self._last_served_at(model, adapter) + PATIENCE_S - time.monotonic()
             if left_s <= 0:
                 raise ServerUnavailableError("no server is ready")
             await self._change(left_s)
         return server
 
-    def choose(self, model: str, failed: Collection[Server] = ()) -> Server | None:
+    def choose(self, model: str, failed: Collection[Server] = (), adapter: str | None = None) -> Server | None:
         """Of the servers that have the model ready the one with the fewest requests, the others in turn.
 
         A model that no server lists is for any of them to refuse.
         """
         up = [server for server in self._servers.values() if server.up]
-        serving = [server for server in up if server.serves(model)]
+        serving = [server for server in up if server.serves(model, adapter)]
         if not serving and not any(model in server.models for server in up):
             serving = up
         return min(serving, key=lambda server: self._rank(server, failed), default=None)
 
-    def excess_s(self, model: str) -> float:
+    def excess_s(self, model: str, adapter: str | None = None) -> float:
         """By how much a new request would wait too long, wherever it went; 0 if it may come.
+
+        A model and its adapters wait in one queue.
 
         Where no server is ready there is no queue: the request waits for a server, see `one_for`.
         """
-        serving = [server for server in self._servers.values() if server.serves(model)]
+        serving = [server for server in self._servers.values() if server.serves(model, adapter)]
         return min((server.backlogs.excess_s(model) for server in serving), default=0.0)
 
-    def _last_served_at(self, model: str) -> float:
-        if model in self._served:
-            return self._served[model][1]
+    def _last_served_at(self, model: str, adapter: str | None) -> float:
+        if (model, adapter) in self._served:
+            return self._served[model, adapter][1]
         return 0.0 if any(model in server.models for server in self._servers.values()) else self._up_at
 
     def _rank(self, server: Server, failed: Collection[Server]) -> tuple[object, ...]:
@@ -200,7 +221,8 @@ class Servers:
             self._up_at = now
         for model in server.models.values():
             if server.serves(model.name):
-                self._served[model.name] = (model, now)
+                for adapter in (None, *names(model)):
+                    self._served[model.name, adapter] = (model, now)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)

@@ -57,7 +57,7 @@ class TritonPythonModel:
     def _answer(self, request: TokenizerRequest, caller: Caller) -> None:
         try:
             with self._in_hand.work():
-                response = _response(self._tokenizers.find(request.model).tokens(request))
+                response = _response(self._tokenizers.tokens(request))
             caller.send(response, is_last=True)
         except InvalidArgumentError as error:
             caller.fail(error)

@@ -93,7 +93,7 @@ class _Forwarded:
         # another model is over before the other.
         for response in self._to_chat:
             if response.has_error():
-                failure = failure or forward.error_of(response)
+                failure = failure or vllm_contract.in_its_words(forward.error_of(response))
             elif response.output_tensors():
                 chat = {tensor.name(): tensor.as_numpy()[0, 0] for tensor in response.output_tensors()}
                 failure = failure or forward.failure_in(chat["text_output"], chat["finish_reason"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from chat_engine.errors import InvalidArgumentError
+from chat_engine.errors import ChatError, InvalidArgumentError
 
 Array = np.ndarray[Any, Any]
 
@@ -50,9 +50,10 @@ WITHOUT_EFFECT: dict[str, object] = {
 
 _NOT_REPORTED = ("prompt_logprobs", "return_token_ids")
 """Parameters of `chat` that ask for outputs which the vLLM backend does not have."""
+ADAPTER = "lora_name"
+"""Among the sampling parameters, as that backend has it."""
 _ONE_ANSWER = "there is one answer to a request; leave it out, and send the request once for each answer that you want"
 _REFUSED = {
-    "lora_name": "adapters are not served; leave it out, and have a checkpoint served that the adapter is merged into",
     "n": _ONE_ANSWER,
     "best_of": _ONE_ANSWER,
     **dict.fromkeys(_NOT_REPORTED, "there is no output for it; leave it out, or ask the model `chat`"),
@@ -95,14 +96,21 @@ def read(tensors: Mapping[str, Array], parameters: Mapping[str, object]) -> Aske
         )
     outputs = frozenset(output for switch, output in RETURNS.items() if _flag(switch, tensors, scalars))
     given = tensors.get("sampling_parameters")
-    sampling, logprobs = _sampling(None if given is None else bytes(given[0]), scalars, outputs)
+    sampling, adapter, logprobs = _sampling(None if given is None else bytes(given[0]), scalars, outputs)
     inputs = {
         "text_input": _text(bytes(tensors["text_input"][0])),
         "sampling_parameters": _text(sampling),
         "stream": np.array([[stream]]),
         "exclude_input_in_output": np.array([[stream if excluded is None else excluded]]),
     }
+    if adapter is not None:
+        inputs["adapter"] = _text(adapter.encode())
     return Asked(inputs, stream, outputs, logprobs)
+
+
+def in_its_words(error: ChatError) -> ChatError:
+    """An error of `chat` by the name that the caller has used."""
+    return type(error)(error.sentence, field=ADAPTER, row=error.row) if error.field == "adapter" else error
 
 
 class Answer:
@@ -144,11 +152,13 @@ def _flag(name: str, tensors: Mapping[str, Array], scalars: dict[str, object]) -
     raise InvalidArgumentError(f"must be true or false (got {_show(scalar)})", field=name)
 
 
-def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozenset[str]) -> tuple[bytes, bool]:
-    """The sampling parameters of `chat`, and whether the caller has asked for log-probabilities."""
+def _sampling(
+    raw: bytes | None, scalars: Mapping[str, object], outputs: frozenset[str]
+) -> tuple[bytes, str | None, bool]:
+    """The sampling parameters of `chat`, the adapter, and whether the caller has asked for log-probabilities."""
     given = _json_object(raw) if raw is not None else {}
     if given is None:
-        return raw or b"", False
+        return raw or b"", None, False
     given = {name: value for name, value in {**scalars, **given}.items() if value is not None}
     for name, value in WITHOUT_EFFECT.items():
         if name in given and _same(given[name], value):
@@ -159,11 +169,14 @@ def _sampling(raw: bytes | None, scalars: Mapping[str, object], outputs: frozens
     for name, advice in _REFUSED.items():
         if name in given:
             raise InvalidArgumentError(f"{_show(given[name])} given, but {advice}", field=name)
+    adapter = given.pop(ADAPTER, None)
+    if not (adapter is None or isinstance(adapter, str)):
+        raise InvalidArgumentError(f"must be the name of an adapter (got {_show(adapter)})", field=ADAPTER)
     logprobs = "logprobs" in given
     if "cumulative_logprob" in outputs:
         given.setdefault("logprobs", 0)  # that of the chosen tokens alone
     given.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
-    return json.dumps(given).encode(), logprobs
+    return json.dumps(given).encode(), adapter, logprobs
 
 
 def _json_object(raw: bytes) -> dict[str, object] | None:

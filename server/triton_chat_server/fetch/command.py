@@ -21,9 +21,10 @@ log = logging.getLogger("fetch")
 
 _DESCRIPTION = """\
 Downloads the files of a checkpoint that transformers needs into a folder: safetensors weights, configuration and
-tokenizer, never code. An interrupted run is resumed. Sizes and checksums are verified, and the result is recorded in
-.triton-chat-fetch.json in that folder: later runs then do nothing, even if the branch or bucket has changed. Another
-source or revision replaces the earlier checkpoint; another endpoint alone does not.
+tokenizer, never code; with --adapter, the two files of a LoRA adapter. An interrupted run is resumed. Sizes and
+checksums are verified, and the result is recorded in .triton-chat-fetch.json in that folder: later runs then do
+nothing, even if the branch or bucket has changed. Another source or revision replaces the earlier checkpoint; another
+endpoint alone does not.
 
 An S3 object uploaded in parts, without a SHA-256 of the whole object, is verified by size only; a warning is logged.
 """
@@ -35,6 +36,7 @@ environment:
 examples:
   triton-chat-server fetch hub --id Qwen/Qwen2.5-0.5B-Instruct --target /models/chat
   triton-chat-server fetch hub --id deepseek-ai/deepseek-llm-7b-chat --convert --target /models/chat
+  triton-chat-server fetch hub --id org/sql-lora --adapter --target /models/adapters/sql
   triton-chat-server fetch s3 --uri s3://models/qwen --endpoint http://minio:9000 --target /models/chat
 """
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, _end)
     try:
         convert = options.kind == "hub" and options.convert
-        fetch(_source(options), options.target, convert_bins=convert, verify=options.verify)
+        fetch(_source(options), options.target, convert_bins=convert, verify=options.verify, adapter=options.adapter)
     except CommandError as error:
         log.error("%s", error)  # noqa: TRY400 - a sentence for the operator
         return 1
@@ -107,5 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     s3.add_argument("--region", metavar="NAME", help="region of the bucket")
     for kind in (hub, s3):
         kind.add_argument("--target", required=True, type=Path, metavar="FOLDER", help="where to put the checkpoint")
+        kind.add_argument("--adapter", action="store_true", help="it is a LoRA adapter, not a checkpoint")
         kind.add_argument("--verify", action="store_true", help="verify the checksums of files that are already there")
     return parser

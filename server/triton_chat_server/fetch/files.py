@@ -61,6 +61,30 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class AdapterSource:
+    """A source of a LoRA adapter. A folder that holds a checkpoint of the same source does not hold this."""
+
+    source: Source
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `Source`."""
+        return {**self.source.identity, "content": "adapter"}
+
+    def snapshot(self) -> Snapshot:
+        """See `Source`."""
+        return self.source.snapshot()
+
+    def detailed(self, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+        """See `Source`."""
+        return self.source.detailed(files)
+
+    def append(self, snapshot: Snapshot, file: RemoteFile, out: Sink) -> None:
+        """See `Source`."""
+        self.source.append(snapshot, file, out)
+
+
 class StoppedError(Exception):
     """Another download failed, so this one ends too. Says nothing: the other one's reason is told."""
 

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from triton_chat_server.errors import CommandError
 from triton_chat_server.fetch import marker, parts, progress
-from triton_chat_server.fetch.files import RemoteFile, Sink, Snapshot, Source, sha256_checked, sha256_of
+from triton_chat_server.fetch.files import AdapterSource, RemoteFile, Sink, Snapshot, Source, sha256_checked, sha256_of
 from triton_chat_server.fetch.lock import locked
 from triton_chat_server.fetch.marker import Kept, Marker
-from triton_chat_server.fetch.selection import BIN_INDEX, Selection, select
+from triton_chat_server.fetch.selection import BIN_INDEX, Selection, select, select_adapter
 
 log = logging.getLogger("fetch")
 
@@ -25,8 +25,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def fetch(source: Source, target: Path, *, convert_bins: bool = False, verify: bool = False) -> None:
-    """Nothing is done where `target` holds it already. Raises CommandError."""
+def fetch(
+    source: Source, target: Path, *, convert_bins: bool = False, verify: bool = False, adapter: bool = False
+) -> None:
+    """Nothing is done where `target` holds it already. Raises CommandError.
+
+    Args:
+        source: where it is.
+        target: the folder for it.
+        convert_bins: whether pickled weights will do.
+        verify: whether to look at the content of what is there.
+        adapter: it is a LoRA adapter, and no checkpoint.
+    """
+    source = AdapterSource(source) if adapter else source
     try:
         # Before the lock, which a read-only volume may not allow, and without changing anything.
         if not verify and _is_there(source, target, verify=False):
@@ -62,7 +73,7 @@ def _download(source: Source, target: Path, *, convert_bins: bool) -> None:
     def append(file: RemoteFile, out: Sink) -> None:
         source.append(snapshot, file, out)
 
-    selection = select(snapshot.files, lambda path: parts.content(snapshot.files[path], append), convert=convert_bins)
+    selection = _select(source, snapshot, append, convert=convert_bins)
     selection = replace(selection, files=source.detailed(selection.files))
     _drop_outdated(marker.read(target), source, selection, target)
     _announce(source, snapshot, selection, target)
@@ -77,6 +88,14 @@ def _download(source: Source, target: Path, *, convert_bins: bool) -> None:
     parts.clean(target)
     marker.write(Marker(source.identity, snapshot.commit, kept, complete=True), target)
     log.info("done: %s in %s", progress.size(sum(file.size or 0 for file in kept.values())), target)
+
+
+def _select(
+    source: Source, snapshot: Snapshot, append: Callable[[RemoteFile, Sink], None], *, convert: bool
+) -> Selection:
+    if isinstance(source, AdapterSource):
+        return select_adapter(snapshot.files, convert=convert)
+    return select(snapshot.files, lambda path: parts.content(snapshot.files[path], append), convert=convert)
 
 
 def _announce(source: Source, snapshot: Snapshot, selection: Selection, target: Path) -> None:

@@ -17,6 +17,9 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_SAFETENSORS = "adapter_model.safetensors"
+ADAPTER_BIN = "adapter_model.bin"
 
 _DESCRIBING = re.compile(
     r"[^/]+\.json"  # configuration and tokenizer
@@ -48,6 +51,8 @@ class Selection:
     def converted(self) -> list[str]:
         """Names of the files that the conversion makes, the index last where there is one."""
         count = len(self.bins)
+        if self.bins == (ADAPTER_BIN,):
+            return [ADAPTER_SAFETENSORS]
         if count < 2:
             return [SAFETENSORS for _ in self.bins]
         shards = [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
@@ -65,7 +70,8 @@ def select(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], *, con
     Raises CommandError where there are no weights of a kind that is allowed, or no config.json.
     """
     if "config.json" not in files:
-        raise CommandError("config.json is missing: this is not a transformers checkpoint")
+        hint = "; for a LoRA adapter use --adapter" if ADAPTER_CONFIG in files else ""
+        raise CommandError(f"config.json is missing: this is not a transformers checkpoint{hint}")
     describing = [path for path in files if _DESCRIBING.fullmatch(path) and not _INDEX.fullmatch(path) and safe(path)]
     weights = _weights(files, read, SAFETENSORS, SAFETENSORS_INDEX)
     bins = [] if weights else _weights(files, read, BIN, BIN_INDEX)
@@ -78,6 +84,25 @@ def select(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], *, con
         )
     names = dict.fromkeys([*sorted(describing), *weights, *bins])
     return Selection(tuple(files[name] for name in names), tuple(name for name in bins if name != BIN_INDEX))
+
+
+def select_adapter(files: Mapping[str, RemoteFile], *, convert: bool) -> Selection:
+    """What a LoRA adapter consists of, in the form of the library peft; the tokenizer is that of its model.
+
+    Raises CommandError where there are no weights of a kind that is allowed, or no configuration.
+    """
+    if ADAPTER_CONFIG not in files:
+        raise CommandError(f"{ADAPTER_CONFIG} is missing: this is not a LoRA adapter in the form of the library peft")
+    weights = next((name for name in (ADAPTER_SAFETENSORS, ADAPTER_BIN) if name in files), None)
+    if weights is None:
+        raise CommandError(f"no weights found: {ADAPTER_SAFETENSORS} is missing")
+    if weights == ADAPTER_BIN and not convert:
+        raise CommandError(
+            f"only pickled weights ({ADAPTER_BIN}) were found, which the engine does not load; use --convert to "
+            "download and convert them"
+        )
+    bins = (ADAPTER_BIN,) if weights == ADAPTER_BIN else ()
+    return Selection((files[ADAPTER_CONFIG], files[weights]), bins)
 
 
 def _weights(files: Mapping[str, RemoteFile], read: Callable[[str], bytes], single: str, index: str) -> list[str]:

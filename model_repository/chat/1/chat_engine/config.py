@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -21,6 +22,23 @@ ENGINE_VARIABLE = "TRITON_CHAT_ENGINE"
 
 ENGINES = ("native", "vllm")
 
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
+_MOST_ADAPTERS = 1024
+
+
+def _adapter_name(name: str) -> str:
+    """Callers name it as a model, so it has the characters of a model's id."""
+    if not _ADAPTER_NAME.fullmatch(name):
+        raise PydanticCustomError(
+            "name",
+            "the name of an adapter begins with a letter or a digit, and has at most 128 letters, digits and "
+            "characters of _ . : / -",
+        )
+    return name
+
+
+AdapterName = Annotated[str, AfterValidator(_adapter_name)]
+
 
 class EngineConfig(BaseModel):
     """Settings of one chat model. An unknown key is an error; None means: chosen from the model or the device."""
@@ -30,6 +48,11 @@ class EngineConfig(BaseModel):
     engine: Literal["native", "vllm"] = Field("native", description="Inference engine.")
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of vLLM by their own names, for the engine vllm."
+    )
+    adapters: dict[AdapterName, Annotated[str, StringConstraints(min_length=1)]] = Field(
+        default_factory=dict,
+        max_length=_MOST_ADAPTERS,
+        description="LoRA adapters by name: hub id or folder of each (safetensors), for the engine vllm.",
     )
     model: str = Field(min_length=1, description="Hub id or folder of the checkpoint (safetensors).")
     revision: str | None = Field(None, description="Commit, tag or branch of the hub repository.")
@@ -124,6 +147,19 @@ class EngineConfig(BaseModel):
             raise PydanticCustomError("other_engine", 'only with "engine": "vllm"')
         return block
 
+    @field_validator("adapters")
+    @classmethod
+    def _of_an_engine_that_has_them(cls, adapters: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if adapters and info.data.get("engine") == "native":
+            raise PydanticCustomError(
+                "other_engine",
+                'the engine native has none; set "engine": "vllm" and "vllm": {"enable_lora": true}, or serve a '
+                "checkpoint that the adapter is merged into",
+            )
+        if adapters and "vllm" in info.data and info.data["vllm"].get("enable_lora") is not True:
+            raise PydanticCustomError("disabled", 'set "vllm": {"enable_lora": true} too')
+        return adapters
+
 
 def load_config(
     model_name: str, version_folder: Path, overrides: Mapping[str, object], env: Mapping[str, str] | None = None
@@ -144,7 +180,10 @@ def load_config(
         settings["model"] = env[MODEL_VARIABLE]
     if model_name == "chat" and env.get(ENGINE_VARIABLE):
         settings["engine"] = _engine(env[ENGINE_VARIABLE], settings)
-    return parse_config({**overrides, **settings}, str(path))
+    config = parse_config({**overrides, **settings}, str(path))
+    if model_name in config.adapters:
+        raise ConfigError(f"{path}: adapters: {model_name} is the name of the model itself; give the adapter another")
+    return config
 
 
 def parse_config(settings: Mapping[str, object], source: str = "engine settings") -> EngineConfig:

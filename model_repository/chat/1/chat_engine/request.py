@@ -145,6 +145,7 @@ class ChatRequest:
         constraint: what the answer must follow, if anything.
         reply: how the answer is read; None: it is text.
         echo: text that precedes the answer in the output (the prompt, when the caller wants it back).
+        adapter: name of the adapter that answers; None: the model itself.
         arrival: monotonic seconds.
     """
 
@@ -157,6 +158,7 @@ class ChatRequest:
     reply: Reply | None = None
     echo: str = ""
     stream: bool = True
+    adapter: str | None = None
     arrival: float = field(default_factory=time.monotonic)
 
 

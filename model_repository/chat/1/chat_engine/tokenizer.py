@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from chat_engine.config import EngineConfig, load_config
-from chat_engine.errors import InvalidArgumentError, UnknownModelError
+from chat_engine.errors import ConfigError, InvalidArgumentError, UnknownModelError
 from chat_engine.native.model_loader import context_limits
 from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, read_chat_parameters
 from chat_engine.reading.chat_template import ChatTemplate
@@ -25,7 +25,8 @@ from chat_engine.vllm.context import vllm_limits
 PROMPT_OPTIONS = (*TEMPLATE_OPTIONS, "add_special_tokens")
 RETURN_NAMES = "return_token_strs"
 RETURN_INFO = "return_info"
-OPTIONS = (*PROMPT_OPTIONS, RETURN_NAMES, RETURN_INFO)
+RETURN_ADAPTERS = "return_adapters"
+OPTIONS = (*PROMPT_OPTIONS, RETURN_NAMES, RETURN_INFO, RETURN_ADAPTERS)
 REQUEST_ID = "id"
 """Triton's own field of a request; its HTTP endpoint `generate` hands it on as a parameter."""
 DEFAULT_MODEL = "chat"
@@ -60,7 +61,8 @@ class Tokens:
 
     Attributes:
         token_strs: the tokenizer's own name of each token, empty for an id that has none; None where not asked for.
-        info: what the checkpoint says, see `ChatTokenizer.info`; None where not asked for.
+        info: what the checkpoint says, see `ChatTokenizer.info`, or the adapters of all models; None where not asked
+            for.
     """
 
     ids: tuple[int, ...]
@@ -92,8 +94,9 @@ class ChatTokenizer:
     def tokens(self, request: TokenizerRequest) -> Tokens:
         """Raises InvalidArgumentError."""
         flags = _flags(request.parameters or {})
+        flags.pop(RETURN_ADAPTERS, None)
         if flags.pop(RETURN_INFO, False):
-            _check_alone(request, flags)
+            _check_alone(RETURN_INFO, request, flags)
             return Tokens((), "", self._max_model_len, info=self.info)
         names_wanted = flags.pop(RETURN_NAMES, False)
         options = {name: flags.pop(name, None) for name in TEMPLATE_OPTIONS}
@@ -111,6 +114,12 @@ def checkpoint_name(model: str) -> str:
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
         return folder.parents[1].name.removeprefix("models--").replace("--", "/", 1)
     return folder.name
+
+
+def _origin(adapter: str) -> str:
+    """As `checkpoint_name`, also of a folder that is not there."""
+    name = checkpoint_name(adapter)
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def tokenizer_config(tokenizer: PreTrainedTokenizerBase, template: str | None) -> dict[str, object]:
@@ -164,12 +173,12 @@ def _flags(parameters: Mapping[str, object]) -> dict[str, bool]:
     return flags
 
 
-def _check_alone(request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
+def _check_alone(flag: str, request: TokenizerRequest, flags: Mapping[str, bool]) -> None:
     names = ("messages", "text_input", "token_ids", "chat_parameters")
     inputs = (name for name in names if getattr(request, name) is not None)
     if others := [*inputs, *flags]:
         raise InvalidArgumentError(
-            f"cannot be combined with other inputs; leave out {' and '.join(others)}", field=RETURN_INFO
+            f"cannot be combined with other inputs; leave out {' and '.join(others)}", field=flag
         )
 
 
@@ -179,6 +188,19 @@ class Tokenizers:
     def __init__(self, repository: Path) -> None:
         self._repository = repository
         self._load = lru_cache(_KEPT)(self._loaded)
+
+    def tokens(self, request: TokenizerRequest) -> Tokens:
+        """What a request asks for, of the model that it names.
+
+        Raises InvalidArgumentError; ConfigError or OSError, see `find`.
+        """
+        flags = _flags(request.parameters or {})
+        if not flags.pop(RETURN_ADAPTERS, False):
+            return self.find(request.model).tokens(request)
+        _check_alone(RETURN_ADAPTERS, request, flags)
+        if request.model is not None:
+            raise InvalidArgumentError("is for all models at once; leave out model", field=RETURN_ADAPTERS)
+        return Tokens((), "", 0, info={"adapters": {name: self._adapters(name) for name in self.models()}})
 
     def find(self, raw_name: bytes | None) -> ChatTokenizer:
         """The tokenizer of the chat model with this name.
@@ -197,5 +219,15 @@ class Tokenizers:
         """Names of the repository's chat models: of those folders that hold the settings of an engine."""
         return sorted(path.parents[1].name for path in self._repository.glob(f"*/{_VERSION}/engine.json"))
 
+    def _adapters(self, name: str) -> dict[str, str]:
+        """The checkpoint of each by its name; none of a model whose settings are wrong, which does not serve."""
+        try:
+            return {adapter: _origin(place) for adapter, place in self._config(name).adapters.items()}
+        except ConfigError:
+            return {}
+
     def _loaded(self, name: str) -> ChatTokenizer:
-        return ChatTokenizer(load_config(name, self._repository / name / _VERSION, {}))
+        return ChatTokenizer(self._config(name))
+
+    def _config(self, name: str) -> EngineConfig:
+        return load_config(name, self._repository / name / _VERSION, {})

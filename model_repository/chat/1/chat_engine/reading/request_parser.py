@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, ContextLengthError, InvalidArgumentError, field_name
+from chat_engine.reading.adapter_names import FIELD as ADAPTER
+from chat_engine.reading.adapter_names import read_adapter
 from chat_engine.reading.answer_rules import AnswerRules
 from chat_engine.reading.chat_parameters import TEMPLATE_OPTIONS, ChatParameters, read_chat_parameters
 from chat_engine.reading.checks import at_most, check_flag, check_token_id, decode, explained, read_json, show, unknown
@@ -44,6 +46,7 @@ class WireRequest:
     prompt_token_ids: bytes | None = None
     sampling_parameters: bytes | None = None
     chat_parameters: bytes | None = None
+    adapter: bytes | None = None
     stream: bool | None = None
     exclude_input_in_output: bool | None = None
     parameters: Mapping[str, object] | None = None
@@ -91,6 +94,7 @@ class RequestParser:
         """Raises InvalidArgumentError (ContextLengthError when it does not fit)."""
         scalars = {name: value for name, value in (wire.parameters or {}).items() if name != _TRITON_ID}
         switches = {name: _switch(name, getattr(wire, name), scalars) for name in SWITCHES}
+        adapter = read_adapter(wire.adapter, scalars.pop(ADAPTER, None), self._config.adapters)
         given = self._parameters(wire.sampling_parameters, scalars)
         options = {name: check_flag(name, given.pop(name, None)) for name in TEMPLATE_OPTIONS}
         chat = read_chat_parameters(wire.chat_parameters, self._config).with_options(options)
@@ -114,6 +118,7 @@ class RequestParser:
             constraint=constraint,
             echo="" if switches["exclude_input_in_output"] else self._prompts.echo(prompt),
             stream=switches["stream"],
+            adapter=adapter,
         )
 
     def _parameters(self, raw: bytes | None, scalars: Mapping[str, object]) -> dict[str, object]:

@@ -16,6 +16,7 @@ from chat_engine.errors import ConfigError
 
 _CPU_CACHE_BYTES = 4 << 30  # as the native engine's; vLLM's default is a share of all memory
 _GRAMMARS = "guidance"  # the library in whose form constraints are
+_SLOTS = 8  # of adapters, each of which takes memory beside the model's; more take turns
 _SAFETENSORS = ("safetensors", "fastsafetensors", "runai_streamer")
 
 _SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")  # their product is in GPUs
@@ -71,6 +72,7 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
         **({"use_tqdm_on_load": False} if "use_tqdm_on_load" in known else {}),
         **_common(config, on_cpu),
         **block,
+        **_room_for_adapters(config.adapters, block, on_cpu),
         **fixed,
         "structured_outputs_config": structured,
     }
@@ -116,6 +118,23 @@ def _common(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
         return arguments
     # Compiling takes most of the start there, and a C++ compiler.
     return {**arguments, "kv_cache_memory_bytes": _CPU_CACHE_BYTES, "enforce_eager": True}
+
+
+def _room_for_adapters(adapters: Collection[str], block: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
+    """All of them stay in memory: one that had to be read again could fail the requests of everybody."""
+    if block.get("enable_lora") and not adapters:
+        raise ConfigError("vllm.enable_lora: is set, but there are no adapters; name some in adapters, or leave it out")
+    slots = block.get("max_loras", min(len(adapters), _SLOTS))
+    kept = block.get("max_cpu_loras", len(adapters))
+    if not adapters or not (isinstance(slots, int) and isinstance(kept, int)):  # what is no number, vLLM refuses
+        return {}
+    if kept < len(adapters):
+        raise ConfigError(
+            f"vllm.max_cpu_loras: must be at least {len(adapters)}, as there are so many adapters (got {kept}); "
+            "or leave it out"
+        )
+    own = int(on_cpu)  # for the model itself, see adapters.py
+    return {"max_loras": slots + own, "max_cpu_loras": max(kept, slots) + own}
 
 
 def _check_common(config: EngineConfig, on_cpu: bool) -> None:

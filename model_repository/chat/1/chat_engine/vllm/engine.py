@@ -144,7 +144,10 @@ class VllmEngine(Door[Running]):
         """Hands on what vLLM makes of a request until it ends. vLLM stops when this does."""
         request = running.request
         params = sampling_params(request, running.guide)
-        outputs = self._model.llm.generate(tokens_input(list(request.prompt_ids)), params, request.id)
+        adapters = self._model.adapters
+        adapter = adapters[request.adapter] if request.adapter else adapters.get(None)
+        prompt = tokens_input(list(request.prompt_ids))
+        outputs = self._model.llm.generate(prompt, params, request.id, lora_request=adapter)
         async with aclosing(outputs):
             async for output in outputs:
                 reason = running.take(output)

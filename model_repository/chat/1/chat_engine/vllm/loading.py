@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
@@ -26,6 +28,7 @@ from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
+from chat_engine.vllm.adapters import Adapters
 from chat_engine.vllm.arguments import check_devices, vllm_arguments
 from chat_engine.vllm.context import vllm_limits
 from chat_engine.vllm.environment import compile_nothing
@@ -64,6 +67,7 @@ class LoadedModel:
         vocab_size: number of token ids.
         defaults: what the checkpoint's `generation_config.json` asks for.
         longest_pass: seconds of the longest step that was tried.
+        adapters: what vLLM calls each adapter, by name; see `Adapters.requests`.
     """
 
     llm: AsyncLLM
@@ -74,6 +78,7 @@ class LoadedModel:
     vocab_size: int
     defaults: GenerationDefaults
     longest_pass: float
+    adapters: Mapping[str | None, LoRARequest]
 
     def close(self) -> None:
         """Ends vLLM's processes and the thread, if they have not ended yet."""
@@ -87,11 +92,13 @@ class LoadedModel:
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
-    vllm_config = _vllm_config(config)
+    adapters = Adapters(config, on_cpu=current_platform.is_cpu())
+    vllm_config = _vllm_config(config, adapters.arguments)
     model = vllm_config.model_config
     if model.enforce_eager:
         compile_nothing()
     defaults = _defaults(config, model)
+    adapters.check(vllm_config.lora_config)
     log.info(at(f"vLLM {vllm.__version__} starts its processes"))
     loop, processes, steps = LoopThread(), Processes(), Steps()
     try:
@@ -104,6 +111,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         raise ConfigError(f"vLLM could not load the model; its own lines in the log say why: {_line(error)}") from error
     log.info(at("trying the model out"))
     try:
+        loop.call(adapters.load(llm))
         longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens))
     except Exception as error:
         processes.close()
@@ -117,12 +125,15 @@ def load_model(config: EngineConfig) -> LoadedModel:
         ) from error
     processes.note()
     log.info(at(f"loaded: {model.dtype}, context {model.max_model_len}"))
-    return LoadedModel(llm, loop, processes, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
+    vocab_size = model.get_vocab_size()
+    return LoadedModel(
+        llm, loop, processes, steps, model.max_model_len, vocab_size, defaults, longest, adapters.requests
+    )
 
 
-def _vllm_config(config: EngineConfig) -> Any:
+def _vllm_config(config: EngineConfig, of_adapters: Mapping[str, object]) -> Any:
     known = {field.name for field in fields(AsyncEngineArgs)}
-    arguments = vllm_arguments(config, known, on_cpu=current_platform.is_cpu())
+    arguments = {**of_adapters, **vllm_arguments(config, known, on_cpu=current_platform.is_cpu())}
     if "hf_overrides" not in arguments:  # which may change it
         arguments["max_model_len"] = vllm_limits(config).max_model_len
     check_devices(arguments, current_platform.device_count(), on_cpu=current_platform.is_cpu())
