@@ -20,7 +20,9 @@
 {{- define "triton-chat.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "triton-chat.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .component }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
 {{- with .track }}
 triton-chat/track: {{ . }}
 {{- end }}

@@ -30,7 +30,7 @@
 {{- $prefix := ternary "" (printf "%s-" .name) (eq .name "chat") -}}
 {{- $found := list -}}
 {{- range $name, $source := .adapters -}}
-{{- $found = append $found (dict "name" (printf "%sadapter-%s" $prefix $name) "adapter" $name "model" $source) -}}
+{{- $found = append $found (dict "name" (printf "%sadapter-%s" $prefix (include "triton-chat.objectName" $name)) "adapter" $name "model" $source) -}}
 {{- end -}}
 {{- toJson $found -}}
 {{- end -}}
@@ -80,9 +80,9 @@
 {{- .root.Values.triton.shmSize | default (printf "%dGi" (int $derived)) -}}
 {{- end -}}
 
-{{/* A model's name as a part of the name of a container or a volume; those of adapters may be long. */}}
+{{/* The name of a model or an adapter as a part of the name of a container or a volume. */}}
 {{- define "triton-chat.objectName" -}}
-{{- $name := . | replace "." "-" | replace "_" "-" | lower -}}
+{{- $name := regexReplaceAll "[._:/]" . "-" | lower -}}
 {{- if gt (len $name) 50 -}}
 {{- $name = printf "%s-%s" (trunc 41 $name | trimSuffix "-") (sha256sum . | trunc 8) -}}
 {{- end -}}
@@ -156,7 +156,7 @@
     {{- with $hub.endpoint }}
     - {{ printf "--endpoint=%s" . | quote }}
     {{- end }}
-    {{- if and $hub.convert (not .checkpoint.adapter) }}
+    {{- if $hub.convert }}
     - --convert
     {{- end }}
     {{- else }}
