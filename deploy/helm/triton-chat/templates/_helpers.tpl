@@ -166,11 +166,17 @@ lifecycle:
   "model" $values.model "engine" $values.engine "adapters" $values.adapters
 ) -}}
 {{- if $values.canary.enabled -}}
+{{- $engine := mustMergeOverwrite (deepCopy $values.engine) $values.canary.engine -}}
+{{- $adapters := $values.canary.adapters | default $values.adapters -}}
+{{- /* What is of vLLM alone is nothing for a canary with another engine, unless it says so itself. */ -}}
+{{- if ne ($engine.engine | default "native") "vllm" -}}
+{{- $engine = ternary $engine (omit $engine "vllm") (hasKey $values.canary.engine "vllm") -}}
+{{- $adapters = $values.canary.adapters -}}
+{{- end -}}
 {{- $tracks = append $tracks (dict
   "name" "canary" "suffix" "-canary" "path" "canary." "replicas" $values.canary.replicas
   "model" (include "triton-chat.canaryModel" . | fromJson)
-  "engine" (mustMergeOverwrite (deepCopy $values.engine) $values.canary.engine)
-  "adapters" ($values.canary.adapters | default $values.adapters)
+  "engine" $engine "adapters" $adapters
 ) -}}
 {{- end -}}
 {{- range $track := $tracks -}}

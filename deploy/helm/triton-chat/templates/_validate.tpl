@@ -68,7 +68,7 @@
 {{- define "triton-chat.validate.storage" -}}
 {{- with .Values.storage -}}
 {{- if and (eq .type "pvc") (not .existingClaim) (ne .accessMode "ReadWriteMany") (include "triton-chat.sharesStorage" $) (include "triton-chat.downloadsAny" $) }}
-- {{ printf "storage.accessMode is %q, but several pods would share the claim (triton.replicas, triton.strategy.maxSurge, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
+- {{ printf "storage.accessMode is %q, but several pods would share the claim (triton.replicas, triton.nodes, triton.strategy.maxSurge, triton.autoscaling or canary): set ReadWriteMany, or storage.type=emptyDir" .accessMode | quote }}
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -165,7 +165,7 @@
 
 {{- define "triton-chat.validate.adapters" -}}
 {{- range include "triton-chat.everyModel" . | fromJsonArray -}}
-{{- $enabled := dig "vllm" "enable_lora" false .engine -}}
+{{- $enabled := (.engine.vllm | default dict).enable_lora -}}
 {{- if and .adapters (not .isVllm) }}
 - {{ printf "%sadapters is set, but %sengine.engine is %q, which has none: set %sengine.engine=vllm" .path .path (.engine.engine | default "native") .path | quote }}
 {{- else if and .adapters (not $enabled) }}
@@ -187,10 +187,11 @@
 {{- if and (not .isVllm) (or (gt $count 1) (gt $nodes 1)) }}
 - {{ printf "%s, but %sengine.engine is %q, which computes on one GPU: set %sengine.engine=vllm and %sengine.vllm.tensor_parallel_size=%d, or triton.gpu.count=1 and triton.nodes=1" $pods .path (.engine.engine | default "native") .path .path $given | quote }}
 {{- else if and .isVllm (or $count (gt $nodes 1)) (ne $processes (int $given)) }}
-- {{ printf "%s = %d, but the sizes of %sengine.vllm give %d: %s must multiply to the number of GPUs" $pods $given .path $processes (join ", " (include "triton-chat.parallelSizes" $ | fromJsonArray)) | quote }}
+- {{ printf "%s, but %sengine.vllm splits the model over %d (%s): set %ssizes that multiply to %d" $pods .path $processes (join " x " (include "triton-chat.parallelSizes" $ | fromJsonArray)) (ternary (printf "triton.gpu.count=%d, or " $processes) "" (eq $nodes 1)) (int $given) | quote }}
 {{- end -}}
-{{- if and .isVllm (gt $nodes 1) (gt (dig "vllm" "data_parallel_size" 1 .engine | int) 1) }}
-- {{ printf "%sengine.vllm.data_parallel_size is %v, but triton.nodes is %d: over several machines, a model is split by tensor and pipeline parallelism alone; for more throughput set triton.replicas" .path (dig "vllm" "data_parallel_size" 1 .engine) $nodes | quote }}
+{{- $replicas := (.engine.vllm | default dict).data_parallel_size | default 1 | int -}}
+{{- if and .isVllm (gt $nodes 1) (gt $replicas 1) }}
+- {{ printf "%sengine.vllm.data_parallel_size is %d, but triton.nodes is %d: over several machines, a model is split by tensor and pipeline parallelism alone; for more throughput set triton.replicas" .path $replicas $nodes | quote }}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.extraModels (or (gt $count 1) (gt $nodes 1)) }}
