@@ -21,7 +21,6 @@ from chat_engine.serving import Serving, serve
 from tests.chat_engine.builders import Inbox
 from tests.vllm_engine.conftest import TINY
 from tests.vllm_engine.test_vllm_engine import PROMPTS, submit, told
-from tests.vllm_engine.test_vllm_failures import lives
 
 ROOT = Path(__file__).parents[2]
 ENDS_S = 60.0
@@ -86,6 +85,10 @@ def join(settings: Path, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         command = [sys.executable, "-m", "triton_chat_server", "join"]
         return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def ended(inbox: Inbox) -> Inbox:

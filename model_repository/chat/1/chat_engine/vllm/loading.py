@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -66,8 +65,8 @@ class LoadedModel:
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
-    prepare_process()
-    vllm_config = engine_config(config)
+    _prepare_process()
+    vllm_config = _vllm_config(config)
     model = vllm_config.model_config
     defaults = _defaults(config, model)
     loop, steps = LoopThread(), Steps()
@@ -86,8 +85,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     return LoadedModel(llm, loop, steps, model.max_model_len, model.get_vocab_size(), defaults, longest)
 
 
-def prepare_process() -> None:
-    """For vLLM's processes, before there are any."""
+def _prepare_process() -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # A copy of a process with threads hangs, and Triton's has many.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
@@ -95,12 +93,12 @@ def prepare_process() -> None:
     multiprocessing.set_executable(sys.executable)
 
 
-def engine_config(config: EngineConfig, more: Mapping[str, Any] | None = None, *, headless: bool = False) -> Any:
-    """vLLM's own configuration, with `more` of its arguments; `headless`: without an engine. Raises ConfigError."""
+def _vllm_config(config: EngineConfig, *, headless: bool = False, **more: object) -> Any:
+    """With `more` of vLLM's arguments; `headless`: for workers alone. Raises ConfigError."""
     known = {field.name for field in fields(AsyncEngineArgs)}
     arguments = vllm_arguments(config, known, on_cpu=current_platform.is_cpu())
     try:
-        return AsyncEngineArgs(**arguments, **(more or {})).create_engine_config(UsageContext.ENGINE_CONTEXT, headless)
+        return AsyncEngineArgs(**arguments, **more).create_engine_config(UsageContext.ENGINE_CONTEXT, headless)
     except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"vLLM does not take these settings: {_line(error)}") from error
 

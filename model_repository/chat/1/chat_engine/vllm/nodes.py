@@ -80,10 +80,10 @@ class Stop:
 def _engine(config: EngineConfig, more: Mapping[str, Any]) -> Any:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("engine: vllm is not installed in this Python")
-    from chat_engine.vllm.loading import engine_config, prepare_process  # noqa: PLC0415 - takes seconds
+    from chat_engine.vllm.loading import _prepare_process, _vllm_config  # noqa: PLC0415 - takes seconds
 
-    prepare_process()
-    return engine_config(config, more, headless=True)
+    _prepare_process()
+    return _vllm_config(config, headless=True, **more)
 
 
 def _compute(engine: Any, leader: tuple[str, int], stop: Stop) -> int:
