@@ -91,7 +91,10 @@ def _compute(engine: Any, leader: tuple[str, int], stop: Stop) -> int:
 
     with _connected(*leader) as line:
         log.info("the leader is there; loading")
-        executor = MultiprocExecutor(engine, monitor_workers=False)
+        try:
+            executor = MultiprocExecutor(engine, monitor_workers=False)
+        except Exception as error:
+            raise ConfigError("vLLM's workers could not load the model; their own lines in the log say why") from error
         try:
             stop.stay()
             log.info("loaded: computing for the leader")
