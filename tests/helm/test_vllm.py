@@ -356,6 +356,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         ),
     ),
     (
+        WITH_LORA | {"adapters": {"x y": ADAPTER}},
+        (
+            'adapters has the name "x y": at most 128 letters, digits, - _ . : and /, with a letter or a digit at both '
+            "ends"
+        ),
+    ),
+    (
         WITH_LORA | {"adapters": {"a.b": ADAPTER, "A/b": ADAPTER}},
         (
             "adapters.a.b has a name which is taken: names of models and adapters must differ even in lower case and "

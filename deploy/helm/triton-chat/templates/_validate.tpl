@@ -95,7 +95,9 @@
 {{- $names := $taken -}}
 {{- range $name, $_ := $place.adapters -}}
 {{- $objectName := include "triton-chat.objectName" $name -}}
-{{- if has $objectName $names }}
+{{- if not (regexMatch "^[A-Za-z0-9]([-_.:/A-Za-z0-9]{0,126}[A-Za-z0-9])?$" $name) }}
+- {{ printf "%s has the name %q: at most 128 letters, digits, - _ . : and /, with a letter or a digit at both ends" $place.path $name | quote }}
+{{- else if has $objectName $names }}
 - {{ printf "%s.%s has a name which is taken: names of models and adapters must differ even in lower case and with . _ : and / read as -" $place.path $name | quote }}
 {{- end -}}
 {{- $names = append $names $objectName -}}
@@ -182,7 +184,6 @@
 {{- $given := mul $nodes (max 1 $count) -}}
 {{- $everyModel := include "triton-chat.everyModel" . | fromJsonArray -}}
 {{- range $everyModel -}}
-{{- $path := .path -}}
 {{- $processes := include "triton-chat.vllmProcesses" .engine | int -}}
 {{- if and (not .isVllm) (or (gt $count 1) (gt $nodes 1)) }}
 - {{ printf "%s, but %sengine.engine is %q, which computes on one GPU: set %sengine.engine=vllm and %sengine.vllm.tensor_parallel_size=%d, or triton.gpu.count=1 and triton.nodes=1" $pods .path (.engine.engine | default "native") .path .path $given | quote }}
