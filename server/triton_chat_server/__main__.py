@@ -9,6 +9,7 @@ from importlib import import_module
 
 _COMMANDS = {
     "serve": "run tritonserver with the chat models, on GPU or CPU",
+    "join": "compute for the server on another machine: a model over several machines, with vLLM",
     "fetch": "download a checkpoint into a folder: resumable, verified, pinned",
     "probe": "check whether the server is live or ready; the exit code tells the result",
 }

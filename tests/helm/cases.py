@@ -35,11 +35,13 @@ ADD_ONS = (
     "monitoring.coreos.com/v1/PrometheusRule",
     "keda.sh/v1alpha1",
     "keda.sh/v1alpha1/ScaledObject",
+    "leaderworkerset.x-k8s.io/v1",
+    "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet",
     "gateway.networking.k8s.io/v1",
     "gateway.networking.k8s.io/v1/HTTPRoute",
     "gateway.networking.k8s.io/v1/GRPCRoute",
 )
-"""As a cluster with Prometheus Operator, KEDA and the Gateway API has them."""
+"""As a cluster with Prometheus Operator, KEDA, LeaderWorkerSet and the Gateway API has them."""
 
 _SUFFIX = "-values.yaml"
 

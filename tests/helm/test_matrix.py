@@ -76,6 +76,7 @@ def test_custom_resources_are_valid(helm4: Helm4):
     assert {one["kind"] for one in different.values()} == {
         "GRPCRoute",
         "HTTPRoute",
+        "LeaderWorkerSet",
         "PodMonitor",
         "PrometheusRule",
         "ScaledObject",

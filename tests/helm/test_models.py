@@ -22,7 +22,7 @@ from triton_chat_server.serve.command import _parser as serve_parser
 from triton_chat_server.serve.families import POD_IP_VARIABLE
 
 ENGINE_FOLDER = "/etc/triton-chat/engine"
-DECIDED_BY_THE_CHART = {"model", "drain_seconds"}
+DECIDED_BY_THE_CHART = {"model", "drain_seconds", "adapters"}
 
 
 def files(objects: Objects, pod: Pod) -> dict[str, str]:
@@ -67,7 +67,9 @@ def test_every_model_has_its_settings_whole(case: Case, rendered: Objects):
         assert given.keys() == expected.keys()
         for model, (engine, _) in expected.items():
             rest = {key: value for key, value in given[model].items() if key not in DECIDED_BY_THE_CHART}
-            assert rest == engine, f"{pod.name}: {model}"
+            nodes = effective(case)["triton"]["nodes"]
+            of_nodes = {"vllm": engine["vllm"] | {"nnodes": nodes}} if nodes > 1 else {}
+            assert rest == engine | of_nodes, f"{pod.name}: {model}"
             assert given[model]["drain_seconds"] == effective(case)["drainSeconds"]
 
 
@@ -124,7 +126,8 @@ def test_downloads_go_where_the_settings_look(case: Case, rendered: Objects):
             for model, (_, source) in wanted(case, pod.track).items()
             if is_downloaded(source)
         }
-        assert fetchers.keys() - {"fetch-embeddings"} == expected.keys()
+        checkpoints = {name for name in fetchers if "adapter-" not in name}
+        assert checkpoints - {"fetch-embeddings"} == expected.keys()
         for container, model in expected.items():
             fetcher = fetchers[container]
             target = flags(fetcher)["--target"]

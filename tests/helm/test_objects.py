@@ -46,7 +46,7 @@ def test_the_labels_of_pods_name_no_version(own: Objects):
         if not pod.is_test:
             assert not NEVER_IN_SELECTORS & pod.labels.keys(), pod.name
             assert pod.labels["app.kubernetes.io/instance"] == RELEASE
-            assert pod.component in ("triton", "gateway", "ui")
+            assert pod.component in ("triton", "triton-worker", "gateway", "ui")
 
 
 def test_objects_are_in_the_namespace_of_the_release(own: Objects):
@@ -97,9 +97,12 @@ def test_the_gateway_of_a_track_speaks_to_the_triton_of_that_track(own: Objects)
         assert int(url.rsplit(":", 1)[1]) in [port["port"] for port in service["spec"]["ports"]]
 
 
-def test_a_disruption_budget_covers_the_pods_of_one_deployment(own: Objects):
+def test_a_disruption_budget_covers_the_pods_of_one_workload(own: Objects):
+    """All of a LeaderWorkerSet's, since a group does not serve without each of its pods."""
     for budget in own.of("PodDisruptionBudget"):
-        assert len([pod for pod in own.pods if selects(budget["spec"]["selector"], pod.labels)]) == 1, label(budget)
+        owners = [label(pod.owner) for pod in own.pods if selects(budget["spec"]["selector"], pod.labels)]
+        assert owners == [label(pod.owner) for pod in own.pods if label(pod.owner) in owners], label(budget)
+        assert len(set(owners)) == 1, label(budget)
 
 
 def test_autoscalers_have_a_target_each(own: Objects):
@@ -107,13 +110,13 @@ def test_autoscalers_have_a_target_each(own: Objects):
         (one["spec"]["scaleTargetRef"]["kind"], one["spec"]["scaleTargetRef"]["name"])
         for one in own.of("HorizontalPodAutoscaler", "ScaledObject")
     ]
-    assert len(set(targets)) == len(targets), "two autoscalers for one Deployment"
-    assert set(targets) <= {("Deployment", name(one)) for one in own.of("Deployment")}
+    assert len(set(targets)) == len(targets), "two autoscalers for one workload"
+    assert set(targets) <= {(one["kind"], name(one)) for one in own.of("Deployment", "LeaderWorkerSet")}
 
 
 def test_no_replicas_where_an_autoscaler_decides(own: Objects):
     scaled = {one["spec"]["scaleTargetRef"]["name"] for one in own.of("HorizontalPodAutoscaler", "ScaledObject")}
-    for deployment in own.of("Deployment"):
+    for deployment in own.of("Deployment", "LeaderWorkerSet"):
         assert ("replicas" in deployment["spec"]) == (name(deployment) not in scaled), label(deployment)
 
 
@@ -220,10 +223,11 @@ def test_routes_and_ingresses_lead_to_ports_of_services(own: Objects):
 def test_the_notes_name_what_is_there(case: Case, helm4: Helm4):
     (notes,) = [text for path, text in helm4.texts(case.values, apis=ADD_ONS).items() if path.endswith("NOTES.txt")]
     objects = helm4.render(case.values, apis=ADD_ONS)
-    named = re.findall(r"(deployment|service)/(\S+)(?: -c (\S+))?", notes)
+    kinds = {"deployment": "Deployment", "service": "Service", "leaderworkerset": "LeaderWorkerSet"}
+    named = re.findall(rf"({'|'.join(kinds)})/(\S+)(?: -c (\S+))?", notes)
     assert named
     for kind, target, container in named:
-        assert target in objects.names(kind.capitalize()), f"{kind}/{target}"
+        assert target in objects.names(kinds[kind]), f"{kind}/{target}"
         if container:
             (pod,) = [pod for pod in objects.pods if name(pod.owner) == target]
             assert container in [one["name"] for one in pod.containers]

@@ -41,6 +41,10 @@ def servers(objects: Objects) -> list[tuple[Pod, Object]]:
     return [(pod, pod.container(pod.component)) for pod in objects.pods if pod.component and not pod.is_test]
 
 
+def uses_vllm(pod: Pod) -> bool:
+    return "triton-chat-vllm" in pod.container(pod.component)["image"]
+
+
 # --- Pod Security, profile `restricted` -------------------------------------------------------------------------------
 
 
@@ -90,6 +94,8 @@ def test_a_read_only_root_comes_with_a_writable_tmp(rendered: Objects):
 
 def test_servers_are_probed_with_explicit_times(rendered: Objects):
     for pod, container in servers(rendered):
+        if pod.component == "triton-worker":
+            continue  # it ends itself, and nobody calls it
         probes = ["startupProbe", "readinessProbe", "livenessProbe"]
         for kind in probes if pod.component == "triton" else probes[1:]:
             times = container[kind].keys() & {"timeoutSeconds", "periodSeconds", "failureThreshold"}
@@ -98,8 +104,9 @@ def test_servers_are_probed_with_explicit_times(rendered: Objects):
 
 
 def test_the_startup_probe_covers_the_loading(case: Case, rendered: Objects):
-    needed = effective(case)["triton"]["loadSeconds"]
+    asked = effective(case)["triton"]
     for pod in rendered.pods_of("triton"):
+        needed = asked["loadSeconds"] or ((3600 if asked["nodes"] > 1 else 1800) if uses_vllm(pod) else 900)
         probe = pod.container("triton")["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] >= needed, pod.name
         assert probe["periodSeconds"] <= 15, "a quick load is noticed quickly"
@@ -216,10 +223,10 @@ def test_every_container_has_requests_and_a_memory_limit(rendered: Objects):
 
 def test_the_gpu_is_asked_for_by_its_resource_name(case: Case, rendered: Objects):
     gpu = effective(case)["triton"]["gpu"]
-    for pod in rendered.pods_of("triton"):
-        limits = pod.container("triton")["resources"]["limits"]
+    for pod in [*rendered.pods_of("triton"), *rendered.pods_of("triton-worker")]:
+        limits = pod.container(pod.component)["resources"]["limits"]
         assert limits.get(gpu["resource"]) == (gpu["count"] or None), pod.name
-        others = [one for one in pod.containers if one["name"] != "triton"]
+        others = [one for one in pod.containers if one["name"] != pod.component]
         assert all(gpu["resource"] not in one["resources"].get("limits", {}) for one in others), pod.name
 
 
@@ -240,9 +247,12 @@ def test_with_a_gpu_the_server_starts_on_nothing_else(helm4: Helm4):
 
 
 def test_shared_memory_is_of_the_size_asked_for(case: Case, rendered: Objects):
-    size = effective(case)["triton"]["shmSize"]
-    for pod in rendered.pods_of("triton"):
-        mounts = {mount["mountPath"]: mount["name"] for mount in pod.container("triton")["volumeMounts"]}
+    values = effective(case)
+    gpus = max(1, values["triton"]["gpu"]["count"])
+    for pod in [*rendered.pods_of("triton"), *rendered.pods_of("triton-worker")]:
+        derived = f"{1 + gpus}Gi" if uses_vllm(pod) else "1Gi"
+        size = values["triton"]["shmSize"] or derived
+        mounts = {mount["mountPath"]: mount["name"] for mount in pod.container(pod.component)["volumeMounts"]}
         assert pod.volume(mounts["/dev/shm"])["emptyDir"] == {"medium": "Memory", "sizeLimit": size}, pod.name
 
 

@@ -65,6 +65,11 @@ SPELLING = [
     bad("unknown storage", {"storage": {"type": "nfs"}}, "storage.type"),
     bad("unknown access mode", {"storage": {"accessMode": "RWX"}}, "storage.accessMode"),
     bad("wrong quantity", {"triton": {"shmSize": "1 GB"}}, "triton.shmSize"),
+    bad("unknown engine", {"engine": {"engine": "vlm"}}, "engine.engine"),
+    bad("vLLM's arguments as a number", {"engine": {"vllm": 4}}, "engine.vllm"),
+    bad("an adapter as a word", {"adapters": {"sql": "a/b"}}, "adapters.sql"),
+    bad("a misspelt source of an adapter", {"adapters": {"sql": {"sauce": "hub"}}}, "adapters.sql", "sauce"),
+    bad("no machine", {"triton": {"nodes": 0}}, "triton.nodes"),
     bad("wrong interval", {"monitoring": {"interval": "15"}}, "monitoring.interval"),
 ]
 

@@ -16,8 +16,9 @@ from tests.helm.paths import CHART
 from tools import chart_readme
 
 Schema = Mapping[str, Any]
-LONGEST_VALUES = 250
+LONGEST_VALUES = 260
 FREE_FORM = {
+    "adapters",
     "affinity",
     "annotations",
     "commonLabels",
@@ -33,7 +34,7 @@ FREE_FORM = {
     "requests",
     "settings",
 }
-"""Maps whose keys are the user's: Kubernetes' own, those of the engine, and settings that the templates check."""
+"""Maps whose keys are the user's: names, Kubernetes' own, the engine's, and settings that the templates check."""
 PASSED_THROUGH = ("accessMode", "pullPolicy", "service.type")
 """Choices that are Kubernetes' own."""
 

@@ -52,7 +52,12 @@ OPEN = {
 
 
 @pytest.mark.parametrize(
-    "names", [["my-values.yaml"], ["my-values.yaml", "canary-values.yaml"]], ids=lambda names: names[-1]
+    "names",
+    [
+        ["my-values.yaml"],
+        *(["my-values.yaml", f"{name}-values.yaml"] for name in ("canary", "tensor", "nodes", "adapters")),
+    ],
+    ids=lambda names: names[-1],
 )
 def test_the_values_files_can_be_used(names: list[str]) -> None:
     values = {key: value for name in names for key, value in yaml_blocks()[name].items()}
@@ -115,6 +120,19 @@ def test_the_tokens_that_fit() -> None:
             gib = float(room.removesuffix(" GiB"))
             assert gib == pytest.approx(0.9 * memory - float(weights.removesuffix(" GiB")) - 0.5 - 1, abs=0.2)
             assert int(tokens.replace(",", "")) == pytest.approx(gib * GIB / size, rel=0.01)
+
+
+def test_the_tokens_that_fit_on_several_gpus() -> None:
+    table = rows("model", "weights", "bytes a token", "GPUs", "room", "tokens")
+    assert len(table) == 6
+    for _, weights, size, gpus, room, tokens in table:
+        count, usable = re.fullmatch(r"(\d+) x \d+ GB \(([\d.]+) GiB usable\)", gpus).groups()  # type: ignore[union-attr]
+        gib = float(room.removesuffix(" GiB"))
+        assert gib == pytest.approx(
+            int(count) * (0.9 * float(usable) - 2) - float(weights.removesuffix(" GiB")), abs=0.5
+        )
+        assert int(tokens.replace(",", "")) == pytest.approx(gib * GIB / int(size.replace(",", "")), rel=0.01)
+    assert {size for _, _, size, *_ in table} == {f"{2 * 80 * 8 * 128 * 2:,}", f"{8 * 61 * 576 * 2:,}"}
 
 
 SIZES = ("model, in bf16", "layers", "KV heads", "head dimension", "bytes a token", "tokens in a GiB")

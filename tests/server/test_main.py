@@ -28,10 +28,12 @@ def test_help_teaches(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
         main(arguments)
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("serve", "fetch", "probe", "examples:"))
+    assert all(word in text for word in ("serve", "join", "fetch", "probe", "examples:"))
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--help"], ["fetch", "--help"], ["probe", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--help"], ["join", "--help"], ["fetch", "--help"], ["probe", "--help"]]
+)
 def test_so_does_that_of_each_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

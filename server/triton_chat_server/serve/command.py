@@ -18,7 +18,7 @@ from triton_chat_server.supervise.supervisor import SILENT_VARIABLE, held_signal
 log = logging.getLogger("serve")
 
 REPOSITORY_VARIABLE = "TRITON_CHAT_REPOSITORY"
-_REPOSITORY = "/opt/triton-chat/model_repository"
+DEFAULT_REPOSITORY = "/opt/triton-chat/model_repository"
 _BINARY = "/opt/tritonserver/bin/tritonserver"
 _OPTIONAL = {
     "embeddings": "`embeddings`",
@@ -84,7 +84,7 @@ def server_command(options: argparse.Namespace, given: Sequence[str], environmen
 
 
 def _repository(options: argparse.Namespace, given: Sequence[str], environment: Mapping[str, str]) -> Path:
-    source = Path(options.repository or environment.get(REPOSITORY_VARIABLE) or _REPOSITORY)
+    source = Path(options.repository or environment.get(REPOSITORY_VARIABLE) or DEFAULT_REPOSITORY)
     chat_models = chat_model_names(environment)
     needed = assembly.needed(chat_models, left_out=options.left_out)
     if "model-repository" in flags.names(given):
@@ -143,5 +143,5 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in _OPTIONAL.items():
         flag = f"--no-{name.replace('_', '-')}"
         parser.add_argument(flag, dest="left_out", action="append_const", const=name, help=f"do not serve {what}")
-    parser.add_argument("--repository", metavar="FOLDER", help=f"triton-chat's model repository ({_REPOSITORY})")
+    parser.add_argument("--repository", metavar="FOLDER", help=f"triton-chat's model repository ({DEFAULT_REPOSITORY})")
     return parser

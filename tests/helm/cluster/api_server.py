@@ -33,6 +33,7 @@ RESOURCES: Mapping[str, Mapping[str, str]] = {
     "autoscaling/v2": {"horizontalpodautoscalers": "HorizontalPodAutoscaler"},
     "gateway.networking.k8s.io/v1": {"grpcroutes": "GRPCRoute", "httproutes": "HTTPRoute"},
     "keda.sh/v1alpha1": {"scaledobjects": "ScaledObject"},
+    "leaderworkerset.x-k8s.io/v1": {"leaderworkersets": "LeaderWorkerSet"},
     "monitoring.coreos.com/v1": {
         "podmonitors": "PodMonitor",
         "prometheusrules": "PrometheusRule",

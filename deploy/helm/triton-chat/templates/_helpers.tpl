@@ -20,7 +20,9 @@
 {{- define "triton-chat.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "triton-chat.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .component }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
 {{- with .track }}
 triton-chat/track: {{ . }}
 {{- end }}
@@ -127,7 +129,7 @@ securityContext:
 
 {{/* Kubernetes wants it longer than minReadySeconds. */}}
 {{- define "triton-chat.progressDeadlineSeconds" -}}
-{{- add .Values.triton.loadSeconds .Values.triton.minReadySeconds 3600 -}}
+{{- add (include "triton-chat.loadSeconds" . | int) .Values.triton.minReadySeconds 3600 -}}
 {{- end -}}
 
 {{- define "triton-chat.preStop" -}}
@@ -156,20 +158,31 @@ lifecycle:
 {{- dict "source" $source $source $checkpoint | toJson -}}
 {{- end -}}
 
-{{/* The tracks with what differs between them, as JSON: [{name, suffix, replicas, image, model, engine}]. */}}
+{{/* The tracks with what differs between them, as JSON: [{name, suffix, path, replicas, image, model, engine, adapters}]. */}}
 {{- define "triton-chat.tracks" -}}
 {{- $values := .Values -}}
 {{- $tracks := list (dict
-  "name" "stable" "suffix" "" "replicas" $values.triton.replicas "image" $values.image.triton
-  "model" $values.model "engine" $values.engine
+  "name" "stable" "suffix" "" "path" "" "replicas" $values.triton.replicas
+  "model" $values.model "engine" $values.engine "adapters" $values.adapters
 ) -}}
 {{- if $values.canary.enabled -}}
+{{- $engine := mustMergeOverwrite (deepCopy $values.engine) $values.canary.engine -}}
+{{- $adapters := $values.canary.adapters | default $values.adapters -}}
+{{- /* What is of vLLM alone is nothing for a canary with another engine, unless it says so itself. */ -}}
+{{- if ne ($engine.engine | default "native") "vllm" -}}
+{{- $engine = ternary $engine (omit $engine "vllm") (hasKey $values.canary.engine "vllm") -}}
+{{- $adapters = $values.canary.adapters -}}
+{{- end -}}
 {{- $tracks = append $tracks (dict
-  "name" "canary" "suffix" "-canary" "replicas" $values.canary.replicas
-  "image" (mustMergeOverwrite (deepCopy $values.image.triton) $values.canary.image)
+  "name" "canary" "suffix" "-canary" "path" "canary." "replicas" $values.canary.replicas
   "model" (include "triton-chat.canaryModel" . | fromJson)
-  "engine" (mustMergeOverwrite (deepCopy $values.engine) $values.canary.engine)
+  "engine" $engine "adapters" $adapters
 ) -}}
+{{- end -}}
+{{- range $track := $tracks -}}
+{{- $kind := ternary "tritonVllm" "triton" (not (empty (include "triton-chat.usesVllm" (dict "root" $ "track" $track)))) -}}
+{{- $own := ternary $values.canary.image dict (eq $track.name "canary") -}}
+{{- $_ := set $track "image" (mustMergeOverwrite (deepCopy (get $values.image $kind)) $own) -}}
 {{- end -}}
 {{- toJson $tracks -}}
 {{- end -}}
@@ -184,7 +197,7 @@ lifecycle:
 {{- $pods = add $pods (ternary (max (int $track.replicas) (int $most)) (int $track.replicas) (eq $track.name "stable")) -}}
 {{- end -}}
 {{- end -}}
-{{- if gt (int $pods) 1 -}}
+{{- if gt (mul $pods $triton.nodes) 1 -}}
 true
 {{- end -}}
 {{- end -}}

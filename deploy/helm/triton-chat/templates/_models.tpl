@@ -1,10 +1,11 @@
 {{/* Checkpoints: where they come from, where they are, and what must happen before the engine can load them. */}}
 
-{{/* The models of a track that bring a checkpoint, as JSON: [{name, model}]. Takes (dict "root" $ "track" $track). */}}
+{{/* The checkpoints of a track, as JSON: [{name, model}], those of adapters too. Takes (dict "root" $ "track" $track). */}}
 {{- define "triton-chat.checkpoints" -}}
-{{- $found := list (dict "name" "chat" "model" .track.model) -}}
-{{- range .root.Values.extraModels -}}
+{{- $found := list -}}
+{{- range include "triton-chat.chatModels" . | fromJsonArray -}}
 {{- $found = append $found (dict "name" .name "model" .model) -}}
+{{- $found = concat $found (include "triton-chat.adapters" . | fromJsonArray) -}}
 {{- end -}}
 {{- if and .root.Values.embeddings.enabled .root.Values.embeddings.model -}}
 {{- $found = append $found (dict "name" "embeddings" "model" .root.Values.embeddings.model) -}}
@@ -12,9 +13,80 @@
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* A model's name as a part of the name of a container or a volume. */}}
+{{/* The chat models of a track, as JSON: [{path, name, model, engine, adapters}], with the path of the values. */}}
+{{- define "triton-chat.chatModels" -}}
+{{- $models := list (dict "path" .track.path "name" "chat" "model" .track.model "engine" .track.engine "adapters" .track.adapters) -}}
+{{- range $index, $extra := .root.Values.extraModels -}}
+{{- $models = append $models (dict
+  "path" (printf "extraModels[%d]." $index) "name" $extra.name "model" $extra.model
+  "engine" ($extra.engine | default dict) "adapters" ($extra.adapters | default dict)
+) -}}
+{{- end -}}
+{{- toJson $models -}}
+{{- end -}}
+
+{{/* The checkpoints of the adapters of a chat model, as JSON: [{name, adapter, model}]. */}}
+{{- define "triton-chat.adapters" -}}
+{{- $prefix := ternary "" (printf "%s-" .name) (eq .name "chat") -}}
+{{- $found := list -}}
+{{- range $name, $source := .adapters -}}
+{{- $found = append $found (dict "name" (printf "%sadapter-%s" $prefix (include "triton-chat.objectName" $name)) "adapter" $name "model" $source) -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end -}}
+
+{{/* Whether an engine of a track is vLLM; "true" or nothing. */}}
+{{- define "triton-chat.usesVllm" -}}
+{{- range include "triton-chat.chatModels" . | fromJsonArray -}}
+{{- if eq (.engine.engine | default "native") "vllm" -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "triton-chat.usesVllmAnywhere" -}}
+{{- range $track := include "triton-chat.tracks" . | fromJsonArray -}}
+{{- include "triton-chat.usesVllm" (dict "root" $ "track" $track) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* In how many processes vLLM splits a model: the product of the sizes in the block `vllm` of its engine. */}}
+{{- define "triton-chat.vllmProcesses" -}}
+{{- $product := 1 -}}
+{{- $block := .vllm | default dict -}}
+{{- range include "triton-chat.parallelSizes" . | fromJsonArray -}}
+{{- $product = mul $product (max 1 (get $block . | default 1 | int)) -}}
+{{- end -}}
+{{- $product -}}
+{{- end -}}
+
+{{- define "triton-chat.parallelSizes" -}}
+["tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size", "data_parallel_size"]
+{{- end -}}
+
+{{/* Seconds that loading may take. vLLM compiles, records graphs and, over several machines, waits for all of them. */}}
+{{- define "triton-chat.loadSeconds" -}}
+{{- $derived := 900 -}}
+{{- if include "triton-chat.usesVllmAnywhere" . -}}
+{{- $derived = ternary 3600 1800 (gt (int .Values.triton.nodes) 1) -}}
+{{- end -}}
+{{- .Values.triton.loadSeconds | int | default $derived -}}
+{{- end -}}
+
+{{/* 1Gi for Triton; vLLM's processes and NCCL's rings take up to 1Gi for each GPU. */}}
+{{- define "triton-chat.shmSize" -}}
+{{- $derived := 1 -}}
+{{- if include "triton-chat.usesVllm" . -}}
+{{- $derived = add 1 (max 1 (int .root.Values.triton.gpu.count)) -}}
+{{- end -}}
+{{- .root.Values.triton.shmSize | default (printf "%dGi" (int $derived)) -}}
+{{- end -}}
+
+{{/* The name of a model or an adapter as a part of the name of a container or a volume. */}}
 {{- define "triton-chat.objectName" -}}
-{{- . | replace "." "-" | replace "_" "-" | lower -}}
+{{- $name := regexReplaceAll "[._:/]" . "-" | lower -}}
+{{- if gt (len $name) 50 -}}
+{{- $name = printf "%s-%s" (trunc 41 $name | trimSuffix "-") (sha256sum . | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "triton-chat.isDownloaded" -}}
@@ -96,6 +168,9 @@
     - {{ printf "--region=%s" . | quote }}
     {{- end }}
     {{- end }}
+    {{- if .checkpoint.adapter }}
+    - --adapter
+    {{- end }}
     - {{ printf "--target=%s" (include "triton-chat.modelPath" .checkpoint) | quote }}
   {{- $token := and (eq .checkpoint.model.source "hub") $hub.tokenSecret | default dict }}
   {{- if or $token.name .root.Values.triton.extraEnv }}
@@ -123,20 +198,33 @@
     {{- end }}
 {{- end -}}
 
-{{/* The engine's settings of one chat model, as JSON: the values as they are, and what the chart decides. */}}
+{{/* The engine's settings of one chat model, as JSON: the values as they are, and what the chart decides.
+     Takes (dict "root" $ "chat" $model), of chatModels. */}}
 {{- define "triton-chat.engineConfig" -}}
-{{- $decided := dict "model" (include "triton-chat.modelPath" .checkpoint) "drain_seconds" .root.Values.drainSeconds -}}
-{{- mustMergeOverwrite (deepCopy (.engine | default dict)) $decided | toPrettyJson -}}
+{{- $decided := dict "model" (include "triton-chat.modelPath" .chat) "drain_seconds" .root.Values.drainSeconds -}}
+{{- if .chat.adapters -}}
+{{- $folders := dict -}}
+{{- range include "triton-chat.adapters" .chat | fromJsonArray -}}
+{{- $_ := set $folders .adapter (include "triton-chat.modelPath" .) -}}
+{{- end -}}
+{{- $_ := set $decided "adapters" $folders -}}
+{{- end -}}
+{{- if gt (int .root.Values.triton.nodes) 1 -}}
+{{- $_ := set $decided "vllm" (dict "nnodes" (int .root.Values.triton.nodes)) -}}
+{{- end -}}
+{{- mustMergeOverwrite (deepCopy .chat.engine) $decided | toPrettyJson -}}
 {{- end -}}
 
 {{/* The files of a track's ConfigMap: one of the engine for each chat model, and one of the embedder. */}}
 {{- define "triton-chat.configFiles" -}}
+{{- include "triton-chat.configFileLines" . | trim -}}
+{{- end -}}
+
+{{- define "triton-chat.configFileLines" -}}
 {{- $root := .root -}}
-chat.json: |
-  {{- include "triton-chat.engineConfig" (dict "root" $root "engine" .track.engine "checkpoint" (dict "name" "chat" "model" .track.model)) | nindent 2 }}
-{{- range $root.Values.extraModels }}
+{{- range include "triton-chat.chatModels" . | fromJsonArray }}
 {{ .name }}.json: |
-  {{- include "triton-chat.engineConfig" (dict "root" $root "engine" .engine "checkpoint" .) | nindent 2 }}
+  {{- include "triton-chat.engineConfig" (dict "root" $root "chat" .) | nindent 2 }}
 {{- end }}
 {{- if include "triton-chat.configuresEmbedder" $root }}
 embedder.json: |

@@ -11,7 +11,7 @@ capitals stand for what depends on the values; runbook_url, namespace and releas
   "RELEASE" .root.Release.Name
   "FULLNAME" $name
   "COMPONENTS" (ternary "triton|gateway" "triton" .root.Values.gateway.enabled)
-  "PATIENCE" (printf "%dm" (div (add (int .root.Values.triton.loadSeconds) 659) 60))
+  "PATIENCE" (printf "%dm" (div (add (include "triton-chat.loadSeconds" .root | int) 659) 60))
   "ERROR_BUDGET" (divf $rules.errorPercent 100)
   "FIRST_TOKEN_SECONDS" $rules.timeToFirstToken.seconds
   "FIRST_TOKEN_BUDGET" (divf (subf 100 $rules.timeToFirstToken.percent) 100)

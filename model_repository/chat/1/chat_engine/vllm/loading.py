@@ -93,10 +93,8 @@ class LoadedModel:
 def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
     adapters = Adapters(config, on_cpu=current_platform.is_cpu())
-    vllm_config = _vllm_config(config, adapters.arguments)
+    vllm_config = vllm_config_of(config, adapters.arguments)
     model = vllm_config.model_config
-    if model.enforce_eager:
-        compile_nothing()
     defaults = _defaults(config, model)
     adapters.check(vllm_config.lora_config)
     log.info(at(f"vLLM {vllm.__version__} starts its processes"))
@@ -131,16 +129,22 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
 
 
-def _vllm_config(config: EngineConfig, of_adapters: Mapping[str, object]) -> Any:
+def vllm_config_of(
+    config: EngineConfig, of_adapters: Mapping[str, object], *, headless: bool = False, **more: object
+) -> Any:
+    """The settings as vLLM's own, with `more` of its arguments; `headless`: for workers alone. Raises ConfigError."""
     known = {field.name for field in fields(AsyncEngineArgs)}
     arguments = {**of_adapters, **vllm_arguments(config, known, on_cpu=current_platform.is_cpu())}
     if "hf_overrides" not in arguments:  # which may change it
         arguments["max_model_len"] = vllm_limits(config).max_model_len
     check_devices(arguments, current_platform.device_count(), on_cpu=current_platform.is_cpu())
     try:
-        return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        made = AsyncEngineArgs(**arguments, **more).create_engine_config(UsageContext.ENGINE_CONTEXT, headless)
     except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"vLLM does not take these settings: {_line(error)}") from error
+    if made.model_config.enforce_eager:
+        compile_nothing()
+    return made
 
 
 def _line(error: Exception) -> str:
