@@ -28,6 +28,10 @@ DIRECT = "vllm serve"
 OURS = "engine vllm, through Triton and the gateway"
 NATIVE = "engine native, through Triton and the gateway"
 
+# What models in Triton set for OpenMP (triton_io), and vLLM's workers there inherit. `vllm serve` must have it too: with
+# libgomp's own, which spins for long, it was several times slower on busy cores, and the doors had nothing to do with it.
+SPINNING = {"GOMP_SPINCOUNT": "1000"}
+
 console = Console(stderr=True)
 
 
@@ -157,8 +161,8 @@ def engine_settings(setting: Setting, checkpoint: Path, engine: str) -> dict[str
 
 def vllm_environment(setting: Setting) -> dict[str, str]:
     """For vLLM in either server."""
-    binding = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, setting.cpus))} if setting.cpus else {}
-    return {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", **binding}
+    shared = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", **SPINNING}
+    return shared | ({"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, setting.cpus))} if setting.cpus else {})
 
 
 def stub_environment(python: Path, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from benchmarks.vllm_servers import (
     direct_arguments,
     engine_settings,
     stub_environment,
+    vllm_environment,
 )
 from benchmarks.workload import DEEPSEEK_7B, Job
 from chat_engine.config import parse_config
 from chat_engine.vllm.arguments import vllm_arguments
+from local.options import ROOT
 
 CHECKPOINT = Path("/some/checkpoint")
 FLAGS = {"max-model-len", "max-num-seqs", "max-num-batched-tokens", "block-size", "kv-cache-memory-bytes"}
@@ -142,3 +145,11 @@ def test_a_tritonserver_finds_the_python_of_vllm_first() -> None:
 
     found = stub_environment(Path(sys.executable), {"PATH": "/usr/bin"})
     assert found == {"PATH": f"{Path(sys.executable).parent}:/usr/bin", "PYTHONPATH": sysconfig.get_path("purelib")}
+
+
+@each_setting
+def test_vllm_spins_as_long_in_either_server(setting: Setting) -> None:
+    """Models in Triton set it for themselves and for their children; without it `vllm serve` is measured otherwise."""
+    source = (ROOT / "model_repository" / "chat" / "1" / "triton_io" / "__init__.py").read_text(encoding="utf-8")
+    (ours,) = re.findall(r'setdefault\("GOMP_SPINCOUNT", "(\d+)"\)', source)
+    assert vllm_environment(setting)["GOMP_SPINCOUNT"] == ours
