@@ -29,7 +29,7 @@ OURS = "engine vllm, through Triton and the gateway"
 NATIVE = "engine native, through Triton and the gateway"
 
 # What models in Triton set for OpenMP (triton_io), and vLLM's workers there inherit. `vllm serve` gets it too: with
-# libgomp's own, which spins for long, it was several times slower on busy cores, which has nothing to do with the doors.
+# libgomp's own, which spins for long, it was several times slower on busy cores; that is none of the doors' doing.
 SPINNING = {"GOMP_SPINCOUNT": "1000"}
 
 console = Console(stderr=True)
