@@ -39,6 +39,8 @@ from local.options import CACHE, ROOT
 
 SHORT_PROMPT = 32
 SHORT_ANSWER = 4
+PLAUSIBLE = 1.05
+"""More than this part of the throughput of `vllm serve` is none of the doors' doing."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,12 @@ def _say(number: int, plan: Plan, what: str) -> None:
     console.print(f"{f'round {number} of {plan.rounds}' if number else 'warm-up'}: {what}")
 
 
+DOUBTFUL = (
+    "Doubtful: doors cannot make vLLM faster. Either the machine was not quiet, or the servers were not given the same; do "
+    "not quote this run."
+)
+
+
 def ratios(figures: Mapping[str, Figures], streams: int) -> list[float]:
     """What is left of the throughput of `vllm serve`, round by round."""
     pairs = zip(figures[DIRECT].rates[streams], figures[OURS].rates[streams], strict=True)
@@ -197,6 +205,8 @@ def report(figures: Mapping[str, Figures], setting: Setting, about: str) -> str:
         kept = [f"{_percent(ratios(figures, count))} at {count}" for count in setting.streams]
         lines += ["", f"Of `{DIRECT}`, {OURS}: {'; '.join(kept)} (streams; median of the rounds, min to max)."]
         lines += [f"Added to the first token: {_quartiles(added(figures))} ms (median, quartiles)."]
+        if any(statistics.median(ratios(figures, count)) > PLAUSIBLE for count in setting.streams):
+            lines += ["", DOUBTFUL]
     return "\n".join([*lines, "", about, ""])
 
 
@@ -223,7 +233,8 @@ def described(setting: Setting, plan: Plan, vllm: str) -> str:
     return (
         f"{setting.dtype}, {where}, vLLM {vllm}, blocks of {setting.block_size} tokens, "
         f"{setting.kv_cache_tokens} tokens of KV cache, {plan.rounds} rounds, {plan.answers} answers a stream, "
-        f"{'one server after the other' if setting.apart else 'in turns'}."
+        f"{'one server after the other' if setting.apart else 'in turns'}; load of the machine in the last quarter of an "
+        f"hour {os.getloadavg()[2]:.1f}."
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from benchmarks.vllm_serve import Figures, Plan, added, ask, chosen, has_text, rate, ratios, report
+from benchmarks.vllm_serve import DOUBTFUL, Figures, Plan, added, ask, chosen, has_text, rate, ratios, report
 from benchmarks.vllm_servers import (
     DIRECT,
     OURS,
@@ -153,3 +153,10 @@ def test_vllm_spins_as_long_in_either_server(setting: Setting) -> None:
     source = (ROOT / "model_repository" / "chat" / "1" / "triton_io" / "__init__.py").read_text(encoding="utf-8")
     (ours,) = re.findall(r'setdefault\("GOMP_SPINCOUNT", "(\d+)"\)', source)
     assert vllm_environment(setting)["GOMP_SPINCOUNT"] == ours
+
+
+@pytest.mark.parametrize(("ours", "doubtful"), [(98.0, False), (104.0, False), (106.0, True), (600.0, True)])
+def test_a_run_in_which_doors_make_vllm_faster_is_doubtful(ours: float, doubtful: bool) -> None:
+    times = [[0.010, 0.012]]
+    figures = {DIRECT: Figures({32: [100.0, 100.0]}, times), OURS: Figures({32: [ours, ours]}, times)}
+    assert (DOUBTFUL in report(figures, replace(SMALL, streams=(32,)), "")) is doubtful
