@@ -176,8 +176,8 @@ def _say(number: int, plan: Plan, what: str) -> None:
 
 
 DOUBTFUL = (
-    "Doubtful: doors cannot make vLLM faster. Either the machine was not quiet, or the servers were not given the same; do "
-    "not quote this run."
+    "Doubtful: doors cannot make vLLM faster. Either the machine was not quiet, or the servers were not given the same; "
+    "do not quote this run."
 )
 
 
@@ -233,8 +233,8 @@ def described(setting: Setting, plan: Plan, vllm: str) -> str:
     return (
         f"{setting.dtype}, {where}, vLLM {vllm}, blocks of {setting.block_size} tokens, "
         f"{setting.kv_cache_tokens} tokens of KV cache, {plan.rounds} rounds, {plan.answers} answers a stream, "
-        f"{'one server after the other' if setting.apart else 'in turns'}; load of the machine in the last quarter of an "
-        f"hour {os.getloadavg()[2]:.1f}."
+        f"{'one server after the other' if setting.apart else 'in turns'}; load of the machine in the last quarter "
+        f"of an hour {os.getloadavg()[2]:.1f}."
     )
 
 
