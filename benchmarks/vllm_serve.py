@@ -176,7 +176,7 @@ def _say(number: int, plan: Plan, what: str) -> None:
 
 
 DOUBTFUL = (
-    "Doubtful: doors cannot make vLLM faster. Either the machine was not quiet, or the servers were not given the same; "
+    "Doubtful: doors cannot make vLLM faster. The machine was not quiet, or the servers were not given the same; "
     "do not quote this run."
 )
 
