@@ -223,6 +223,9 @@ class TestFiles:
         lone = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
         save_file({lone: np.ones((4, 4), np.float32)}, folder / "adapter_model.safetensors")
         assert "only one of lora_A and lora_B for layers.0.mlp.up_proj" in self.refusal(folder)
+        both = {lone: np.ones((4, 4), np.float32), lone.replace("_A", "_B"): np.ones((4, 3), np.float32)}
+        save_file(both, folder / "adapter_model.safetensors")
+        assert "of layers.0.mlp.up_proj that do not fit each other" in self.refusal(folder)
 
     def test_one_of_the_head_is_refused(self, tmp_path: Path) -> None:
         """vLLM leaves it out of `prompt_logprobs` (vllm-project/vllm, issue 51594)."""
@@ -271,7 +274,7 @@ class TestBase:
 
     @pytest.mark.parametrize("which", ["A", "B"])
     def test_other_sizes(self, tmp_path: Path, factors: dict[str, torch.Tensor], which: str) -> None:
-        """vLLM cuts off what is too much, and says nothing where it is too little."""
+        """vLLM says nothing where it is too little."""
         name = f"base_model.model.model.layers.2.mlp.down_proj.lora_{which}.weight"
         factors[name] = factors[name][:, :100] if which == "A" else factors[name][:100]
         here = {"A": "192x100", "B": "100x768"}[which]
@@ -283,6 +286,13 @@ class TestBase:
     def test_more_layers(self, tmp_path: Path, factors: dict[str, torch.Tensor]) -> None:
         deeper = {name.replace("layers.3.", "layers.4."): factor for name, factor in factors.items()}
         assert "this model has no layers.4" in self.refusal(write_adapter(tmp_path / "x", deeper))
+
+    def test_what_is_no_matrix(self, tmp_path: Path, factors: dict[str, torch.Tensor]) -> None:
+        name = "base_model.model.model.layers.0.input_layernorm.lora_{}.weight"
+        factors |= {name.format("A"): torch.zeros(RANK, 192), name.format("B"): torch.zeros(192, RANK)}
+        assert "it changes layers.0.input_layernorm, which is no matrix" in self.refusal(
+            write_adapter(tmp_path / "x", factors)
+        )
 
     def test_other_modules(self, tmp_path: Path, factors: dict[str, torch.Tensor]) -> None:
         other = {name.replace("model.layers.", "transformer.h."): factor for name, factor in factors.items()}

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from chat_engine.config import EngineConfig
@@ -15,7 +14,7 @@ from chat_engine.errors import ConfigError, UnknownModelError
 from chat_engine.reading.request_parser import WireRequest
 from chat_engine.serving import Serving, serve
 from tests.chat_engine.builders import WAIT, Inbox
-from tests.chat_engine.lora import RANK, make_adapter, merged, write_adapter
+from tests.chat_engine.lora import make_adapter, merged, write_adapter
 from tests.vllm_engine.conftest import TINY, settings, vllm_settings
 
 PROMPTS = ["Hello!", "What is the capital of France?", "Count to ten."]
@@ -184,10 +183,12 @@ def test_one_of_another_base_model_ends_the_start_before_the_load(tmp_path: Path
     assert sentence.startswith("adapters.wrong: it is for another base model (tiny-chat): layers.0.")
 
 
-def test_what_shows_only_in_vllm_ends_the_start_too(tmp_path: Path) -> None:
-    """A module that vLLM puts nothing on: it says so when it loads the adapter."""
-    factors = load_file(make_adapter(tmp_path / "right", 1) / "adapter_model.safetensors")
-    name = "base_model.model.model.layers.0.input_layernorm.lora_{}.weight"
-    factors |= {name.format("A"): torch.zeros(RANK, 192), name.format("B"): torch.zeros(192, RANK)}
-    sentence = refusal({"norm": str(write_adapter(tmp_path / "norm", factors))})
-    assert sentence.startswith("adapters.norm: vLLM cannot load it: ")
+def test_what_shows_only_in_vllm_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: object) -> bool:
+        raise ValueError("no such\nthing")
+
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    monkeypatch.setattr(AsyncLLM, "add_lora", fails)
+    sentence = refusal({"sql": str(make_adapter(tmp_path / "sql", 1))})
+    assert sentence == "adapters.sql: vLLM cannot load it: no such thing"

@@ -1,7 +1,7 @@
 """The files of LoRA adapters, in the form of the library peft: where they are, and whether they fit the checkpoint.
 
-Nothing here needs vLLM. What vLLM would take wrongly (weights of another shape are cut or filled up) or would say in a
-traceback is found here, before the checkpoint is loaded.
+Nothing here needs vLLM. What vLLM would take wrongly (weights that are too small are filled up with zeros) or would say
+in a traceback is found here, before the checkpoint is loaded.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ def check_base(adapter: Adapter, base: BaseWeights) -> None:
         raise _other_base(adapter, "none of its modules is in this model")
     for module, (outputs, inputs) in adapter.sizes.items():
         tail, layer = _tail(module)
-        flat = {shape for shape in known.get(module, set()) if len(shape) == 2}
+        shapes = known.get(module, set())
+        flat = {shape for shape in shapes if len(shape) == 2}
+        if shapes and all(len(shape) < 2 for shape in shapes):
+            raise _wrong(adapter.name, f"it changes {tail}, which is no matrix; vLLM has adapters of matrices alone")
         if flat and not flat & {(outputs, inputs), (inputs, outputs)}:
             here = " or ".join(f"{shape[0]}x{shape[1]}" for shape in sorted(flat))
             raise _other_base(adapter, f"{tail} is {outputs}x{inputs} there, {here} here")
@@ -187,6 +190,9 @@ def _sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
     if lone or not factors:
         missing = f"only one of lora_A and lora_B for {_tail(lone)[0]}" if lone else "no weights of a LoRA adapter"
         raise _wrong(name, f"{WEIGHTS} has {missing}; fetch the adapter again")
+    odd = next((module for module, pair in factors.items() if pair["A"][0] != pair["B"][1]), None)
+    if odd:
+        raise _wrong(name, f"{WEIGHTS} has a lora_A and a lora_B of {_tail(odd)[0]} that do not fit each other")
     return {module: (pair["B"][0], pair["A"][1]) for module, pair in factors.items()}
 
 
