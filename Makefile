@@ -158,7 +158,7 @@ $(VLLM_VENV)/.ready: requirements/vllm.txt | $(READY)
 # What runs the tests of the engine there, for which no server is needed.
 $(VLLM_VENV)/.tests: $(VLLM_VENV)/.ready
 	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --constraint requirements/dev.txt \
-		iniconfig pluggy pytest pytest-asyncio pytest-timeout
+		hypothesis iniconfig pluggy pytest pytest-asyncio pytest-timeout sortedcontainers
 	@touch $@
 
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)
