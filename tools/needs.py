@@ -67,6 +67,7 @@ NEEDS = {
     "test": (),
     "test-browser": (CHROMIUM, CHINESE_FONT),
     "test-image": CONTAINERS,
+    "test-image-vllm": CONTAINERS,
     "test-fresh": (*CONTAINERS, GIT),
 }
 """By target of the Makefile. What `test` needs, `make` sets up by itself."""
