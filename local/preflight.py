@@ -243,8 +243,11 @@ def packages_of(environment: Path) -> Path:
 
 def before_vllm_install(folder: Path) -> list[Problem]:
     """What must hold before vLLM's environment is made, beside the other one."""
-    problem = check_disk(folder, shutil.disk_usage(str(folder)).free / 1e9, VLLM_DISK_GB)
-    return [problem] if problem else []
+    checks = [
+        check_disk(folder, shutil.disk_usage(str(folder)).free / 1e9, VLLM_DISK_GB),
+        check_libnuma(_ldconfig_entry("libnuma.so.1")),
+    ]
+    return [problem for problem in checks if problem]
 
 
 def before_vllm(environment: Path) -> list[Problem]:

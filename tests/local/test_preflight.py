@@ -189,7 +189,8 @@ def test_pytriton() -> None:
 class TestTheEnvironmentOfVllm:
     @pytest.fixture(autouse=True)
     def _libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(preflight, "_ldconfig_entry", Path)
+        found = preflight._ldconfig_entry
+        monkeypatch.setattr(preflight, "_ldconfig_entry", lambda name: Path(name) if "numa" in name else found(name))
 
     @staticmethod
     def install(environment: Path, **versions: str) -> None:
