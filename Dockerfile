@@ -1,9 +1,10 @@
-# Three images from one file: --target triton, gateway or ui. `make image` builds them all.
+# Four images from one file: --target triton, triton-vllm, gateway or ui. `make image` builds them.
 #
 # pip's own settings (an index, credentials) come in as a secret: --secret id=pip,src=pip.conf
 # Wheels for a build without network come in as a folder:         --build-context wheels=<folder>, seen as /wheels
 
 ARG TRITON_BASE=nvcr.io/nvidia/tritonserver:26.11-py3
+ARG TRITON_VLLM_BASE=nvcr.io/nvidia/tritonserver:26.11-vllm-python-py3
 ARG PYTHON_BASE=python:3.12-slim-bookworm
 
 FROM scratch AS wheels
@@ -35,6 +36,18 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
     && python3 -m pip --python /opt/triton-chat/bin/python3 install --no-cache-dir \
         --requirement /requirements/server.txt --constraint /requirements/cuda.txt
 
+# This base's own Python has vLLM, and with it torch and transformers, which the environment takes from there; pip adds what
+# is missing. A base without vLLM gets all of it from another lock file: --build-arg VLLM_LOCK=vllm.txt (the CPU build).
+FROM ${TRITON_VLLM_BASE} AS triton-vllm-packages
+ARG VLLM_LOCK=vllm-image.txt
+COPY requirements/vllm-image.txt requirements/vllm.txt /requirements/
+WORKDIR /requirements
+RUN --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv --without-pip --system-site-packages /opt/triton-chat \
+    && sort --unique vllm-image.txt "${VLLM_LOCK}" > lock.txt \
+    && python3 -m pip --python /opt/triton-chat/bin/python3 install --no-cache-dir --no-deps --requirement lock.txt
+
 FROM ${PYTHON_BASE} AS gateway-packages
 COPY requirements/gateway.txt /requirements/
 RUN --mount=type=bind,from=wheels,target=/wheels \
@@ -57,6 +70,18 @@ FROM ${TRITON_BASE} AS triton-files
 WORKDIR /opt/triton-chat
 COPY --from=sources /dist /dist
 RUN python3 -m venv --without-pip . \
+    && python3 -m pip --python bin/python3 install --no-cache-dir --no-deps --no-index /dist/*.whl \
+    && rm -r bin/triton-chat-gateway lib/python3*/site-packages/chat_gateway
+COPY model_repository model_repository
+COPY models/tiny-chat models/tiny-chat
+COPY LICENSE ./
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash model_repository \
+    && chmod -R u=rwX,go=rX .
+
+FROM ${TRITON_VLLM_BASE} AS triton-vllm-files
+WORKDIR /opt/triton-chat
+COPY --from=sources /dist /dist
+RUN python3 -m venv --without-pip --system-site-packages . \
     && python3 -m pip --python bin/python3 install --no-cache-dir --no-deps --no-index /dist/*.whl \
     && rm -r bin/triton-chat-gateway lib/python3*/site-packages/chat_gateway
 COPY model_repository model_repository
@@ -109,6 +134,35 @@ ARG REVISION=unknown
 ARG SOURCE=""
 LABEL org.opencontainers.image.title="triton-chat" \
       org.opencontainers.image.description="Chat LLMs on NVIDIA Triton, with continuous batching and token streaming" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
+
+# As `triton`. Which engine a model has is for its settings to say, or for TRITON_CHAT_ENGINE: both are in here.
+FROM ${TRITON_VLLM_BASE} AS triton-vllm
+RUN groupadd --gid 10001 triton-chat \
+    && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /tmp triton-chat \
+    && install --directory --owner 10001 --group 10001 /models
+COPY --from=triton-vllm-packages /opt/triton-chat /opt/triton-chat
+COPY --from=triton-vllm-files /opt/triton-chat /opt/triton-chat
+ENV HOME=/tmp \
+    HF_HOME=/models/huggingface \
+    PATH=/opt/triton-chat/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /opt/triton-chat
+USER 10001:10001
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=60m --interval=10s --timeout=10s --retries=3 CMD ["triton-chat-server", "probe", "ready"]
+ENTRYPOINT ["triton-chat-server"]
+CMD ["serve"]
+ARG VERSION=0
+ARG REVISION=unknown
+ARG SOURCE=""
+LABEL org.opencontainers.image.title="triton-chat-vllm" \
+      org.opencontainers.image.description="Chat LLMs on NVIDIA Triton, with vLLM as engine" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \

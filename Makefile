@@ -7,7 +7,7 @@ VLLM_VENV := .venv-vllm
 # What ENGINE needs beyond that; needs-engine refuses other names.
 ENGINE_READY := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.ready)
 # What a target of tests needs beyond that, looked for each time and before anything is run: programs come and go.
-NEEDS := needs-test needs-test-browser needs-test-image needs-test-image-vllm needs-test-fresh
+NEEDS := needs-test needs-test-vllm needs-test-browser needs-test-image needs-test-image-vllm needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
 AGENTS := .cache/agents-venv/.ready .cache/openai-node/.ready
 SBOM_TOOLS := .cache/sbom-venv/.ready
@@ -41,7 +41,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-vllm test-faults test-helm test-cluster test-browser test-image test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS)
+.PHONY: help demo serve test test-unit test-integration test-vllm test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,15 +53,15 @@ serve: needs-engine $(READY) $(ENGINE_READY) ## Run Triton, the gateway and the 
 	@$(ASKED) $(BIN)/python -m local serve
 
 test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers
-	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not fresh and not vllm"
+	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not image_vllm and not fresh and not vllm"
 
 test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not fresh and not vllm"
+	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not image_vllm and not fresh and not vllm"
 
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
-test-vllm: needs-test $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, and those against a tritonserver that depend on the engine
+test-vllm: needs-test-vllm $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, and those against a tritonserver that depend on the engine
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm_engine
 	@$(BIN)/python -m pytest -m integration --engine vllm tests/integration
 
@@ -71,13 +71,17 @@ test-faults: needs-test $(READY) ## Kill, stop and disturb the whole stack, and 
 test-browser: needs-test-browser $(READY) ## Run the tests of the page in Chromium
 	@$(BIN)/python -m pytest -m browser
 
-image: ## Build the container images with docker or podman; IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
+image: needs-engine ## Build the container images with docker or podman; ENGINE=vllm (triton-chat-vllm too), IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
 	@$(PYTHON) tools/images/build.py --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)' --triton-base '$(TRITON_BASE)' \
-		--python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
+		--engine '$(ENGINE)' --triton-vllm-base '$(TRITON_VLLM_BASE)' --python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
 
 test-image: needs-test-image $(READY) ## Build the images offline, on a Debian base made on this machine, and test them
 	@$(BIN)/python -m tools.images.development
 	@$(BIN)/python -m pytest -m image tests/image
+
+test-image-vllm: needs-test-image-vllm $(READY) ## Build the image with vLLM in the same way, with its build for CPUs, and test it
+	@$(BIN)/python -m tools.images.development --engine vllm
+	@$(BIN)/python -m pytest -m image_vllm tests/image
 
 test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a minimal Debian (make, gcc, Python) from Debian's mirrors
 	@$(BIN)/python -m pytest -m fresh tests/fresh
@@ -118,9 +122,11 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@$(LOCK) --output-file requirements/client.txt pyproject.toml requirements/client.in
 	@$(LOCK) --output-file requirements/agents.txt requirements/agents.in
 	@sed -i -E 's/\+cpu$$//' requirements/*.txt
+	@sed -i '/^numpy==/d' requirements/vllm.txt
 	@$(LOCK) --no-allow-unsafe $(addprefix --unsafe-package=,$(VLLM_APART)) --output-file requirements/vllm.txt requirements/vllm.in
 	@sed -i -E '/^#|^$$/d' requirements/*.txt
 	@grep '^numpy==' requirements/server.txt >> requirements/vllm.txt
+	@$(LOCK) --constraint requirements/vllm.txt --output-file - requirements/vllm-image.in | grep -vxFf requirements/vllm.txt > requirements/vllm-image.txt
 
 bench: $(READY) ## Compare the engine with other engines (about eight minutes)
 	@$(BIN)/python -m benchmarks.engine

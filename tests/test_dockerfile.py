@@ -49,8 +49,21 @@ def test_the_doors_are_open_to_ipv4_and_ipv6(variable: str) -> None:
     assert re.findall(rf"{variable}=(\S+)", DOCKERFILE.read_text("utf-8")) == ["::"]
 
 
-def test_the_base_is_a_triton_without_the_known_holes() -> None:
-    (version,) = re.findall(
-        r"^ARG TRITON_BASE=\S+/tritonserver:(\d+\.\d+)-py3$", DOCKERFILE.read_text("utf-8"), re.MULTILINE
-    )
+def test_the_bases_are_the_same_triton_without_the_known_holes() -> None:
+    found = re.findall(r"^ARG (\w+)=\S+/tritonserver:(\d+\.\d+)(-\S+)$", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
+    (triton, version, kind), (vllm, other, other_kind) = found
+    assert (triton, kind, vllm, other_kind) == ("TRITON_BASE", "-py3", "TRITON_VLLM_BASE", "-vllm-python-py3")
+    assert version == other
     assert tuple(map(int, version.split("."))) >= (26, 6)
+
+
+def test_the_image_with_vllm_differs_from_the_other_in_its_packages_alone() -> None:
+    code = re.sub(r"^#.*\n", "", DOCKERFILE.read_text("utf-8"), flags=re.MULTILINE)
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", code, re.MULTILINE | re.DOTALL))
+
+    def lines(stage: str) -> list[str]:
+        text = re.sub(r"-vllm\b| --system-site-packages|(?<=description=).*", "", stages[stage])
+        return [line for line in text.splitlines() if line]
+
+    assert lines("triton-vllm-files") == lines("triton-files")
+    assert lines("triton-vllm") == lines("triton")

@@ -31,7 +31,7 @@ def refused(distributions: Iterable[metadata.Distribution]) -> list[str]:
     return [name for name, pythons in wanted.items() if not all(map(pythons.contains, PYTHONS))]
 
 
-@pytest.mark.parametrize("name", ["dev", "cuda", "checkov", "agents", "sbom", "vllm", *IMAGES])
+@pytest.mark.parametrize("name", ["dev", "cuda", "checkov", "agents", "sbom", "vllm", "vllm-image", *IMAGES])
 def test_every_package_is_pinned(name: str) -> None:
     assert pins(name)
     for package, specifier in pins(name).items():
@@ -64,6 +64,13 @@ def test_the_models_find_the_same_numpy_and_torch_beside_vllm() -> None:
 def test_vllm_brings_nothing_that_it_cannot_use_on_a_cpu() -> None:
     assert {"triton", "torchaudio", "torchcodec", "torchvision"}.isdisjoint(pins("vllm"))
     assert [package for package in pins("vllm") if package.startswith(("nvidia-", "cuda-"))] == []
+
+
+def test_the_image_with_vllm_adds_only_what_the_server_has_and_vllm_has_not() -> None:
+    """Its base brings vLLM and all that goes with it."""
+    assert pins("vllm-image").items() <= pins("server").items()
+    assert pins("vllm-image").keys().isdisjoint(pins("vllm"))
+    assert pins("server").keys() <= pins("vllm-image").keys() | pins("vllm").keys()
 
 
 def test_the_page_brings_no_client() -> None:

@@ -62,11 +62,14 @@ CONTAINERS = (
 )
 CHROMIUM = Need("Chromium", ("chromium",), lambda: chromium() is not None)
 CHINESE_FONT = Need("a font with Chinese", ("fontconfig", "fonts-wqy-microhei"), has_chinese_font)
+LIBNUMA = Need("libnuma", ("libnuma1",), lambda: preflight.libnuma() is not None)
 GIT = Need("git", ("git",), lambda: _which("git"))
 NEEDS = {
     "test": (),
+    "test-vllm": (LIBNUMA,),
     "test-browser": (CHROMIUM, CHINESE_FONT),
     "test-image": CONTAINERS,
+    "test-image-vllm": CONTAINERS,
     "test-fresh": (*CONTAINERS, GIT),
 }
 """By target of the Makefile. What `test` needs, `make` sets up by itself."""

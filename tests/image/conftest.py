@@ -15,14 +15,18 @@ from tools.images.podman import Podman
 HERE = Path(__file__).parent
 TIMEOUT_S = 300
 """A test may start a Triton of its own."""
+WITH_VLLM = HERE / "test_vllm.py"
+VLLM_TIMEOUT_S = 600
+"""It loads for longer, on a busy machine much longer."""
 _SIZES = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.image)
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+            vllm = item.path == WITH_VLLM
+            item.add_marker(pytest.mark.image_vllm if vllm else pytest.mark.image)
+            item.add_marker(pytest.mark.timeout(VLLM_TIMEOUT_S if vllm else TIMEOUT_S))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -52,14 +56,19 @@ class Image:
 @pytest.fixture(scope="session")
 def images(podman: Podman, request: pytest.FixtureRequest) -> dict[str, Image]:
     """By target. They are built by `make test-image` before the tests."""
-    found = {}
-    for target, name in development.images().items():
-        if not podman.has(name):
-            pytest.fail(f"there is no image {name}\n  fix: make test-image, which builds it first", pytrace=False)
-        (told,) = json.loads(podman("inspect", "--type=image", name))
-        found[target] = Image(name, told["Size"], told["Config"], told["Healthcheck"])
+    found = {target: look_up(podman, name) for target, name in development.images().items()}
     request.config.stash[_SIZES] = {image.name: image.size for image in found.values()}
     return found
+
+
+def look_up(podman: Podman, name: str) -> Image:
+    """Fails where it is not built."""
+    if not podman.has(name):
+        pytest.fail(
+            f"there is no image {name}\n  fix: make test-image builds it, or make test-image-vllm", pytrace=False
+        )
+    (told,) = json.loads(podman("inspect", "--type=image", name))
+    return Image(name, told["Size"], told["Config"], told["Healthcheck"])
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,8 @@ class Container:
         """Whether the HEALTHCHECK of the image succeeds."""
         return self._podman.run("healthcheck", "run", self.name).returncode == 0
 
-    def wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + READY_S
+    def wait_until_healthy(self, within_s: float = READY_S) -> None:
+        deadline = time.monotonic() + within_s
         while not self.is_healthy():
             state = self.state
             if state["Status"] != "running" or time.monotonic() > deadline:
@@ -100,12 +100,13 @@ class Containers:
 
     podman: Podman
     images: Mapping[str, str]
+    ready_s: float = READY_S
     started: list[Container] = field(default_factory=list)
 
     def triton(self, *flags: str, arguments: Sequence[str] = ()) -> Container:
         """Healthy, with a network of its own that nothing leaves or enters."""
         triton = self.start("triton", "--network=none", *flags, arguments=arguments)
-        triton.wait_until_healthy()
+        triton.wait_until_healthy(self.ready_s)
         return triton
 
     def gateway(self, beside: Container, *flags: str) -> Container:

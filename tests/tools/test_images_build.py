@@ -52,10 +52,19 @@ def test_the_three_targets_are_built_by_the_first_engine_that_answers(tmp_path: 
     assert builds(docker) == []
     assert not buildah.exists()
     tags = [argument for call in builds(podman) for argument in call if argument.startswith("--tag=")]
-    assert tags == [f"--tag={name}:{build.version()}" for name in build.IMAGES.values()]
+    assert tags == [f"--tag={build.IMAGES[name]}:{build.version()}" for name in ("triton", "gateway", "ui")]
     targets = [argument for call in builds(podman) for argument in call if argument.startswith("--target=")]
     assert targets == ["--target=triton", "--target=gateway", "--target=ui"]
     assert "[1/3] triton-chat:" in done.stdout
+
+
+def test_the_image_with_vllm_is_built_for_those_who_ask_for_it(tmp_path: Path) -> None:
+    calls = install(tmp_path, "docker")
+    assert make(tmp_path, "--engine", "vllm", "--triton-vllm-base", "base:3").returncode == 0
+    assert len(builds(calls)) == len(build.IMAGES) == 4
+    assert "--target=triton-vllm" in builds(calls)[3]
+    assert f"--tag=triton-chat-vllm:{build.version()}" in builds(calls)[3]
+    assert "--build-arg=TRITON_VLLM_BASE=base:3" in builds(calls)[3]
 
 
 def test_the_format_that_keeps_the_healthcheck_is_asked_for_where_it_is_not_the_only_one(tmp_path: Path) -> None:
@@ -112,4 +121,12 @@ def test_a_named_engine_is_taken(tmp_path: Path) -> None:
 
 def test_the_chart_names_the_images_that_are_built() -> None:
     values = yaml.safe_load((build.ROOT / "deploy" / "helm" / "triton-chat" / "values.yaml").read_text("utf-8"))
-    assert {target: values["image"][target]["repository"] for target in build.IMAGES} == build.IMAGES
+    named = {key: one["repository"] for key, one in values["image"].items() if isinstance(one, dict)}
+    assert {"triton", "gateway", "ui"} <= named.keys()
+    assert named.items() <= {_key(target): name for target, name in build.IMAGES.items()}.items()
+
+
+def _key(target: str) -> str:
+    """`triton-vllm` as the chart's values spell it: `tritonVllm`."""
+    first, *others = target.split("-")
+    return first + "".join(map(str.title, others))

@@ -64,7 +64,7 @@ def test_the_command_fails_and_does_not_go_on(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bases, "problem", lambda: None)
-    assert development.main() == 1
+    assert development.main([]) == 1
     assert "Containers cannot run here" in capsys.readouterr().err
 
 

@@ -17,6 +17,8 @@ SUITE = "bookworm"
 PYTHON = (3, 11)
 """Of the suite. The wheels are downloaded by the running Python, which therefore has to be the same."""
 PACKAGES = ("python3", "python3-pip", "libpython3.11")
+FOR_VLLM = ("libnuma1",)
+"""What vLLM's build for CPUs loads."""
 CONTAINERFILE = Path(__file__).with_name("triton-base.Containerfile")
 
 _UNUSED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
@@ -33,9 +35,9 @@ def problem() -> Problem | None:
     )
 
 
-def python_base(podman: Podman) -> str:
-    """The name of an image with Python and pip. Raises as `debian`."""
-    return debian(podman, PACKAGES)
+def python_base(podman: Podman, engine: str = "native") -> str:
+    """The name of an image with Python and pip, and what the engine loads. Raises as `debian`."""
+    return debian(podman, PACKAGES if engine == "native" else PACKAGES + FOR_VLLM)
 
 
 def debian(podman: Podman, packages: Sequence[str]) -> str:

@@ -14,8 +14,15 @@ from pathlib import Path
 from time import monotonic
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = {"triton": "triton-chat", "gateway": "triton-chat-gateway", "ui": "triton-chat-ui"}
+IMAGES = {
+    "triton": "triton-chat",
+    "gateway": "triton-chat-gateway",
+    "ui": "triton-chat-ui",
+    "triton-vllm": "triton-chat-vllm",
+}
 """Target of the Dockerfile -> name of the image, as the chart has it."""
+TARGETS = {"native": ("triton", "gateway", "ui"), "vllm": tuple(IMAGES)}
+"""By engine. The base with vLLM is large, so it is for those who ask for it."""
 
 _ENGINES = ("docker", "podman", "buildah")
 _ASK_S = 20
@@ -59,24 +66,28 @@ def main() -> int:
         return 1
     arguments = {
         "TRITON_BASE": options.triton_base,
+        "TRITON_VLLM_BASE": options.triton_vllm_base,
         "PYTHON_BASE": options.python_base,
         "VERSION": version(),
         "REVISION": revision(),
         "SOURCE": options.source,
     }
-    return run(Build(options.registry, options.tag or version(), arguments, options.extra), engine)
+    build = Build(options.registry, options.tag or version(), arguments, options.extra)
+    return run(build, engine, TARGETS[options.engine or "native"])
 
 
-def run(build: Build, engine: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-    """Builds all images, one after the other, and tells how long each took. Returns the exit code of the last build."""
-    for number, target in enumerate(IMAGES, 1):
-        print(f"[{number}/{len(IMAGES)}] {build.image(target)}, with {Path(engine[0]).name}", flush=True)
+def run(
+    build: Build, engine: Sequence[str], targets: Sequence[str], environment: Mapping[str, str] | None = None
+) -> int:
+    """Builds one image after the other, and tells how long each took. Returns the exit code of the last build."""
+    for number, target in enumerate(targets, 1):
+        print(f"[{number}/{len(targets)}] {build.image(target)}, with {Path(engine[0]).name}", flush=True)
         began = monotonic()
         code = subprocess.run(build.command(engine, target), env=environment, check=False).returncode
         if code:
             print(f"{build.image(target)} could not be built", file=sys.stderr)
             return code
-        print(f"[{number}/{len(IMAGES)}] {build.image(target)} took {monotonic() - began:.0f} s", flush=True)
+        print(f"[{number}/{len(targets)}] {build.image(target)} took {monotonic() - began:.0f} s", flush=True)
     return 0
 
 
@@ -123,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--registry", default="", help="registry.example.com/team; none by default")
     parser.add_argument("--tag", default="", help="the version of pyproject.toml by default")
     parser.add_argument("--triton-base", default="", help="the default is in the Dockerfile")
+    parser.add_argument("--triton-vllm-base", default="", help="the default is in the Dockerfile")
+    parser.add_argument("--engine", choices=["", *TARGETS], default="", help="vllm: triton-chat-vllm too")
     parser.add_argument("--python-base", default="", help="the default is in the Dockerfile")
     parser.add_argument("--source", default="", help="where the sources are published, for the images' labels")
     parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for the engine's own `build`")

@@ -106,7 +106,7 @@ def write(images: Sequence[str], engine: Engine | str, folder: Path = FOLDER) ->
 
 def environments() -> list[str]:
     inside = {lock for name, locks in TOGETHER.items() for lock in locks if lock != name}
-    return [path.stem for path in sorted(LOCKS.glob("*.txt")) if path.stem not in inside]
+    return sorted(path.stem for path in LOCKS.glob("*.txt") if path.stem not in inside)
 
 
 def of_lock(name: str) -> Document:

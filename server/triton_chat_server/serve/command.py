@@ -43,6 +43,7 @@ _EPILOG = f"""\
 environment:
   TRITON_CHAT_ENGINE_CONFIG  engine settings: a file, or a folder with a <model name>.json for each chat model
   TRITON_CHAT_MODEL          checkpoint of the model `chat`
+  TRITON_CHAT_ENGINE         engine of the model `chat`: native or vllm
   TRITON_CHAT_REPOSITORY     same as --repository
   TRITON_CHAT_POD_IP         the pod's address: if it is IPv6, HTTP and metrics listen on IPv6 (tritonserver supports
                              one family at a time there) and gRPC on both; if unset, only a pod without IPv4 does so

