@@ -46,9 +46,16 @@ def test_what_was_proposed_and_accepted_is_counted(started: Started, native_serv
 
 
 def test_what_cannot_be_combined_with_it_is_refused_by_name(started: Started) -> None:
-    answer = ask(started.serving, "Hello!", min_p=0.3, temperature=1, max_tokens=5)
+    answer = ask(started.serving, "Hello!", logit_bias={"300": 2}, temperature=0, max_tokens=5)
     assert isinstance(answer.last.error, InvalidArgumentError)
-    assert "min_p" in str(answer.last.error)
+    assert "logit_bias" in str(answer.last.error)
+
+
+def test_without_kernels_for_it_nothing_is_drawn(started: Started) -> None:
+    """vLLM would draw by what lies in memory, and end."""
+    with pytest.raises(InvalidArgumentError, match=r"^temperature: 0\.7 is not possible with speculative decoding"):
+        ask(started.serving, "Hello!", temperature=0.7, max_tokens=5)
+    assert ask(started.serving, "Hello!", temperature=0, logprobs=2, max_tokens=5).last.error is None
 
 
 def test_a_core_that_is_killed_ends_all_streams_and_the_server(started: Started) -> None:

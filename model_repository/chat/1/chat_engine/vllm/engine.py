@@ -78,7 +78,7 @@ class VllmEngine(Door[Running]):
 
     def submit(self, request: ChatRequest, sink: Sink) -> None:
         """See `protocol.Engine`. It compiles the request's grammar, in the caller's thread: InvalidArgumentError."""
-        check(request)
+        check(request, greedy_alone=self._model.greedy_alone)
         guide, places = guide_of(request, self._end_ids, self._grammars, leads_calls=False)
         self._enter(request.id, Running(request, sink, guide, self._tokenizer, self._names, places))
 

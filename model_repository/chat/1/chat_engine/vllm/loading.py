@@ -20,6 +20,7 @@ from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import StructuredOutputsParams
+from vllm.triton_utils import HAS_TRITON
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -68,6 +69,7 @@ class LoadedModel:
         defaults: what the checkpoint's `generation_config.json` asks for.
         longest_pass: seconds of the longest step that was tried.
         adapters: what vLLM calls each adapter, by name; see `Adapters.requests`.
+        greedy_alone: whether it can do no more than greedy decoding.
     """
 
     llm: AsyncLLM
@@ -79,6 +81,7 @@ class LoadedModel:
     defaults: GenerationDefaults
     longest_pass: float
     adapters: Mapping[str | None, LoRARequest]
+    greedy_alone: bool
 
     def close(self) -> None:
         """Ends vLLM's processes and the thread, if they have not ended yet."""
@@ -108,9 +111,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
             raise
         raise ConfigError(f"vLLM could not load the model; its own lines in the log say why: {_line(error)}") from error
     log.info(at("trying the model out"))
+    # Without Triton, nothing spreads the parameters over the proposed tokens: vLLM would draw by what lies in memory.
+    greedy_alone = vllm_config.speculative_config is not None and not HAS_TRITON
     try:
         loop.call(adapters.load(llm))
-        longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens))
+        longest = loop.call(_try_out(llm, vllm_config.scheduler_config.max_num_batched_tokens, greedy_alone))
     except Exception as error:
         processes.close()
         llm.shutdown(timeout=_ENDS_SECONDS)
@@ -123,10 +128,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
         ) from error
     processes.note()
     log.info(at(f"loaded: {model.dtype}, context {model.max_model_len}"))
-    vocab_size = model.get_vocab_size()
     return LoadedModel(
-        llm, loop, processes, steps, model.max_model_len, vocab_size, defaults, longest, adapters.requests
-    )
+        llm, loop, processes, steps, model.max_model_len, model.get_vocab_size(), defaults, longest, adapters.requests,
+        greedy_alone,
+    )  # fmt: skip
 
 
 def vllm_config_of(
@@ -186,12 +191,13 @@ async def _start(vllm_config: Any, steps: Steps) -> AsyncLLM:
     return AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True, stat_loggers=[steps.logger])
 
 
-async def _try_out(llm: AsyncLLM, step_tokens: int) -> float:
+async def _try_out(llm: AsyncLLM, step_tokens: int, greedy_alone: bool) -> float:
     """Seconds of a step as large as they get, and of one of a token. Raises what it raises.
 
     Before, everything that a request may ask for is asked once: some of it is compiled at its first use, for seconds.
     """
-    for number, asked in enumerate(_FIRST_USES):
+    uses = [use for use in _FIRST_USES if not (greedy_alone and use["temperature"])]
+    for number, asked in enumerate(uses):
         params = SamplingParams(max_tokens=2, ignore_eos=True, detokenize=False, **asked)
         for rows in (1, 2):  # torch compiles one row and several apart
             with suppress(VLLMValidationError):  # with these settings it does not do that, for nobody

@@ -20,9 +20,20 @@ _LEAST_TEMPERATURE = 0.01  # vLLM computes with this instead of less
 _SEEDS = 2**63 - 1
 
 
-def check(request: ChatRequest) -> None:
-    """Raises InvalidArgumentError for what vLLM would do otherwise than asked for."""
+def check(request: ChatRequest, *, greedy_alone: bool = False) -> None:
+    """Raises InvalidArgumentError for what vLLM would do otherwise than asked for.
+
+    Args:
+        request: of a caller.
+        greedy_alone: vLLM cannot draw here.
+    """
     sampling = request.sampling
+    if greedy_alone and not sampling.greedy:
+        raise InvalidArgumentError(
+            f"{sampling.temperature} is not possible with speculative decoding on CPUs, where vLLM has no kernels for "
+            "it; use 0",
+            field="temperature",
+        )
     if not sampling.greedy and sampling.temperature < _LEAST_TEMPERATURE:
         raise InvalidArgumentError(
             f"{sampling.temperature} is not possible with the engine vllm; use 0, or {_LEAST_TEMPERATURE} and more",
