@@ -21,6 +21,8 @@ COUNTERS = {
     "triton_chat_generation_tokens",
     "triton_chat_prefix_cache_hit_tokens",
     "triton_chat_preemptions",
+    "triton_chat_drafted_tokens",
+    "triton_chat_accepted_tokens",
     "triton_chat_engine_steps",
     "triton_chat_requests",
 }
