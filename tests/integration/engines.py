@@ -22,7 +22,6 @@ DEPENDING = (
     "test_gateway_chat.py",
     "test_gateway_completions.py",
     "test_gateway_errors.py",
-    "test_gateway_limits.py",
     "test_gateway_models.py",
     "test_gateway_streams.py",
     "test_generate.py",
@@ -40,6 +39,7 @@ are in tests/vllm_engine/test_vllm_crowd.py.
 """
 
 _TIGHT = "measures tenths of a second, which two cores do not keep beside vLLM's processes; the queue is Triton's"
+_NOT_ITS_OWN = "is nothing of the engine's, and would start a server of its own"
 NOT_ON_VLLM: Mapping[str, str] = {
     "test_a_mistake_is_named[a strict tool of an unknown type]": "vLLM refuses strict before the schema is read",
     "test_a_high_priority_goes_before_what_waits": _TIGHT,
@@ -48,6 +48,9 @@ NOT_ON_VLLM: Mapping[str, str] = {
     "test_all_of_the_group_in_hand_wait_and_may_leave": _TIGHT,
     "test_who_leaves_at_the_door_makes_way_within_a_second": _TIGHT,
     "test_a_request_that_waits_is_never_begun": _TIGHT,
+    "test_who_has_left_does_not_hold_up_a_stop": _NOT_ITS_OWN,
+    "test_vllm_model_hears_of_a_stop_in_the_middle_of_an_answer": _NOT_ITS_OWN,
+    "test_requests_that_were_refused_do_not_keep_the_model": _NOT_ITS_OWN,
 }
 """Test, by its name without parameters or with them -> why it is skipped there."""
 

@@ -44,9 +44,9 @@ NOT_FOR_STREAMS = {"prompt_logprobs"}
 
 
 @pytest.fixture(scope="module")
-def http(able_to_serve: None, engine_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+def http(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """A gateway with its default settings in front of an engine with other ones."""
-    servers = ServerFactory(tmp_path_factory.mktemp("triton"), engine_name)
+    servers = ServerFactory(tmp_path_factory.mktemp("triton"))
     gateways = GatewayFactory(tmp_path_factory.mktemp("gateway"))
     try:
         gateway = gateways(servers(SETTINGS))
