@@ -41,7 +41,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-vllm test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
+.PHONY: help demo serve test test-unit test-integration test-vllm-engine test-vllm test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,8 +61,10 @@ test-unit: $(READY) ## Run the tests that need no server
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
-test-vllm: needs-test-vllm $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, and those against a tritonserver that depend on the engine
+test-vllm-engine: needs-test-vllm $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, without a server
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm_engine
+
+test-vllm: test-vllm-engine ## Run these, and those against a tritonserver that depend on the engine
 	@$(BIN)/python -m pytest -m integration --engine vllm tests/integration
 
 test-faults: needs-test $(READY) ## Kill, stop and disturb the whole stack, and show how soon it is back; SOAK_SECONDS=20

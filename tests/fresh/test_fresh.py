@@ -58,7 +58,6 @@ def test_ci_runs_everything(shown: list[str]) -> None:
     assert [line.split("pytest ")[1] for line in shown if "-m pytest" in line] == [
         '-m "not browser and not faults and not image and not fresh and not vllm"',
         "-m vllm tests/vllm_engine",
-        "-m integration --engine vllm tests/integration",
         "-m faults tests/faults",
         "-m browser",
         "-m image tests/image",
