@@ -12,7 +12,13 @@ _VLLM_SETTINGS: Mapping[str, object] = {
     "engine": VLLM,
     "dtype": "float32",  # as the native engine on processors without 16-bit matrix products
     "block_size": 32,  # the least on a CPU; vLLM takes 128 there, more than many a prompt here has tokens
-    "vllm": {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28},
+    # Its core and its worker in one process: two wait for each other spinning, on two cores beside everything else.
+    "vllm": {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28, "distributed_executor_backend": "uni"},
+}
+_VLLM_ENVIRONMENT: Mapping[str, str] = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else it has a worker of its own on a CPU
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",  # as the native engine here
 }
 
 DEPENDING = (
@@ -31,23 +37,13 @@ DEPENDING = (
     "test_streaming.py",
     "test_structured.py",
     "test_vllm_clients.py",
+    "test_waiting.py",
 )
-"""The files whose answers come from the engine. The others have doors, settings or programs for their subject.
+"""The files whose answers come from the engine. The others have doors, settings or programs for their subject."""
 
-test_waiting.py has idle limits of 1.5 s, too short on two cores beside vLLM's processes; sequences that vLLM puts back
-are in tests/vllm_engine/test_vllm_crowd.py.
-"""
-
-_TIGHT = "measures tenths of a second, which two cores do not keep beside vLLM's processes; the queue is Triton's"
 _NOT_ITS_OWN = "is nothing of the engine's, and would start a server of its own"
 NOT_ON_VLLM: Mapping[str, str] = {
     "test_a_mistake_is_named[a strict tool of an unknown type]": "vLLM refuses strict before the schema is read",
-    "test_a_high_priority_goes_before_what_waits": _TIGHT,
-    "test_only_the_group_in_hand_goes_before_a_high_priority": _TIGHT,
-    "test_waiting_too_long_is_unavailable": _TIGHT,
-    "test_all_of_the_group_in_hand_wait_and_may_leave": _TIGHT,
-    "test_who_leaves_at_the_door_makes_way_within_a_second": _TIGHT,
-    "test_a_request_that_waits_is_never_begun": _TIGHT,
     "test_who_has_left_does_not_hold_up_a_stop": _NOT_ITS_OWN,
     "test_vllm_model_hears_of_a_stop_in_the_middle_of_an_answer": _NOT_ITS_OWN,
     "test_requests_that_were_refused_do_not_keep_the_model": _NOT_ITS_OWN,
@@ -63,8 +59,8 @@ def settings_on(engine: str, given: Mapping[str, object] | None) -> Mapping[str,
 
 
 def environment_of(engine: str) -> Mapping[str, str]:
-    """Environment variables of a server with that engine: like the native one there, vLLM computes in one thread."""
-    return {} if engine == NATIVE else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    """Environment variables of a server with that engine."""
+    return _VLLM_ENVIRONMENT if engine == VLLM else {}
 
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:

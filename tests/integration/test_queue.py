@@ -28,29 +28,20 @@ from tests.integration.calls import (
     settled,
     unbatched,
 )
-from tests.integration.engines import NATIVE, VLLM
 from tests.integration.servers import ServerFactory
 
 HIGH, NORMAL, LOW = 1, 2, 3
-QUEUE_S = {NATIVE: 1.5, VLLM: 4.0}
-"""The queue's time limit. What these tests bring about takes longer beside vLLM's processes."""
-
-
-def limits(engine: str) -> dict[str, str]:
-    """What `config.pbtxt` says, and what it says here."""
-    return {
-        "max_queue_size: 256": "max_queue_size: 2",
-        "default_timeout_microseconds: 60000000": f"default_timeout_microseconds: {QUEUE_S[engine] * 1e6:.0f}",
-    }
+LIMITS = {
+    "max_queue_size: 256": "max_queue_size: 2",
+    "default_timeout_microseconds: 60000000": "default_timeout_microseconds: 1500000",
+}
 
 
 @pytest.fixture(scope="module")
 def narrow(able_to_serve: None, engine_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     servers = ServerFactory(tmp_path_factory.mktemp("narrow"), engine_name)
     try:
-        yield servers(
-            {"max_sequences": 1, "max_step_tokens": 16, "threads": 1}, config_overrides={"chat": limits(engine_name)}
-        )
+        yield servers({"max_sequences": 1, "max_step_tokens": 16, "threads": 1}, config_overrides={"chat": LIMITS})
     finally:
         servers.stop_all()
 

@@ -40,12 +40,12 @@ class Read:
 
 
 @pytest.fixture(scope="module")
-def server(able_to_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+def server(able_to_serve: None, engine_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     folder: Path = tmp_path_factory.mktemp("waiting")
     changed_copy(REPOSITORY, folder / "repository", {"chat": {}})
     with (folder / "repository" / "chat" / "1" / "model.py").open("a") as model:
         model.write(SOONER)
-    servers = ServerFactory(folder)
+    servers = ServerFactory(folder, engine_name)
     try:
         yield servers(ENGINE, repository=folder / "repository", models=("chat",))
     finally:
