@@ -34,6 +34,8 @@ NOT_HERE = {
     "kube_pod_container_status_last_terminated_reason": "of kube-state-metrics",
     "kube_pod_container_status_restarts_total": "of kube-state-metrics",
     "kube_pod_init_container_status_restarts_total": "of kube-state-metrics",
+    "kube_statefulset_replicas": "of kube-state-metrics",
+    "kube_statefulset_status_replicas_ready": "of kube-state-metrics",
     "nv_gpu_memory_total_bytes": NEEDS_GPU,
     "nv_gpu_memory_used_bytes": NEEDS_GPU,
     "nv_gpu_power_usage": NEEDS_GPU,
