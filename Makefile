@@ -7,7 +7,7 @@ VLLM_VENV := .venv-vllm
 # What ENGINE needs beyond that; needs-engine refuses other names.
 ENGINE_READY := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.ready)
 # What a target of tests needs beyond that, looked for each time and before anything is run: programs come and go.
-NEEDS := needs-test needs-test-vllm needs-test-browser needs-test-image needs-test-image-vllm needs-test-fresh
+NEEDS := needs-test needs-test-vllm-engine needs-test-browser needs-test-image needs-test-image-vllm needs-test-fresh
 HELM_TOOLS := .cache/node/.ready .cache/checkov-venv/.ready
 AGENTS := .cache/agents-venv/.ready .cache/openai-node/.ready
 SBOM_TOOLS := .cache/sbom-venv/.ready
@@ -61,7 +61,7 @@ test-unit: $(READY) ## Run the tests that need no server
 test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
 	@$(BIN)/python -m pytest -m integration
 
-test-vllm-engine: needs-test-vllm $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, without a server
+test-vllm-engine: needs-test-vllm-engine $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, without a server
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm_engine
 
 test-vllm: test-vllm-engine ## Run these, and those against a tritonserver that depend on the engine

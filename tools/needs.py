@@ -66,7 +66,7 @@ LIBNUMA = Need("libnuma", ("libnuma1",), lambda: preflight.libnuma() is not None
 GIT = Need("git", ("git",), lambda: _which("git"))
 NEEDS = {
     "test": (),
-    "test-vllm": (LIBNUMA,),
+    "test-vllm-engine": (LIBNUMA,),
     "test-browser": (CHROMIUM, CHINESE_FONT),
     "test-image": CONTAINERS,
     "test-image-vllm": CONTAINERS,

@@ -56,7 +56,7 @@ def shown(machine: Machine) -> list[str]:
 
 def test_ci_runs_everything(shown: list[str]) -> None:
     assert [line.split("pytest ")[1] for line in shown if "-m pytest" in line] == [
-        '-m "not browser and not faults and not image and not fresh and not vllm"',
+        '-m "not browser and not faults and not image and not image_vllm and not fresh and not vllm"',
         "-m vllm tests/vllm_engine",
         "-m faults tests/faults",
         "-m browser",
