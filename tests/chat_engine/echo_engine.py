@@ -75,7 +75,7 @@ class EchoEngine(Door[tuple[ChatRequest, Sink]]):
         self._gone.discard(request.id)
         reason = FinishReason.LENGTH
         if made < request.max_tokens and self._is_over:
-            reason, error = FinishReason.ERROR, self._farewell()
+            reason, error = FinishReason.ERROR, self._stop_error()
         elif made < request.max_tokens:
             reason, error = FinishReason.CANCELLED, RequestCancelledError("the request was cancelled")
         self._running -= 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -9,16 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from chat_engine.errors import UnsupportedModelError
-from chat_engine.native.attention import (
-    AttentionBatch,
-    LayerProbe,
-    LayerShape,
-    PagedCache,
-    Span,
-    attention_order,
-    paged_attention,
-    varlen_works,
-)
+from chat_engine.native import decodes
+from chat_engine.native.attention import LayerProbe, paged_attention
+from chat_engine.native.attention_kernels import Kernels
+from chat_engine.native.copied import CopiedBatch
+from chat_engine.native.paged_cache import LayerShape, PagedCache, Span
+from chat_engine.native.passes import attention_order
+from chat_engine.native.runner import Row
+from chat_engine.native.tiled import TiledBatch
 from tests.chat_engine.builders import examples
 
 CPU = torch.device("cpu")
@@ -26,9 +25,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Case:
-    """One step: for each sequence how many tokens it has and how many of them are new."""
+    """One step: for each sequence how many tokens it has and how many of them are new.
+
+    The sequence at place `i` begins with the first `shared[i][1]` blocks of that at `shared[i][0]`.
+    """
 
     sequences: list[tuple[int, int]]  # (length, new)
+    shared: dict[int, tuple[int, int]] = field(default_factory=dict)
     block_size: int = 4
     kv_heads: int = 2
     group: int = 2
@@ -43,35 +46,57 @@ class Step:
     """A case laid out in a paged cache with the blocks in random order, and its answer by the textbook."""
 
     def __init__(
-        self, case: Case, device: torch.device = CPU, dtype: torch.dtype = torch.float32, use_varlen: bool = False
+        self,
+        case: Case,
+        device: torch.device = CPU,
+        dtype: torch.dtype = torch.float32,
+        kernels: Kernels | None = None,
+        tiles: int = 1,
     ) -> None:
+        """By kernels, with decodes in about so many tiles, or over copies."""
         self.case = case
         random = torch.Generator().manual_seed(case.seed)
-        sequences = sorted(case.sequences, key=lambda s: attention_order(s[1], s[0]))
-        needed = [-(-length // case.block_size) for length, _ in sequences]
+        size, kv_heads = case.block_size, case.kv_heads
+        needed = [-(-length // size) for length, _ in case.sequences]
         numbers = torch.randperm(sum(needed) + 3, generator=random).tolist()
-        shape = LayerShape(case.kv_heads, case.key_dim, case.value_dim)
-        self.cache = PagedCache([shape], len(numbers), case.block_size, dtype, device, use_varlen)
+        shape = LayerShape(kv_heads, case.key_dim, case.value_dim)
+        self.cache = PagedCache([shape], len(numbers), size, dtype, device, kernels is not None)
         stale = torch.randn(self.cache.keys[0].shape, generator=random) * 50  # what others left behind
         self.cache.keys[0].copy_(stale)
         self.cache.values[0].copy_(torch.randn(self.cache.values[0].shape, generator=random) * 50)
-        spans, queries, keys, values, expected = [], [], [], [], []
-        for (length, new), count in zip(sequences, needed, strict=True):
+        rows, contents = [], []
+        for i, ((length, new), count) in enumerate(zip(case.sequences, needed, strict=True)):
             blocks = [numbers.pop() for _ in range(count)]
-            q = torch.randn(new, case.kv_heads * case.group, case.key_dim, generator=random).to(dtype)
-            k = torch.randn(length, case.kv_heads, case.key_dim, generator=random).to(dtype)
-            v = torch.randn(length, case.kv_heads, case.value_dim, generator=random).to(dtype)
+            k = torch.randn(length, kv_heads, case.key_dim, generator=random).to(dtype)
+            v = torch.randn(length, kv_heads, case.value_dim, generator=random).to(dtype)
+            if i in case.shared:
+                other, begun = case.shared[i]
+                blocks[:begun] = rows[other].blocks[:begun]
+                k[: begun * size], v[: begun * size] = (t[: begun * size] for t in contents[other])
             for position in range(length - new):
-                block, offset = blocks[position // case.block_size], position % case.block_size
+                block, offset = blocks[position // size], position % size
                 self.cache.keys[0][block, offset] = k[position].to(device)
                 self.cache.values[0][block, offset] = v[position].to(device)
-            spans.append(Span(sum(map(len, queries)), new, length, blocks))
+            rows.append(Row([0] * new, length, blocks, None))
+            contents.append((k, v))
+        order, self.beginnings = attention_order(rows, self.cache)
+        spans, queries, keys, values, expected = [], [], [], [], []
+        for i in order:
+            length, new = case.sequences[i]
+            k, v = contents[i]
+            q = torch.randn(new, kv_heads * case.group, case.key_dim, generator=random).to(dtype)
+            spans.append(Span(sum(map(len, queries)), new, length, rows[i].blocks))
             queries.append(q)
             keys.append(k[length - new :])
             values.append(v[length - new :])
             expected.append(textbook(q, k, v, case.window))
         self.rows = sum(map(len, queries))
-        self.batch = AttentionBatch(self.cache, spans, self.rows, device)
+        self.spans = spans
+        self.batch = (
+            CopiedBatch(self.cache, spans, self.beginnings, device)
+            if kernels is None
+            else TiledBatch.of(kernels, self.cache, spans, case.group, self.beginnings, tiles)
+        )
         pad = torch.randn(case.padding, case.kv_heads * case.group, case.key_dim, generator=random).to(dtype)
         pad_kv = torch.randn(case.padding, case.kv_heads, max(case.key_dim, case.value_dim), generator=random).to(dtype)
         self.query = as_model([*queries, pad], device)
@@ -131,8 +156,27 @@ CASES = st.builds(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _sharing_is_always_worth_it() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decodes, "_WORTH_TOKENS", 1)
+        yield
+
+
+def related(case: Case, relations: list[tuple[int, int]]) -> Case:
+    """The same, with sequences that begin like earlier ones, as far as both have their first tokens in the cache."""
+    old = [(length - new) // case.block_size for length, new in case.sequences]
+    shared = {}
+    for i, (other, blocks) in zip(range(1, len(old)), relations, strict=False):
+        shared[i] = other % i, min(old[i], old[other % i], blocks)
+    return replace(case, shared=shared)
+
+
+RELATIONS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), max_size=6)
+
+
 @examples(250)
-@given(CASES)
+@given(st.builds(related, CASES, RELATIONS))
 def test_any_step_is_what_the_textbook_says(case: Case) -> None:
     step = Step(case)
     out = step.run()
@@ -159,6 +203,36 @@ def test_kinds_of_steps(sequences: list[tuple[int, int]], window: int | None) ->
     assert torch.allclose(step.run(), step.expected, atol=1e-4)
 
 
+FAMILY = {1: (0, 6), 2: (0, 6), 3: (2, 8)}
+
+
+@pytest.mark.parametrize("window", [None, 3, 30, 100])
+def test_decodes_that_begin_with_the_same_blocks_attend_to_them_together(window: int | None) -> None:
+    step = Step(Case([(40, 1), (25, 1), (34, 1), (37, 1), (30, 1), (9, 4)], shared=FAMILY, window=window))
+    assert [(b.count, b.blocks) for b in step.beginnings] == [(4, 6)]
+    assert torch.allclose(step.run(), step.expected, atol=1e-4)
+
+
+def test_a_sequence_that_shares_little_does_not_spoil_what_others_share() -> None:
+    step = Step(Case([(40, 1), (41, 1), (42, 1)], shared={1: (0, 9), 2: (0, 1)}))
+    assert [(b.count, b.blocks) for b in step.beginnings] == [(2, 9)]
+    assert torch.allclose(step.run(), step.expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("blocks", "worth"), [(3, False), (4, True)])
+def test_what_is_not_worth_a_second_call_is_read_twice(
+    blocks: int, worth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decodes, "_WORTH_TOKENS", 16)
+    assert bool(Step(Case([(40, 1), (41, 1)], shared={1: (0, blocks)})).beginnings) is worth
+
+
+def test_layers_whose_keys_and_values_differ_in_size_do_not_share() -> None:
+    step = Step(Case([(40, 1), (41, 1)], shared={1: (0, 9)}, value_dim=4))
+    assert not step.beginnings
+    assert torch.allclose(step.run(), step.expected, atol=1e-4)
+
+
 def test_numbers_beyond_float16_do_not_reach_the_next_owner_of_a_block() -> None:
     step = Step(Case([(6, 1), (9, 1)]), dtype=torch.float16)
     step.key[..., 0] = torch.inf
@@ -169,9 +243,9 @@ def test_numbers_beyond_float16_do_not_reach_the_next_owner_of_a_block() -> None
 
 
 def test_sequences_out_of_order_are_noticed() -> None:
-    step = Step(Case([(6, 1), (9, 1)]))
-    with pytest.raises(AssertionError, match="attention order"):
-        AttentionBatch(step.cache, step.batch.spans[::-1], 2, CPU)
+    step = Step(Case([(6, 1), (9, 3)]))
+    with pytest.raises(AssertionError, match="decodes must stand before"):
+        CopiedBatch(step.cache, step.spans[::-1], (), CPU)
 
 
 def test_a_step_writes_its_keys_and_values_and_nothing_else() -> None:
@@ -179,7 +253,7 @@ def test_a_step_writes_its_keys_and_values_and_nothing_else() -> None:
     before = step.cache.keys[0].flatten(0, 1).clone()
     step.run()
     after = step.cache.keys[0].flatten(0, 1)
-    written = step.batch.slots
+    written = [s.blocks[at // 4] * 4 + at % 4 for s in step.spans for at in range(s.length - s.count, s.length)]
     assert torch.equal(after[written], step.key[0, :, : step.rows].transpose(0, 1))
     rest = torch.ones(len(after), dtype=torch.bool)
     rest[written] = False
@@ -198,7 +272,7 @@ def test_each_layer_has_its_own_cache() -> None:
     step = Step(Case([(6, 2)]))
     shape = LayerShape(2, 8, 8)
     cache = PagedCache([shape, shape], 8, 4, torch.float32, CPU)
-    batch = AttentionBatch(cache, step.batch.spans, step.rows, CPU)
+    batch = CopiedBatch(cache, step.spans, (), CPU)
     paged_attention(layer(1), step.query, step.key, step.value, None, paged=batch)
     assert not cache.keys[0].any()
     assert cache.keys[1].any()
@@ -248,47 +322,12 @@ def test_a_layer_that_attends_twice_is_refused() -> None:
         paged_attention(layer(), q, q, q, None, paged=noted)
 
 
-def test_varlen_is_for_cuda_alone() -> None:
-    assert not varlen_works(16, 4, LayerShape(2, 64, 64), torch.bfloat16, CPU)
-
-
 # On a GPU.
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 5])
-def test_plain_attention_on_cuda_is_what_the_textbook_says(window: int | None) -> None:
+def test_attention_over_copies_on_cuda_is_what_the_textbook_says(window: int | None) -> None:
     case = Case([(20, 20), (3, 1), (17, 5), (1, 1), (33, 1)], window=window, padding=2)
     step = Step(case, torch.device("cuda"))
     assert torch.allclose(step.run()[: step.rows], step.expected, atol=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("group", [1, 4])
-@pytest.mark.parametrize("block_size", [16, 64, 256])
-def test_varlen_attention_agrees_with_plain_attention(
-    dtype: torch.dtype, window: int | None, group: int, block_size: int
-) -> None:
-    cuda = torch.device("cuda")
-    if not varlen_works(block_size, 2 * group, LayerShape(2, 64, 64), dtype, cuda):
-        pytest.skip(f"paged varlen attention does not take blocks of {block_size} tokens here")
-    sequences = [(300, 300), (3, 1), (170, 50), (1, 1), (513, 1)]
-    case = Case(sequences, block_size, kv_heads=2, group=group, key_dim=64, value_dim=64, window=window, padding=3)
-    plain, varlen = Step(case, cuda, dtype), Step(case, cuda, dtype, use_varlen=True)
-    assert torch.allclose(plain.run(), varlen.run(), atol=3e-2, rtol=3e-2)
-    assert torch.allclose(varlen.run()[: varlen.rows], varlen.expected, atol=3e-2, rtol=3e-2)
-
-
-@pytest.mark.gpu
-def test_varlen_attention_of_a_sequence_does_not_depend_on_its_neighbours() -> None:
-    cuda, shape = torch.device("cuda"), LayerShape(2, 64, 64)
-    sizes = [size for size in (16, 64, 256) if varlen_works(size, 4, shape, torch.bfloat16, cuda)]
-    if not sizes:
-        pytest.skip("paged varlen attention does not run here")
-    both = Step(Case([(40, 1), (300, 1)], sizes[0], key_dim=64, value_dim=64), cuda, torch.bfloat16, use_varlen=True)
-    together = both.run()
-    alone = AttentionBatch(both.cache, [both.batch.spans[0]], 1, cuda)
-    out, _ = paged_attention(layer(), both.query[:, :, :1], both.key[:, :, :1], both.value[:, :, :1], None, paged=alone)
-    assert torch.equal(out[0, 0].float().cpu(), together[0])

@@ -18,6 +18,7 @@ from chat_engine.native.sampler import NO_TOKEN, Sampled
 from chat_engine.request import FinishReason
 from tests.chat_engine.builders import (
     EOS,
+    Done,
     Gate,
     HashRunner,
     Inbox,
@@ -56,6 +57,13 @@ def scripted(answer: list[int], **request: object) -> Inbox:
     engine.submit(make_request("r", prompt=[7], **{"max_tokens": len(answer), **request}), inbox)
     run_out(engine)
     return inbox
+
+
+@pytest.fixture(params=[False, True], ids=["in step", "ahead"], autouse=True)
+def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the runner starts a step before the tokens of the last are there."""
+    monkeypatch.setattr(HashRunner, "runs_ahead", request.param)
+    return request.param
 
 
 # One request.
@@ -218,15 +226,37 @@ def test_requests_share_steps() -> None:
     assert len(runner.steps) <= 6
 
 
-def test_a_newcomer_joins_at_the_next_step() -> None:
+def test_a_newcomer_joins_at_the_next_step_that_has_not_started(ahead: bool) -> None:
     runner = HashRunner()
     engine, late = hand_engine(runner), Inbox()
     engine.submit(make_request("long", max_tokens=30), Inbox())
     for _ in range(5):
         checked_step(engine)
     engine.submit(make_request("late", max_tokens=1), late)
-    checked_step(engine)
+    for _ in range(2 if ahead else 1):
+        checked_step(engine)
     assert late.last.finish_reason is LENGTH
+
+
+class Hasty(HashRunner):
+    """Tells the step behind it a wrong token for every third sequence, and finds out later."""
+
+    def start(self, rows: list[Row]) -> Done:
+        rows = [self._known(row) for row in rows]
+        made = self.run(rows)
+        stale = [i for i, row in enumerate(rows) if made[i] and row.blocks[0] % 3 == 0]
+        self._last = [Sampled(5, None) if i in stale else sampled for i, sampled in enumerate(made)]
+        return Done(made, stale)
+
+
+def test_a_step_that_took_a_wrong_token_is_computed_again() -> None:
+    engine, runner = hand_engine(Hasty(max_step_tokens=64), max_sequences=8), HashRunner()
+    requests = [make_request(f"r{i}", prompt=[10 + i] * 5, max_tokens=9 + i, ignore_eos=True) for i in range(6)]
+    inboxes = [Inbox() for _ in requests]
+    for request, inbox in zip(requests, inboxes, strict=True):
+        engine.submit(request, inbox)
+    run_out(engine)
+    assert [inbox.text for inbox in inboxes] == [text_of(runner.answer(request)) for request in requests]
 
 
 def test_preemption_goes_unnoticed_by_the_caller() -> None:

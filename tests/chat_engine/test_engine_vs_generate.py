@@ -13,10 +13,10 @@ import torch
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
+from chat_engine.config import NgramSettings, Speculation
 from chat_engine.native.engine import NativeEngine
 from chat_engine.native.model_runner import ModelRunner
-from chat_engine.native.runner import Row, RunnerLimits
-from chat_engine.native.sampler import Sampled
+from chat_engine.native.runner import Row, RunnerLimits, Started
 from chat_engine.request import FinishReason
 from tests.chat_engine import architectures
 from tests.chat_engine.architectures import CONTEXT, MAIN, OTHERS, VOCAB
@@ -57,13 +57,14 @@ class Limited:
         self.limits: RunnerLimits = dataclasses.replace(runner.limits, **limits)
         self.defaults, self.longest_pass = runner.defaults, runner.longest_pass
         self.steps = 0
+        self.runs_ahead = runner.runs_ahead
         self._runner = runner
 
-    def run(self, rows: list[Row]) -> list[Sampled | None]:
+    def start(self, rows: list[Row]) -> Started:
         assert sum(len(row.tokens) for row in rows) <= self.limits.max_step_tokens
         assert all(block < self.limits.num_blocks for row in rows for block in row.blocks)
         self.steps += 1
-        return self._runner.run(rows)
+        return self._runner.start(rows)
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,13 @@ class Model:
             found.append(made.sequences[0, len(prompt) :].tolist())
         return found, closest
 
-    def engine(self, places: int = 4, blocks: int = 4 * CONTEXT // BLOCK, budget: int = 64) -> NativeEngine:
+    def engine(
+        self, places: int = 4, blocks: int = 4 * CONTEXT // BLOCK, budget: int = 64, **settings: object
+    ) -> NativeEngine:
         runner = Limited(
             self.runner, num_blocks=blocks, max_step_tokens=max(budget, places), max_model_len=blocks * BLOCK
         )
-        return NativeEngine(make_config(max_sequences=places, queue_room=30), runner, TOKENIZER)
+        return NativeEngine(make_config(max_sequences=places, queue_room=30, **settings), runner, TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +196,17 @@ def test_every_answer_is_that_of_generate(
 ) -> None:
     """Arrivals in any order, shared beginnings, chunks of any size, a cache that is too small, cancellations."""
     play(model, model.engine(places, blocks, budget), arrivals)
+
+
+GUESSES = Speculation(ngram=NgramSettings(shortest=1, longest=3, tokens=3))
+
+
+@examples(40, phases=(Phase.generate,))
+@given(arrivals=ARRIVALS, places=st.integers(1, 4), blocks=st.integers(14, 40), budget=st.sampled_from([5, 9, 64]))
+def test_every_answer_is_that_of_generate_with_guesses_too(
+    model: Model, arrivals: list[Arrival], places: int, blocks: int, budget: int
+) -> None:
+    play(model, model.engine(places, blocks, budget, speculation=GUESSES), arrivals)
 
 
 CROWD = [Arrival(i % 5, i, LONGEST_ANSWER, 4 if i == 9 else None) for i in range(len(prompts()))]
@@ -281,7 +295,7 @@ def test_results_come_back_in_the_order_of_the_rows(model: Model) -> None:
         rows.append(Row(tokens, len(tokens), list(range(block, block + needed)), greedy))
         block += needed
     rows.insert(2, Row([5, 6], 2, [block], None))
-    sampled = runner.run(rows)
+    sampled = runner.start(rows).results()
     assert sampled.pop(2) is None
     assert [s.token_id for s in sampled] == [model.answers[number][0] for number in numbers]
 
@@ -334,6 +348,25 @@ def test_logprobs_are_those_of_a_plain_pass(model: Model) -> None:
         assert entry.chosen.logprob == pytest.approx(expected.values[0].item(), abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["plain", "cut", "biased", "flat", "of two tokens"])
+def test_what_chance_chooses_is_the_same_with_guesses(model: Model, kind: str) -> None:
+    kinds = {**SAMPLING, "of two tokens": {"logit_bias": {9: 50.0, 10: 50.0}}}
+    requests = [
+        make_request(f"r{i}", prompts()[i] * 2, LONGEST_ANSWER, seed=i, ignore_eos=True, **kinds[kind])
+        for i in range(6)
+    ]
+    expected = [solo(model.engine, request).text for request in requests]  # before: both engines use one cache
+    guessing, made = model.engine(speculation=GUESSES), []
+    for request in requests:
+        inbox = Inbox()
+        guessing.submit(request, inbox)
+        run_out(guessing)
+        made.append(inbox.text)
+    assert made == expected
+    assert guessing.stats().drafted_tokens > 0
+    assert guessing.stats().accepted_tokens > 0 or kind != "of two tokens"
+
+
 def test_a_stream_is_the_same_to_the_byte_whatever_its_neighbours_do(model: Model) -> None:
     request = make_request("steady", prompts()[8], LONGEST_ANSWER, ignore_eos=True)
     expected = [event.text for event in solo(model.engine, request).events]
@@ -363,7 +396,7 @@ def test_on_cuda_in_float32_every_answer_is_that_of_generate(models: Callable[[s
         max_sequences=8, max_step_tokens=64,
     )  # fmt: skip
     runner = ModelRunner(config)
-    assert not runner._cache.use_varlen
+    assert runner._cache.use_kernels
     limited = Limited(runner, num_blocks=20, max_step_tokens=11, max_model_len=20 * BLOCK)
     engine = NativeEngine(make_config(max_sequences=4, queue_room=30), limited, TOKENIZER)
     play(model, engine, CROWD)
@@ -373,7 +406,7 @@ def test_on_cuda_in_float32_every_answer_is_that_of_generate(models: Callable[[s
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 20])
 def test_on_cuda_in_bfloat16_logits_are_near_those_of_transformers(tmp_path: Path, window: int | None) -> None:
-    """Heads of 64, as flash attention wants; in chunks, through the paged varlen call where this GPU has it."""
+    """In chunks, and as decodes by a CUDA graph."""
     folder = save_model(architectures.wide(window), tmp_path, std=0.05)
     config = make_config(
         model=str(folder), dtype="bfloat16", device="cuda", max_sequences=4, max_step_tokens=256, kv_cache_tokens=8192

@@ -13,7 +13,6 @@ from chat_engine.native.memory import (
     ModelSize,
     Paging,
     activation_bytes,
-    choose_paging,
     runner_limits,
     scored_tokens,
     step_tokens,
@@ -28,7 +27,7 @@ LLAMA = ModelSize(
 )
 SMALL = ModelSize(context=96, vocab_size=128, widest=128, num_layers=2, kv_bytes=2 * 2 * 16 * 4)
 H100, L4 = GpuMemory(free=64 * GIB, total=80 * GIB), GpuMemory(free=8 * GIB, total=23 * GIB)
-VARLEN, COPIES = Paging(True, 16), Paging(False, 16)
+KERNELS, COPIES = Paging(True, 16), Paging(False, 16)
 
 
 def config(**settings: object) -> EngineConfig:
@@ -41,16 +40,16 @@ def config(**settings: object) -> EngineConfig:
 @pytest.mark.parametrize(
     ("wanted", "works", "expected"),
     [
-        (None, {16, 64, 256}, Paging(True, 16)),
-        (None, {64, 256}, Paging(True, 64)),
-        (None, {256}, Paging(True, 256)),
-        (None, set(), Paging(False, 16)),
-        (256, {16, 256}, Paging(True, 256)),
-        (32, {16, 64}, Paging(False, 32)),
+        (None, {16}, Paging(True, 16)),
+        (None, {32}, Paging(False, 16)),
+        (32, {32}, Paging(True, 32)),
+        (32, {16}, Paging(False, 32)),
     ],
 )
-def test_the_smallest_block_that_paged_attention_takes(wanted: int | None, works: set[int], expected: Paging) -> None:
-    assert choose_paging(wanted, works.__contains__) == expected
+def test_kernels_are_used_where_they_work_with_the_blocks(
+    wanted: int | None, works: set[int], expected: Paging
+) -> None:
+    assert Paging.of(wanted, works.__contains__) == expected
 
 
 # Tokens of a step.
@@ -85,7 +84,7 @@ def test_prompt_tokens_scored_in_a_step_are_limited_by_their_logits(vocab_size: 
 
 def test_a_large_gpu_holds_what_is_left_of_its_share() -> None:
     """80 GiB of which 90% may be used, 16 taken by weights, and some for the passes: the rest are blocks of 2 MiB."""
-    limits = runner_limits(config(), LLAMA, VARLEN, H100)
+    limits = runner_limits(config(), LLAMA, KERNELS, H100)
     room = 64 * GIB - 8 * GIB - activation_bytes(config(), LLAMA)
     assert limits.num_blocks == pytest.approx(room / (2 << 20), abs=1)
     assert (limits.max_model_len, limits.max_step_tokens, limits.block_size) == (131_072, 2048, 16)
@@ -94,25 +93,25 @@ def test_a_large_gpu_holds_what_is_left_of_its_share() -> None:
 
 def test_copies_of_a_layers_cache_take_their_part() -> None:
     """Where attention copies blocks, one layer's whole cache may stand there twice: a 33rd part of all."""
-    with_copies, without = (runner_limits(config(), LLAMA, paging, H100).num_blocks for paging in (COPIES, VARLEN))
+    with_copies, without = (runner_limits(config(), LLAMA, paging, H100).num_blocks for paging in (COPIES, KERNELS))
     assert with_copies == pytest.approx(without * 32 / 33, abs=2)
 
 
 def test_a_small_gpu_takes_a_shorter_context_only() -> None:
     with pytest.raises(ConfigError, match=r"the KV cache holds \d+ tokens, less than one context of 131072; lower max"):
-        runner_limits(config(), LLAMA, VARLEN, L4)
-    assert runner_limits(config(max_model_len=8192), LLAMA, VARLEN, L4).max_model_len == 8192
+        runner_limits(config(), LLAMA, KERNELS, L4)
+    assert runner_limits(config(max_model_len=8192), LLAMA, KERNELS, L4).max_model_len == 8192
 
 
 def test_a_full_gpu_holds_nothing() -> None:
     with pytest.raises(ConfigError, match="the KV cache holds 0 tokens, less than one context of 131072"):
-        runner_limits(config(), LLAMA, VARLEN, GpuMemory(free=GIB, total=80 * GIB))
+        runner_limits(config(), LLAMA, KERNELS, GpuMemory(free=GIB, total=80 * GIB))
 
 
 def test_no_more_than_everybodys_whole_context_at_once() -> None:
     few = config(max_sequences=2, max_model_len=1000)
     for gpu in (H100, None):
-        assert runner_limits(few, LLAMA, VARLEN, gpu).num_blocks == 2 * 63
+        assert runner_limits(few, LLAMA, KERNELS, gpu).num_blocks == 2 * 63
 
 
 def test_a_setting_says_how_large_the_cache_is_whatever_is_free() -> None:
@@ -133,7 +132,7 @@ def test_a_setting_too_small_for_one_context_is_refused(tokens: int) -> None:
     taken=st.integers(0, 80 * GIB),
     fraction=st.floats(0.05, 0.99),
     sequences=st.integers(1, 2048),
-    paging=st.sampled_from([VARLEN, COPIES, Paging(True, 256)]),
+    paging=st.sampled_from([KERNELS, COPIES, Paging(True, 256)]),
 )
 def test_cache_and_passes_stay_within_the_share_and_what_is_free(
     free: int, taken: int, fraction: float, sequences: int, paging: Paging
@@ -144,7 +143,7 @@ def test_cache_and_passes_stay_within_the_share_and_what_is_free(
         limits = runner_limits(settings, LLAMA, paging, gpu)
     except ConfigError:
         return
-    per_layer = 0 if paging.use_varlen else LLAMA.kv_bytes // LLAMA.num_layers
+    per_layer = 0 if paging.use_kernels else LLAMA.kv_bytes // LLAMA.num_layers
     cache = limits.num_blocks * paging.block_size * (LLAMA.kv_bytes + per_layer)
     needed = cache + activation_bytes(settings, LLAMA)
     assert needed <= free

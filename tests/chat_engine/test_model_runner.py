@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.native import attention
+from chat_engine.native import copied
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.runner import Row
 from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, WINDOW, unused_window
@@ -56,7 +56,7 @@ def test_a_window_that_attention_is_not_told_of_limits_the_context(tmp_path: Pat
 def test_logits_unlike_those_of_the_models_own_attention_are_refused(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_causal", lambda q, k, v, scale: q * 0)
+    monkeypatch.setattr(copied, "_causal", lambda q, k, v, scale: q * 0)
     with pytest.raises(UnsupportedModelError, match="different logits"):
         load(llama)
 
@@ -70,6 +70,11 @@ def test_numbers_beyond_float16_are_noticed_while_loading(tmp_path: Path) -> Non
     folder = save_model(MAIN["llama with grouped heads"](), tmp_path, std=1e4)
     with pytest.raises(ConfigError, match="dtype"):
         load(folder, dtype="float16")
+
+
+def test_steps_do_not_start_ahead_on_a_cpu(llama: Path) -> None:
+    with pytest.raises(ConfigError, match="async_scheduling: is for GPUs"):
+        load(llama, async_scheduling=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -110,7 +115,7 @@ def test_a_context_between_two_padded_shapes_loads_and_runs(llama: Path, context
     """Warming up must stay within the cache, whatever shapes are rounded up to."""
     runner = load(llama, max_model_len=context, kv_cache_tokens=-(-context // 4) * 4, max_step_tokens=64)
     blocks = list(range(runner.limits.num_blocks))
-    assert runner.run([Row([5] * context, context, blocks, state(temperature=0.0))])[0] is not None
+    assert runner.start([Row([5] * context, context, blocks, state(temperature=0.0))]).results()[0] is not None
 
 
 def test_learned_positions_are_not_exceeded(tmp_path: Path) -> None:
@@ -154,7 +159,7 @@ def test_a_checkpoint_in_half_precision_runs_in_it(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     runner = load(tmp_path, dtype="bfloat16")
     assert runner._cache.keys[0].dtype == torch.bfloat16
-    assert runner.run([Row([5, 6, 7], 3, [0], state(temperature=0.0))])[0] is not None
+    assert runner.start([Row([5, 6, 7], 3, [0], state(temperature=0.0))]).results()[0] is not None
 
 
 @pytest.mark.parametrize(

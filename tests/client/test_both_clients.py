@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,6 +81,7 @@ def embedder() -> Iterator[FakeEmbeddings]:
 
 CALLS = {
     "is_live": (),
+    "check_live": (),
     "is_ready": (),
     "server_metadata": (),
     "models": (),
@@ -112,12 +114,22 @@ def strip_id(message: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "method", ["server_metadata", "models", "tokenize", "detokenize", "generate_batch", "generate"]
+    "method", ["check_live", "server_metadata", "models", "tokenize", "detokenize", "generate_batch", "generate"]
 )
 def test_nobody_there(run: Run, method: str) -> None:
     with pytest.raises(errors.ServerUnavailableError, match="is it running") as raised:
         run("127.0.0.1:1", method, *CALLS.get(method, ("hi",)))
     assert raised.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("method", ["check_live", "models", "generate"])
+def test_somebody_who_is_stuck(run: Run, method: str) -> None:
+    """The system takes the connection, and the server says nothing on it."""
+    with socket.create_server(("127.0.0.1", 0)) as stuck:
+        url = f"127.0.0.1:{stuck.getsockname()[1]}"
+        with pytest.raises(errors.ServerSilentError, match="does not answer"):
+            run(url, method, *CALLS.get(method, ("hi",)), timeouts=Timeouts(connect=0.1))
+        assert run(url, "is_live", timeouts=Timeouts(connect=0.1)) is False
 
 
 @pytest.mark.parametrize("method", ["is_live", "is_ready"])

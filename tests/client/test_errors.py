@@ -145,6 +145,7 @@ def test_what_triton_adds_does_not_disturb_the_data(before: str, after: str) -> 
             errors.ServerStoppingError,
         ),
         ("UNAVAILABLE", "failed to connect to all addresses", errors.ServerUnreachedError),
+        ("UNAVAILABLE", "connection attempt timed out before receiving SETTINGS frame", errors.ServerSilentError),
         ("RESOURCE_EXHAUSTED", "anything", errors.OverloadedError),
         ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max", errors.InvalidRequestError),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", errors.StreamTimeoutError),

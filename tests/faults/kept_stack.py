@@ -23,7 +23,7 @@ import time
 
 from chat_engine.native.model_runner import ModelRunner
 
-_run = ModelRunner.run
+_run = ModelRunner.start
 
 
 def _run_as_told(self, rows):
@@ -39,7 +39,7 @@ def _run_as_told(self, rows):
     return _run(self, rows)
 
 
-ModelRunner.run = _run_as_told
+ModelRunner.start = _run_as_told
 """
 """In the engine's step: the thread sleeps, spins, or every pass fails, while a file says so."""
 

@@ -1,4 +1,4 @@
-"""A machine that has nothing yet: Debian 12 with make, gcc and Python, the sources, and a user without rights."""
+"""A machine that has nothing yet: Debian 12 with make, g++ and Python, the sources, and a user without rights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from local.options import ROOT
 from tools.images.podman import Podman
 
-PACKAGES = ("make", "gcc", "python3")
+PACKAGES = ("make", "g++", "python3")
 USER = "somebody"
 CLONE = f"/home/{USER}/triton-chat"
 

@@ -1,4 +1,4 @@
-"""`make test` and `.ci/run` on a Debian that has only make, gcc and Python; packages come from Debian's mirrors."""
+"""`make test` and `.ci/run` on a Debian that has only make, g++ and Python; packages come from Debian's mirrors."""
 
 from __future__ import annotations
 
@@ -55,13 +55,15 @@ def shown(machine: Machine) -> list[str]:
 
 
 def test_ci_runs_everything(shown: list[str]) -> None:
+    side_by_side = "--numprocesses 2 --dist loadfile"
     assert [line.split("pytest ")[1] for line in shown if "-m pytest" in line] == [
-        '-m "not browser and not faults and not image and not image_vllm and not fresh and not vllm"',
-        "-m vllm tests/vllm_engine",
-        "-m faults tests/faults",
-        "-m browser",
-        "-m image tests/image",
+        f'-m "not browser and not faults and not image and not image_vllm and not fresh and not vllm" {side_by_side}',
+        f"-m vllm {side_by_side} tests/vllm_engine",
         "-m fresh tests/fresh",
+        f"-m integration --engine vllm {side_by_side} tests/integration",
+        "-m faults tests/faults",
+        "-m browser tests/browser",
+        "-m image tests/image",
     ]
 
 

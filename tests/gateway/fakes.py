@@ -245,8 +245,8 @@ class FakeClient(AsyncChatClient):
         rows = np.eye(size, dtype=np.float32)[[index % size for index in range(len(inputs))]]
         return EmbeddingResult(rows, [len(text) for text in inputs])
 
-    async def is_live(self) -> bool:
-        return self.failure is None
+    async def check_live(self) -> None:
+        self._raise()
 
     async def is_ready(self, model: str | None = None) -> bool:
         return self.failure is None and (model is None or any(m.ready for m in self.catalogue if m.name == model))

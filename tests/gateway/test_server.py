@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from chat_gateway.upstream import server as module
-from chat_gateway.upstream.server import Server
+from chat_gateway.upstream.server import LOST_S, PERIOD_S, Server
 from tests.gateway.fakes import WAIT_S, FakeClient, model
 from triton_chat.errors import (
     EngineError,
     InvalidRequestError,
     ModelNotFoundError,
+    ServerSilentError,
     ServerUnavailableError,
+    ServerUnreachedError,
     TritonChatError,
 )
 from triton_chat.types import ModelInfo
@@ -26,10 +29,9 @@ class Hanging(FakeClient):
         super().__init__()
         self.hangs = self.is_slow = False
 
-    async def is_live(self) -> bool:
+    async def check_live(self) -> None:
         if self.hangs:
             await asyncio.Event().wait()
-        return True
 
     async def models(self) -> list[ModelInfo]:
         if self.is_slow:
@@ -123,6 +125,29 @@ async def test_who_waits_on_one_that_is_silent_is_told() -> None:
     assert server.outstanding == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "lost_after_s"),
+    [(ServerSilentError("nothing comes back"), LOST_S), (ServerUnreachedError("it refuses"), math.inf)],
+)
+async def test_who_waits_where_no_connection_comes_about(
+    clock: list[float], error: TritonChatError, lost_after_s: float
+) -> None:
+    """A server that refuses may be stopping, with answers still to come on the connections it has."""
+    client = FakeClient()
+    server = Server(client)
+    await server.look()
+    running = asyncio.create_task(server.run(forever))
+    await asyncio.sleep(0)
+    began, client.failure = clock[0], error
+    while not running.done() and clock[0] < began + 4 * LOST_S:
+        clock[0] += PERIOD_S
+        await server.look()
+        for _ in range(9):  # steps of the loop, whose clock stands still: more than an end needs
+            await asyncio.sleep(0)
+    assert (clock[0] - began if running.done() else math.inf) == lost_after_s
+    running.cancel()
+
+
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("slow_to_tell", ["that it lives", "its models"])
 async def test_one_that_still_sends_is_busy(slow_to_tell: str) -> None:
@@ -160,7 +185,7 @@ async def test_a_list_that_is_late_is_the_last_one(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("error", [InvalidRequestError("restricted"), EngineError("not found")])
 async def test_what_is_no_triton_is_not_up_and_is_looked_at_again(error: TritonChatError) -> None:
     class Odd(FakeClient):
-        async def is_live(self) -> bool:
+        async def check_live(self) -> None:
             raise error
 
     server, looks = Server(Odd()), asyncio.Event()

@@ -99,7 +99,7 @@ async def test_a_rollout_under_load_fails_nobody(upstream: Upstream, name: Name,
     name.urls = [*name.urls, new[0].url]
     await until(lambda: new[0].requests)
     name.urls = [triton.url for triton in new]
-    await asyncio.gather(*(asyncio.to_thread(triton.stop) for triton in old))
+    await asyncio.gather(*(asyncio.to_thread(triton.drain) for triton in old))
     await until(lambda: new[1].requests)
     await until(lambda: upstream.servers.num_known == 2)
     goal = len(texts) + 300

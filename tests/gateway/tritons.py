@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,6 +61,8 @@ class Process:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # until then it may answer
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def __enter__(self) -> Process:
         return self

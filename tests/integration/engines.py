@@ -12,14 +12,9 @@ _VLLM_SETTINGS: Mapping[str, object] = {
     "engine": VLLM,
     "dtype": "float32",  # as the native engine on processors without 16-bit matrix products
     "block_size": 32,  # the least on a CPU; vLLM takes 128 there, more than many a prompt here has tokens
-    # Its core and its worker in one process: two wait for each other spinning, on two cores beside everything else.
-    "vllm": {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28, "distributed_executor_backend": "uni"},
+    "vllm": {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28},
 }
-_VLLM_ENVIRONMENT: Mapping[str, str] = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else it has a worker of its own on a CPU
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",  # as the native engine here
-}
+_VLLM_ENVIRONMENT: Mapping[str, str] = {"OMP_NUM_THREADS": "1"}  # as the native engine here
 
 DEPENDING = (
     "test_adapters.py",
@@ -37,9 +32,9 @@ DEPENDING = (
     "test_streaming.py",
     "test_structured.py",
     "test_vllm_clients.py",
-    "test_waiting.py",
 )
-"""The files whose answers come from the engine. The others have doors, settings or programs for their subject."""
+"""The files whose answers come from the engine. The others have doors, settings or programs for their subject, or what
+happens before the engine."""
 
 _NOT_ITS_OWN = "is nothing of the engine's, and would start a server of its own"
 NOT_ON_VLLM: Mapping[str, str] = {

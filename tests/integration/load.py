@@ -36,7 +36,7 @@ GATE = """
 
 import threading
 
-_run_when_open = ModelRunner.run
+_run_when_open = ModelRunner.start
 
 
 def _run_at_the_gate(self, rows):
@@ -45,7 +45,7 @@ def _run_at_the_gate(self, rows):
     return _run_when_open(self, rows)
 
 
-ModelRunner.run = _run_at_the_gate
+ModelRunner.start = _run_at_the_gate
 _stop_server = lambda: None
 
 

@@ -60,7 +60,7 @@ class ServerFactory:
                 },
                 extra_args=extra_args,
                 log_path=folder / "tritonserver.log",
-                ready_timeout_s=120.0,
+                ready_timeout_s=240.0,  # two of vLLM may load at once, on a slow processor
                 exit_timeout_s=exit_timeout_s,
             )
         )

@@ -27,6 +27,8 @@ from tests.integration.calls import (
     unbatched,
 )
 
+pytestmark = pytest.mark.alone
+
 WITHIN_S = 1.5
 
 CLIENT = """

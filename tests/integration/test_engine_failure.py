@@ -15,7 +15,7 @@ import pathlib
 
 from chat_engine.native.model_runner import ModelRunner
 
-_run = ModelRunner.run
+_run = ModelRunner.start
 
 
 def _run_unless_told(self, rows):
@@ -24,7 +24,7 @@ def _run_unless_told(self, rows):
     return _run(self, rows)
 
 
-ModelRunner.run = _run_unless_told
+ModelRunner.start = _run_unless_told
 """
 
 
@@ -61,7 +61,7 @@ CHOOSY_RUNNER = f"""
 
 from chat_engine.native.model_runner import ModelRunner
 
-_run = ModelRunner.run
+_run = ModelRunner.start
 
 
 def _run_unless_poisoned(self, rows):
@@ -70,7 +70,7 @@ def _run_unless_poisoned(self, rows):
     return _run(self, rows)
 
 
-ModelRunner.run = _run_unless_poisoned
+ModelRunner.start = _run_unless_poisoned
 """
 
 

@@ -22,6 +22,8 @@ from tests.integration.calls import Metrics, chat, eventually, settled
 from tests.integration.openai_calls import CALL_S, Asker, options
 from tests.integration.servers import GatewayFactory
 
+pytestmark = pytest.mark.alone
+
 HELLO: Any = chat("Hello!")
 LONG: dict[str, Any] = {"model": "chat", "max_tokens": 1900, "temperature": 0, "extra_body": {"ignore_eos": True}}
 """Seconds of work."""

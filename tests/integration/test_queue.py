@@ -5,6 +5,7 @@ The server has one place, takes two waiting requests a priority level, and lets 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import urllib.request
@@ -29,6 +30,9 @@ from tests.integration.calls import (
     unbatched,
 )
 from tests.integration.servers import ServerFactory
+from triton_chat.client import AsyncChatClient
+
+pytestmark = pytest.mark.alone
 
 HIGH, NORMAL, LOW = 1, 2, 3
 LIMITS = {
@@ -227,3 +231,19 @@ def test_who_leaves_the_queue_is_never_run(narrow: LocalTriton, stub: GRPCInfere
     grown = settled(narrow) - waiting.before
     assert grown("triton_chat_requests_total") == 3
     assert grown("triton_chat_requests_total", finish_reason="cancelled") == 1
+
+
+async def test_a_burst_does_not_wait_for_the_batcher(triton: LocalTriton) -> None:
+    """Triton's batcher sleeps for half a second unless a request wakes it, and does not wake for one that comes while
+    `execute` takes another."""
+
+    async def first_token_s(client: AsyncChatClient) -> float:
+        began = time.monotonic()
+        async with client.stream("Hi", max_tokens=2, ignore_eos=True) as stream:
+            await anext(aiter(stream))
+            return time.monotonic() - began
+
+    async with AsyncChatClient(triton.grpc_address) as client:
+        bursts = [await asyncio.gather(*(first_token_s(client) for _ in range(5))) for _ in range(40)]
+    slow = [max(times) for times in bursts if max(times) > 0.45]
+    assert len(slow) <= 2, slow

@@ -18,6 +18,8 @@ from tests.integration.served import TINY, ServedTriton, probe
 from tests.integration.servers import REPOSITORY
 from triton_chat import ChatClient
 
+pytestmark = pytest.mark.alone
+
 QUICK = ("--silent-seconds", "2", "--stall-seconds", "2")
 BOTH = ("--model", "chat", "--model", "second")
 HANGING_RUNNER = """
@@ -27,7 +29,7 @@ import time
 
 from chat_engine.native.model_runner import ModelRunner
 
-_run = ModelRunner.run
+_run = ModelRunner.start
 
 
 def _run_unless_told(self, rows):
@@ -36,7 +38,7 @@ def _run_unless_told(self, rows):
     return _run(self, rows)
 
 
-ModelRunner.run = _run_unless_told
+ModelRunner.start = _run_unless_told
 """
 
 

@@ -24,6 +24,8 @@ from tests.gateway.tritons import Name
 from tests.integration.calls import Metrics, eventually, settled
 from tests.integration.servers import ServerFactory
 
+pytestmark = pytest.mark.alone
+
 ENGINE = {"threads": 1, "drain_seconds": 60}
 MAX_AGE = "--grpc-max-connection-age=1000"
 """Milliseconds. Without a grace period, which would end running answers."""
@@ -149,9 +151,13 @@ async def test_one_that_is_stuck_is_given_up_and_taken_again(
         _signal_all(second, signal.SIGCONT)
     ends = await asyncio.gather(*answers, return_exceptions=True)
     assert ends.count("length") == len(answers) - lost
-    before = finished(second)
-    while finished(second) == before:
-        await door.ask(2)
+    try:
+        before = finished(second)
+        while finished(second) == before:
+            await door.ask(2)
+    except OSError:
+        _skip_if_it_died_of_waking(second)
+        raise
 
 
 async def test_one_that_stops_costs_nothing(door: Door, tritons: tuple[LocalTriton, LocalTriton]) -> None:
@@ -168,6 +174,12 @@ async def test_one_that_stops_costs_nothing(door: Door, tritons: tuple[LocalTrit
     assert await stopping == 0
     assert set(await asyncio.gather(*answers)) == {"length"}
     await door.ask(8)
+
+
+def _skip_if_it_died_of_waking(triton: LocalTriton) -> None:
+    """At times tritonserver 2.51 does: a lock that its Python backend shares with a model times out in their sleep."""
+    if "boost::interprocess::lock_exception" in triton.options.log_path.read_text():
+        pytest.skip("tritonserver 2.51 aborted when it woke up")
 
 
 def _signal_all(triton: LocalTriton, number: signal.Signals) -> None:

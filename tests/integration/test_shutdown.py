@@ -14,6 +14,7 @@ import pytest
 
 from local.readiness import models_in
 from local.triton import LocalTriton
+from tests.integration import engines
 from tests.integration.calls import (
     LONG,
     Metrics,
@@ -31,9 +32,17 @@ from tests.integration.servers import ServerFactory
 from tests.integration.test_bad_input import raw
 from triton_chat import ChatClient, InvalidRequestError
 
+pytestmark = pytest.mark.alone
+
 DRAIN_S = 2.0
 EXIT_S = 9
 """tritonserver's own limit. After the last stream it takes 2 to 3 seconds more to unload and leave."""
+
+
+@pytest.fixture
+def exit_s(engine_name: str) -> int:
+    """With vLLM it takes 6 to 7 seconds, on slow or busy processors longer."""
+    return EXIT_S if engine_name == engines.NATIVE else 3 * EXIT_S
 
 
 def http_ready(server: LocalTriton) -> bool:
@@ -49,9 +58,11 @@ def assert_nothing_left(server: LocalTriton, stubs: list[int]) -> None:
     assert list(Path("/dev/shm").glob(server._shm_prefix + "*")) == []
 
 
-def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(start_triton: ServerFactory) -> None:
+def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
+    start_triton: ServerFactory, exit_s: int
+) -> None:
     engine = {"threads": 1, "max_sequences": 13, "max_step_tokens": 64, "drain_seconds": DRAIN_S}
-    server = start_triton(engine, exit_timeout_s=EXIT_S)
+    server = start_triton(engine, exit_timeout_s=exit_s)
     with connect(server) as stub:
         ask(stub, request(text_input="warm", sampling_parameters={"max_tokens": 1}))
         eventually(lambda: http_ready(server), within=5)
@@ -80,17 +91,17 @@ def test_sigterm_lets_short_streams_finish_and_ends_long_ones_at_the_drain_time(
             assert (cut.code, cut.error) == ("UNAVAILABLE", "the server is shutting down [code=stopping]")
             assert cut.last.finish_reason == ""
             assert DRAIN_S - 0.5 < stream.ended_at - began < DRAIN_S + 1.5
-        eventually(lambda: server.poll() is not None, within=EXIT_S)
+        eventually(lambda: server.poll() is not None, within=exit_s)
     assert server.poll() == 0
-    assert time.monotonic() - began < EXIT_S
+    assert time.monotonic() - began < exit_s
     assert_nothing_left(server, stubs)
 
 
-def test_an_idle_server_is_gone_within_seconds(start_triton: ServerFactory) -> None:
-    server = start_triton({"threads": 1, "max_sequences": 1, "max_step_tokens": 16}, exit_timeout_s=EXIT_S)
+def test_an_idle_server_is_gone_within_seconds(start_triton: ServerFactory, exit_s: int) -> None:
+    server = start_triton({"threads": 1, "max_sequences": 1, "max_step_tokens": 16}, exit_timeout_s=exit_s)
     stubs = stubs_of(server)
     os.kill(server.pid, signal.SIGTERM)
-    eventually(lambda: server.poll() is not None, within=EXIT_S)
+    eventually(lambda: server.poll() is not None, within=exit_s)
     assert server.poll() == 0  # and not by the end of tritonserver's patience
     assert_nothing_left(server, stubs)
 

@@ -77,6 +77,7 @@ def expected(stub: GRPCInferenceServiceStub, prompt: str, max_tokens: int = 16) 
 
 
 class TestSampleClient:
+    @pytest.mark.alone  # a late reader gets the answer in one piece
     async def test_streaming(self, triton: LocalTriton, stub: GRPCInferenceServiceStub) -> None:
         results = await sample_client(triton, True, {**GREEDY, "max_tokens": "100"})
         assert ["".join(pieces) for pieces in results.values()] == [expected(stub, p, 100) for p in PROMPTS]

@@ -15,6 +15,8 @@ from tests.integration.calls import Metrics, eventually, settled
 from tests.integration.servers import REPOSITORY, ServerFactory, changed_copy
 from triton_chat import ChatClient, ChatEvent, SamplingParams, Timeouts
 
+pytestmark = pytest.mark.alone
+
 STREAMS, TOKENS, CACHE = 24, 700, 4096
 IDLE_S = 1.5
 SOONER = """

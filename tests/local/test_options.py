@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from chat_engine.config import ENGINES
+from chat_engine.config import EngineName
 from local import ports
 from local.options import DEFAULT_MODEL, ENVIRONMENTS, ROOT, GatewayOptions, PageOptions, StackOptions, TritonOptions
 from local.preflight import PORT_NAMES
@@ -44,7 +45,7 @@ def test_each_engine_has_an_environment_of_its_own() -> None:
 
 
 def test_the_engines_are_those_of_the_settings() -> None:
-    assert tuple(ENVIRONMENTS) == ENGINES
+    assert tuple(ENVIRONMENTS) == get_args(EngineName)
     with pytest.raises(ValueError, match=r"^ENGINE \(TRITON_CHAT_ENGINE\) must be native or vllm, not 'tgi'$"):
         TritonOptions.from_environment({"TRITON_CHAT_ENGINE": "tgi"})
 

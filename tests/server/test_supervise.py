@@ -103,6 +103,22 @@ def test_how_long_a_model_may_be_silent_can_be_set(tmp_path: Path, monkeypatch: 
     assert one.end() == (1, f"serve: {words}; ending the server")
 
 
+@pytest.mark.parametrize("flags", [(), ("--allow-http=true", "--http-port=1")], ids=["alone", "with its other thread"])
+def test_a_pause_of_its_own_is_no_signal(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Longer than it waits between two looks; it goes on as before."""
+    supervised = Supervised(tmp_path, "--exit-timeout-secs=0", *flags)
+    supervised.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, supervised.process.pid, os.WSTOPPED | os.WNOWAIT)
+    time.sleep(1.2)  # it is the pause that is tested
+    supervised.process.send_signal(signal.SIGCONT)
+    supervised.process.send_signal(signal.SIGUSR1)
+    signals = supervised.told / "signals"
+    eventually(lambda: signals.exists())
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.end() == (0, "")
+    assert signals.read_text().split() == ["SIGUSR1", "SIGTERM"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])
 def test_a_server_that_dies(supervised: Supervised, number: signal.Signals, code: int) -> None:
     os.kill(supervised.server, number)

@@ -437,7 +437,9 @@ def test_it_thinks_when_it_is_told_to(model, tokenizer):
 # --- The tool ---------------------------------------------------------------------------------------------------------
 
 
-def test_twenty_steps_lower_the_loss_and_leave_a_loadable_checkpoint(tmp_path, topics, capsys):
+@pytest.mark.timeout(600)
+def test_twenty_steps_lower_the_loss_and_leave_a_loadable_checkpoint(tmp_path, topics, capsys, monkeypatch):
+    monkeypatch.setattr(tasks, "ASKED", 10)  # of each kind: what the card says of the model is tested above
     data = tmp_path / "data.jsonl"
     rows = (MODEL_DIR / tool.DATA_NAME).read_text(encoding="utf-8").splitlines()
     data.write_text("\n".join(row for row in rows if '"id": "hello"' in row or '"id": "bye"' in row), encoding="utf-8")

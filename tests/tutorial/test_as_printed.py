@@ -20,7 +20,7 @@ from local import preflight
 from local.options import ROOT
 from tools.tutorial import PAGE, Block, blocks, commands
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(300)]
 
 BLOCKS = blocks(PAGE.read_text(encoding="utf-8"))
 START = next(number for number, block in enumerate(BLOCKS) if block.use == "server")

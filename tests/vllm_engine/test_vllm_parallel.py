@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from chat_engine.serving import Serving
 from tests.vllm_engine.asking import ask, submit
@@ -32,7 +33,7 @@ def test_there_are_two_workers(started: Started) -> None:
 
 def test_memory_that_nothing_would_remove_has_no_name(started: Started) -> None:
     own = [file for file in started.memory if file.name.startswith("vllm_dist_")]
-    assert own
+    assert own or not hasattr(torch.ops._C, "init_shm_manager"), "its build for this processor has such memory"
     assert [file for file in own if file.exists()] == []
 
 

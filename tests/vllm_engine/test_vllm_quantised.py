@@ -37,12 +37,17 @@ QUANTISATION = {
 }  # fmt: skip
 
 
+LARGEST = 63
+"""Of the whole numbers. Processors without VNNI add two products in 16 bits, which saturate from 65 on: with 127, a
+product of matrices is 10 % off there. With 63 all processors find the same."""
+
+
 def quantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each row of a linear layer as whole numbers and one scale."""
     made = dict(weights)
     for name, weight in weights.items():
         if name.endswith("_proj.weight"):
-            scale = weight.abs().amax(1, keepdim=True) / 127
+            scale = weight.abs().amax(1, keepdim=True) / LARGEST
             made[name] = (weight / scale).round().char()
             made[name.replace(".weight", ".weight_scale")] = scale
     return made
@@ -84,7 +89,9 @@ def test_log_probabilities_are_near_those_of_the_whole_numbers(started: Started,
         for (_, ours), (_, theirs) in zip(scores(started.serving, prompt), scores(native_serving, prompt), strict=True)
     ]
     distances = [abs(ours - theirs) for ours, theirs in pairs]
-    assert 0 < sum(distances) / len(distances) < 0.2, pairs  # it is another checkpoint, and near
+    # It is another checkpoint, and near: 0.10. With the scales of one matrix a quarter too large it is 0.19, with
+    # those of one matrix a row too far 0.69, with one matrix transposed 3.4.
+    assert 0 < sum(distances) / len(distances) < 0.15, pairs
 
 
 def test_the_native_engine_says_what_to_do(checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from chat_gateway.upstream.backlog import Backlogs
 from chat_gateway.upstream.waits import within
 from triton_chat.client import AsyncChatClient
-from triton_chat.errors import ServerUnavailableError, TritonChatError
+from triton_chat.errors import ServerSilentError, ServerUnavailableError, TritonChatError
 from triton_chat.types import ModelInfo
 
 T = TypeVar("T")
@@ -161,14 +161,16 @@ class Server:
             self.up = lives and await self._tells_its_models()
         self._fresh_until = time.monotonic() + (_FRESH_S if self.up or lives is None else _REFUSED_FRESH_S)
 
-    async def _lives(self) -> bool:
+    async def _lives(self) -> bool | None:
+        """None: nothing comes back."""
         try:
-            live = await self.client.is_live()
-        except TritonChatError:  # something else than Triton answers there, or Triton keeps it from us
+            await self.client.check_live()
+        except ServerSilentError:  # the connection that looks used may have ended, and those of the answers have not
+            return None
+        except TritonChatError:  # it stops, or something else answers there, or Triton keeps it from us
             return False
-        if live:
-            self._answered_at = time.monotonic()
-        return live
+        self._answered_at = time.monotonic()
+        return True
 
     async def _tells_its_models(self) -> bool:
         """What is known stays where the list is late, or a model goes away while it is made."""
@@ -185,7 +187,8 @@ class Server:
 
     def _give_up_if_silent(self, began: float) -> None:
         """Goes by the time before the look: while a look lasted, this process may not have run itself."""
-        if began - max(self._heard_at, self._answered_at) >= LOST_S - LOOK_S:
+        heard_at = max(self._heard_at, self._answered_at)
+        if began - heard_at >= LOST_S - LOOK_S and time.monotonic() - heard_at >= LOST_S:
             for running in self._running:
                 if not running.done():
                     running.set_result(None)

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
+from batcher_waker import BatcherWaker
 from triton_channel import TritonChannel, wire_request
 from triton_io import process
 from triton_io.heartbeat import Heartbeat
@@ -45,7 +46,9 @@ class TritonPythonModel:
         self._metrics = MetricsReporter(
             self._admission.stats, self._metric, name, works=lambda: self._complaint() is None
         )
+        self._executing = threading.Lock()
         self._watch = ShutdownWatch(_SERVER, self._drain)
+        self._waker = BatcherWaker(name, self._executing.locked, self._engine.wait_for_room, self._watch.sees_a_stop)
         self._stall_watch = StallWatch(self._engine.complaint, self._engine.note_pause, self._give_up)
         self._drained = threading.Event()
         self._heartbeat = Heartbeat(name, self._complaint, self._drained.is_set)
@@ -53,16 +56,20 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Admits the requests one after the other, waiting for room: the backlog stays in Triton's queue."""
         self._watch.start()
-        for request in requests:
-            channel = TritonChannel(request)
-            try:
-                self._take(request, channel)
-            except errors.ChatError as error:
-                channel.fail(error)
-            except Exception:  # the other requests of the group must not suffer
-                log.exception("a request could not be read")
-                channel.fail(errors.EngineFailedError("the request could not be read: internal error"))
-        self._admission.clear()
+        with self._executing:
+            requests = self._waker.without_own(requests)
+            for request in requests:
+                channel = TritonChannel(request)
+                try:
+                    self._take(request, channel)
+                except errors.ChatError as error:
+                    channel.fail(error)
+                except Exception:  # the other requests of the group must not suffer
+                    log.exception("a request could not be read")
+                    channel.fail(errors.EngineFailedError("the request could not be read: internal error"))
+            self._admission.clear()
+        if requests:
+            self._waker.wake_soon()
 
     def is_ready(self) -> bool:
         """Asked by Triton 25.12 and later."""
@@ -71,6 +78,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Called once nothing is in flight any more."""
         try:
+            self._waker.close()
             self._watch.close()
             self._drain()
             self._stall_watch.close()

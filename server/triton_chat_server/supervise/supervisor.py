@@ -25,7 +25,8 @@ _EXIT_S = "30"  # tritonserver's own default
 _STOP_MARGIN_S = 3.0
 _FINISHED_S = 3.0
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
-_HELD = _STOPPING | {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD}
+_TICK = signal.SIGALRM
+_HELD = _STOPPING | {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, _TICK}
 _PREFIX = "shm-region-prefix-name="
 
 
@@ -78,26 +79,27 @@ class _Supervisor:
     def run(self) -> int:
         """The exit code."""
         looked = time.monotonic()
-        while True:
-            self._pass_on_a_signal()
-            status = processes.reap(self._server)
-            if status is not None:
-                return self._ended(os.waitstatus_to_exitcode(status))
-            now = time.monotonic()
-            if now - looked >= _LOOK_S:
-                if (code := self._look(now, now - looked)) is not None:
-                    return code
-                looked = now
+        with _ticks(_LOOK_S):
+            while True:
+                self._pass_on_a_signal()
+                status = processes.reap(self._server)
+                if status is not None:
+                    return self._ended(os.waitstatus_to_exitcode(status))
+                now = time.monotonic()
+                if now - looked >= _LOOK_S:
+                    if (code := self._look(now, now - looked)) is not None:
+                        return code
+                    looked = now
 
     def _pass_on_a_signal(self) -> None:
         """Waits for one, or until it is time to look."""
-        info = signal.sigtimedwait(_HELD, _LOOK_S)
-        if info is None or info.si_signo == signal.SIGCHLD:
+        number = signal.sigwait(_HELD)
+        if number in (_TICK, signal.SIGCHLD):
             return
-        if info.si_signo in _STOPPING and self._stop is None:
+        if number in _STOPPING and self._stop is None:
             self._read()  # who ends normally is soon no longer seen
             self._stop = _Stop(time.monotonic(), self._exit_s, asked=True)
-        os.kill(self._server, signal.SIGTERM if info.si_signo in _STOPPING else info.si_signo)
+        os.kill(self._server, signal.SIGTERM if number in _STOPPING else number)
 
     def _look(self, now: float, elapsed: float) -> int | None:
         """The exit code, once the server has to be ended."""
@@ -155,6 +157,22 @@ class _Stop:
             return None
         log.error("tritonserver has not stopped within %.0f s; ending the server", self._limit_s)
         return 1
+
+
+@contextmanager
+def _ticks(seconds: float) -> Iterator[None]:
+    """Sends this process `_TICK` each so many seconds. All its threads must hold that signal, as `held_signals` has it.
+
+    A time limit of `sigtimedwait` would be simpler, but after a pause that outlasts it CPython 3.11 returns whatever
+    lies in memory there: often SIGHUP, of which tritonserver would die.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        while _TICK in signal.sigpending():
+            signal.sigwait({_TICK})
 
 
 def _models(command: Sequence[str]) -> Collection[str]:

@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -20,7 +20,7 @@ MODEL_VARIABLE = "TRITON_CHAT_MODEL"
 ENGINE_VARIABLE = "TRITON_CHAT_ENGINE"
 
 
-ENGINES = ("native", "vllm")
+EngineName = Literal["native", "vllm"]
 
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
 _MOST_ADAPTERS = 1024
@@ -40,12 +40,37 @@ def _adapter_name(name: str) -> str:
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
 
 
+class NgramSettings(BaseModel):
+    """Guesses by what followed the last tokens of an answer where they occurred before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tokens: int = Field(4, ge=1, le=16, description="Guesses of a sequence in a step.")
+    longest: int = Field(4, ge=1, le=16, description="Tokens that must have occurred before, at first.")
+    shortest: int = Field(2, ge=1, le=16, description="At least, where no more have.")
+    max_sequences: int = Field(4, ge=1, le=4096, description="While more sequences run, none is guessed.")
+
+    @model_validator(mode="after")
+    def _check(self) -> NgramSettings:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest is {self.shortest}, more than longest, {self.longest}")
+        return self
+
+
+class Speculation(BaseModel):
+    """How tokens are guessed ahead."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    ngram: NgramSettings
+
+
 class EngineConfig(BaseModel):
     """Settings of one chat model. An unknown key is an error; None means: chosen from the model or the device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
-    engine: Literal["native", "vllm"] = Field("native", description="Inference engine.")
+    engine: EngineName = Field("native", description="Inference engine.")
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of vLLM by their own names, for the engine vllm."
     )
@@ -61,8 +86,16 @@ class EngineConfig(BaseModel):
         description="Type of weights and KV cache; auto: the checkpoint's, but float32 on a CPU without 16-bit "
         "matrix products, if memory allows.",
     )
+    quantization: Literal["int8"] | None = Field(
+        None, description="Type that the weights of linear layers are rounded to while loading, on a CPU."
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: CUDA if available.")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the forward pass.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of the forward pass; where that is every core, steps of few rows leave one.",
+    )
 
     max_model_len: int | None = Field(
         None, ge=2, description="Context limit in tokens, for prompt and answer together."
@@ -85,6 +118,21 @@ class EngineConfig(BaseModel):
     )
     prefix_caching: bool = Field(
         True, description="Keep computed blocks and reuse them for prompts with the same prefix."
+    )
+    speculation: Speculation | None = Field(
+        None,
+        description='Tokens that are guessed and computed ahead, such as {"ngram": {"tokens": 4}}; none by default.',
+    )
+    cuda_graphs: bool = Field(
+        True,
+        description="On a GPU, capture steps of decodes as CUDA graphs while loading; false: launch each kernel.",
+    )
+    compile: bool = Field(
+        True, description="Compile the layers for these graphs, which fuses their small kernels; loading takes longer."
+    )
+    async_scheduling: bool = Field(
+        False,
+        description="On a GPU, with these graphs, start a step of decodes before the tokens of the last are read.",
     )
 
     default_max_tokens: int | None = Field(
@@ -140,6 +188,14 @@ class EngineConfig(BaseModel):
     )
     drain_seconds: float = Field(30.0, ge=0, le=86_400, description="Time for running answers to finish at shutdown.")
 
+    @model_validator(mode="after")
+    def _check_async_scheduling(self) -> EngineConfig:
+        if self.async_scheduling and not self.cuda_graphs:
+            raise ValueError("async_scheduling needs cuda_graphs")
+        if self.async_scheduling and self.speculation:
+            raise ValueError("async_scheduling and speculation do not go together: guesses wait for each token")
+        return self
+
     @field_validator("vllm")
     @classmethod
     def _of_its_engine(cls, block: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
@@ -193,8 +249,8 @@ def parse_config(settings: Mapping[str, object], source: str = "engine settings"
 
 def _engine(name: str, settings: Mapping[str, object]) -> str:
     """The engine that the environment names, if these settings allow it."""
-    if name not in ENGINES:
-        raise ConfigError(f"{ENGINE_VARIABLE} must be {' or '.join(ENGINES)} (got {name!r})")
+    if name not in (names := get_args(EngineName)):
+        raise ConfigError(f"{ENGINE_VARIABLE} must be {' or '.join(names)} (got {name!r})")
     if name == "native" and settings.get("vllm"):
         raise ConfigError(
             f"{ENGINE_VARIABLE}: is native, but the engine settings have a block vllm, which is for that engine; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
@@ -13,11 +14,12 @@ from chat_engine.answering.guide import guide_of
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ChatError, NotComputedError, RequestCancelledError
 from chat_engine.native.kv_cache import KVCache
-from chat_engine.native.runner import Row, Runner
+from chat_engine.native.runner import Row, Runner, Started
 from chat_engine.native.running import Running
 from chat_engine.native.sampler import NO_TOKEN, Sampled, Scored, Targets
 from chat_engine.native.scheduler import Chunk, Scheduler
 from chat_engine.native.sequence import Sequence
+from chat_engine.native.speculation import Guesses
 from chat_engine.protocol import Sink
 from chat_engine.request import ChatRequest, FinishReason
 from chat_engine.service.door import Door
@@ -28,6 +30,16 @@ log = logging.getLogger(__name__)
 
 Result = Sampled | Scored | None
 _NOT_COMPUTED = Sampled(NO_TOKEN, None)
+_UNKNOWN = -1  # a token that the step before is still computing
+
+
+@dataclass
+class _Flight:
+    """A step on its way: its chunks, and those of them whose results do not count."""
+
+    chunks: list[Chunk]
+    started: Started | None
+    void: set[Sequence] = field(default_factory=set)
 
 
 class NativeEngine(Door[Running]):
@@ -62,9 +74,14 @@ class NativeEngine(Door[Running]):
         self._grammars = grammars
         self._on_failure = on_failure
         self.cache = KVCache(limits.num_blocks, limits.block_size, config.prefix_caching)
-        self.scheduler = Scheduler(self.cache, config.max_sequences, limits.max_step_tokens, limits.max_scored_tokens)
+        self._ngram = config.speculation.ngram if config.speculation else None
+        self.scheduler = Scheduler(
+            self.cache, config.max_sequences, limits.max_step_tokens, limits.max_scored_tokens,
+            self._ngram.max_sequences if self._ngram else 0,
+        )  # fmt: skip
         self._running: dict[Sequence, Running] = {}
-        self._generated = 0
+        self._flight: _Flight | None = None
+        self._generated = self._guessed = self._guessed_right = 0
         self._thread = thread
         if thread:
             thread.start(self._loop)
@@ -75,7 +92,10 @@ class NativeEngine(Door[Running]):
         """See `protocol.Engine`. It compiles the request's grammar, in the caller's thread: InvalidArgumentError."""
         guide, places = guide_of(request, self._end_ids, self._grammars)
         rules = self._runner.defaults.rules
-        self._enter(request.id, Running(request, sink, guide, rules, self._tokenizer, self._names, places))
+        running = Running(request, sink, guide, rules, self._tokenizer, self._names, places)
+        if self._ngram and not running.sampling.follows_tokens:
+            running.sequence.guesses = Guesses(self._ngram)
+        self._enter(request.id, running)
 
     def close(self) -> None:
         """See `protocol.Engine`."""
@@ -90,15 +110,17 @@ class NativeEngine(Door[Running]):
     # The engine's thread.
 
     def step(self) -> bool:
-        """Computes one step and hands out its tokens. False when there was nothing to compute."""
+        """Computes one step and hands out its tokens. False when there was nothing to compute.
+
+        Where the runner runs ahead, the next step is started first, as far as it is known already.
+        """
         self._take_in()
-        chunks = self.scheduler.schedule()
-        self._report()  # before the step ends, too: one that hangs may be the first
-        if chunks:
-            results = self._run(chunks)
-            self._postprocess(chunks, results)
+        flight = self._flight or self._take_off()
+        if flight:
+            self._flight = self._follow(flight) if self._runner.runs_ahead else None
+            self._land(flight)
             self._report(steps=1)
-        return bool(chunks)
+        return flight is not None
 
     def _take_in(self) -> None:
         arrived, cancelled = self._take()
@@ -112,17 +134,59 @@ class NativeEngine(Door[Running]):
             self._running[running.sequence] = running
             self.scheduler.add(running.sequence)
 
-    def _run(self, chunks: list[Chunk]) -> list[Result]:
+    def _take_off(self) -> _Flight | None:
+        """Starts the next step; None where there is nothing to compute."""
+        chunks = self.scheduler.schedule()
+        self._report()  # before the step ends, too: one that hangs may be the first
+        return _Flight(chunks, self._start([self._row(chunk) for chunk in chunks])) if chunks else None
+
+    def _follow(self, flight: _Flight) -> _Flight | None:
+        """Starts the step behind one that is on its way: every sequence gets one more token, whichever comes first.
+
+        None where that is not all that can be known of it, and the step has to wait.
+        """
+        if flight.started is None or flight.void or self.scheduler.has_room:
+            return None
+        places = {chunk.sequence: place for place, chunk in enumerate(flight.chunks)}
+        chunks, rows = [], []
+        for sequence in self.scheduler.running:
+            place, sampling = places.get(sequence), self._running[sequence].sampling
+            if place is None or sampling.follows_tokens or not flight.chunks[place].samples or sequence.guesses:
+                return None
+            if sequence.num_output + 1 >= sequence.request.max_tokens:
+                continue
+            length = sequence.num_tokens + 1
+            if not self.cache.grow(sequence.table, length):
+                return None
+            blocks = sequence.table.blocks[: self.cache.blocks_for(length)]
+            rows.append(Row([_UNKNOWN], length, blocks, sampling.after(1), follows=place))
+            chunks.append(Chunk(sequence, 1))
+        return _Flight(chunks, self._start(rows)) if chunks else None
+
+    def _land(self, flight: _Flight) -> None:
+        """Waits for a step, and hands out its tokens."""
+        results = self._results(flight)
+        if self._flight and flight.started:
+            self._flight.void.update(flight.chunks[place].sequence for place in flight.started.stale)
+        for chunk, result in zip(flight.chunks, results, strict=True):
+            running = self._running.get(chunk.sequence)
+            if running and chunk.sequence not in flight.void:  # it may have ended since
+                self._postprocess(running, chunk, result)
+        if not self._running:
+            self._flight = None
+
+    def _results(self, flight: _Flight) -> list[Result]:
         """What the model makes of each chunk. Raises when it computes nothing at all any more."""
-        results = self._try_to_run(chunks)
+        results = self._wait_for(flight.started)
         if results is not None:
             self.scheduler.step_limit.note_whole()
             return results
-        results = self._run_halves(chunks)
+        self._flight = None  # what follows a step that has failed counts no more than that
+        results = self._run_halves(flight.chunks)
         if all(map(_is_missing, results)):
             self._probe()
         elif not any(map(_is_missing, results)):  # the size of the step was the matter: memory is short
-            self.scheduler.step_limit.note_in_parts(sum(chunk.count for chunk in chunks))
+            self.scheduler.step_limit.note_in_parts(sum(chunk.count for chunk in flight.chunks))
         return results
 
     def _run_halves(self, chunks: list[Chunk]) -> list[Result]:
@@ -134,10 +198,20 @@ class NativeEngine(Door[Running]):
         return [result for half in halves for result in self._try_to_run(half) or self._run_halves(half)]
 
     def _try_to_run(self, chunks: list[Chunk]) -> list[Result] | None:
+        return self._wait_for(self._start([self._row(chunk) for chunk in chunks]))
+
+    def _start(self, rows: list[Row]) -> Started | None:
         try:
-            return self._runner.run([self._row(chunk) for chunk in chunks])
+            return self._runner.start(rows)
         except Exception:
-            log.exception("the model could not compute a step of %d sequences", len(chunks))
+            log.exception("the model could not compute a step of %d sequences", len(rows))
+            return None
+
+    def _wait_for(self, started: Started | None) -> list[Result] | None:
+        try:
+            return started.results() if started else None
+        except Exception:
+            log.exception("the model could not compute a step")
             return None
 
     def _probe(self) -> None:
@@ -145,32 +219,32 @@ class NativeEngine(Door[Running]):
         table = self.cache.begin([0])
         if table is not None:
             try:
-                self._runner.run([Row([0], 1, table.blocks, None)])
+                self._runner.start([Row([0], 1, table.blocks, None)]).results()
             finally:
                 self.cache.release(table)
 
     def _row(self, chunk: Chunk) -> Row:
         sequence = chunk.sequence
         begin, end = sequence.num_computed, sequence.num_computed + chunk.count
+        length = end + len(chunk.guesses)
         makes_token = chunk.samples and sequence.request.max_tokens > 0
         return Row(
-            tokens=sequence.tokens[begin:end],
-            length=end,
-            blocks=sequence.table.blocks[: self.cache.blocks_for(end)],
+            tokens=[*sequence.tokens[begin:end], *chunk.guesses],
+            length=length,
+            blocks=sequence.table.blocks[: self.cache.blocks_for(length)],
             sampling=self._running[sequence].sampling if makes_token else None,
             targets=_targets(chunk),
+            guesses=len(chunk.guesses),
         )
 
-    def _postprocess(self, chunks: list[Chunk], results: list[Result]) -> None:
-        for chunk, result in zip(chunks, results, strict=True):
-            running = self._running[chunk.sequence]
-            if error := running.guide.error:
-                self._end(running, FinishReason.ERROR, error)
-            elif _is_missing(result):  # its blocks are not offered to others
-                missing = NotComputedError("internal error: the model could not compute this request")
-                self._end(running, FinishReason.ERROR, missing)
-            else:
-                self._go_on(running, chunk, result)
+    def _postprocess(self, running: Running, chunk: Chunk, result: Result) -> None:
+        if error := running.guide.error:
+            self._end(running, FinishReason.ERROR, error)
+        elif _is_missing(result):  # its blocks are not offered to others
+            missing = NotComputedError("internal error: the model could not compute this request")
+            self._end(running, FinishReason.ERROR, missing)
+        else:
+            self._go_on(running, chunk, result)
 
     def _go_on(self, running: Running, chunk: Chunk, result: Result) -> None:
         scores = result.scores if result else ()
@@ -179,9 +253,8 @@ class NativeEngine(Door[Running]):
         self.scheduler.advance(chunk)
         reason = None
         if isinstance(result, Sampled):
-            self._generated += 1
             try:
-                reason = running.append(result)
+                reason = self._append(running, chunk, result)
             except Exception:  # what a model writes is read by code of many formats: it ends this request and no other
                 log.exception("request %s: its answer could not be read", running.request.id)
                 self._end(running, FinishReason.ERROR, NotComputedError("internal error: the answer could not be read"))
@@ -195,6 +268,22 @@ class NativeEngine(Door[Running]):
         else:
             running.tell()
 
+    def _append(self, running: Running, chunk: Chunk, result: Sampled) -> FinishReason | None:
+        """Takes in a chunk's token, and those behind its guesses as long as these were right."""
+        self._generated += 1
+        reason, right = running.append(result), 0
+        for guess, behind in zip(chunk.guesses, result.behind_guesses, strict=True):
+            if reason or chunk.sequence.tokens[-1] != guess or _is_missing(behind):
+                break
+            self.scheduler.advance(Chunk(chunk.sequence, 1))
+            self._generated += 1
+            reason, right = running.append(behind), right + 1
+        if chunk.guesses and chunk.sequence.guesses:
+            chunk.sequence.guesses.judge(len(chunk.guesses), right, chunk.sequence.num_tokens)
+            self._guessed += len(chunk.guesses)
+            self._guessed_right += right
+        return reason
+
     def _end(self, running: Running, reason: FinishReason, error: ChatError | None = None) -> None:
         """The one place where a request ends: frees its blocks, makes room, tells the caller."""
         self.scheduler.remove(running.sequence)
@@ -204,9 +293,10 @@ class NativeEngine(Door[Running]):
 
     def _end_all(self) -> None:
         """Ends everything, also what has not been taken in yet."""
+        self._flight = None
         arrived, _ = self._take()
         self._add(arrived)
-        error = self._farewell()
+        error = self._stop_error()
         for running in list(self._running.values()):
             try:
                 self._end(running, FinishReason.ERROR, error)
@@ -221,6 +311,7 @@ class NativeEngine(Door[Running]):
             stats.kv_cache_usage = self.cache.usage
             stats.preemptions = self.scheduler.preemptions
             stats.generation_tokens = self._generated
+            stats.drafted_tokens, stats.accepted_tokens = self._guessed, self._guessed_right
             if steps:
                 stats.steps += steps
                 stats.last_step = time.time()

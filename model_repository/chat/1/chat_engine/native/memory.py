@@ -9,8 +9,7 @@ from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError
 from chat_engine.native.runner import RunnerLimits
 
-_CPU_BLOCK_SIZE = 16
-_VARLEN_BLOCK_SIZES = (16, 64, 256)  # flash attention 2 wants a multiple of 256, later ones take less
+_BLOCK_SIZE = 16
 _CPU_STEP_TOKENS = 512
 _CUDA_STEP_TOKENS = 2048
 _CPU_CACHE_BYTES = 4 << 30
@@ -49,18 +48,16 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Paging:
-    """How attention reads the cache: by torch's paged attention (varlen), or from copies of the blocks."""
+    """How attention reads the cache: by kernels, where it lies, or from copies of the blocks."""
 
-    use_varlen: bool
+    use_kernels: bool
     block_size: int
 
-
-def choose_paging(block_size: int | None, varlen_works: Callable[[int], bool]) -> Paging:
-    """Varlen with the smallest block size that it works with, or with the one that is set; else copies."""
-    for size in (block_size,) if block_size else _VARLEN_BLOCK_SIZES:
-        if varlen_works(size):
-            return Paging(True, size)
-    return Paging(False, block_size or _CPU_BLOCK_SIZE)
+    @classmethod
+    def of(cls, block_size: int | None, kernels_work: Callable[[int], bool]) -> Paging:
+        """By kernels where they work with blocks of that size, or of the usual one."""
+        size = block_size or _BLOCK_SIZE
+        return cls(kernels_work(size), size)
 
 
 def runner_limits(config: EngineConfig, size: ModelSize, paging: Paging, gpu: GpuMemory | None) -> RunnerLimits:
@@ -119,6 +116,6 @@ def _num_blocks(config: EngineConfig, size: ModelSize, paging: Paging, gpu: GpuM
     if gpu is None:
         return min(most, _CPU_CACHE_BYTES // block_bytes)
     room = gpu.free - int((1 - config.memory_fraction) * gpu.total) - activation_bytes(config, size)
-    if not paging.use_varlen:  # copies up to one layer's whole cache
+    if not paging.use_kernels:  # copies up to one layer's whole cache
         block_bytes += block_bytes // size.num_layers
     return min(most, max(0, room) // block_bytes)

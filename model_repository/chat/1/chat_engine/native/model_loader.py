@@ -15,7 +15,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 
 from chat_engine.config import EngineConfig
 from chat_engine.errors import ConfigError, UnsupportedModelError
-from chat_engine.native.attention import IMPLEMENTATION, LayerProbe, LayerShape
+from chat_engine.native.attention import IMPLEMENTATION, LayerProbe
 from chat_engine.native.checkpoint import (
     CheckpointConfig,
     check_weights,
@@ -28,6 +28,9 @@ from chat_engine.native.checkpoint import (
 )
 from chat_engine.native.context import ContextRange, context_range, fix_frequencies
 from chat_engine.native.generation_defaults import GenerationDefaults, generation_defaults
+from chat_engine.native.packing import pack
+from chat_engine.native.paged_cache import LayerShape
+from chat_engine.native.weights import Int8Weight, can_pack
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +69,20 @@ class LoadedModel:
         """Number of token ids."""
         return int(self.model.config.get_text_config().vocab_size)
 
+    def quantise(self) -> None:
+        """Has the weights of its linear layers in 8 bits."""
+        pack(self.model, lambda: _trial_pass(self.model), Int8Weight)
+
+    def pack(self) -> None:
+        """Has its linear layers merged, and packed, where that is faster."""
+        if self.device.type == "cuda" or can_pack(self.dtype):
+            pack(self.model, lambda: _trial_pass(self.model))
+
     @torch.inference_mode()
-    def own_logits(self, ids: list[int]) -> Tensor:
-        """Logits `[tokens, vocab]` by the model's own attention over the whole sequence, float32."""
-        self.model.set_attn_implementation("eager")
+    def own_logits(self, ids: list[int], implementation: str) -> Tensor:
+        """Logits `[tokens, vocab]` by one of the model's own ways to attend over the whole sequence, float32."""
         try:
+            self.model.set_attn_implementation(implementation)
             logits = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits
         finally:
             self.model.set_attn_implementation(IMPLEMENTATION)
@@ -82,6 +94,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
     device = torch_device(config.device)
     found = _causal_config(config)
     refuse_quantised(found.parsed)
+    if config.async_scheduling and device.type == "cpu":
+        raise ConfigError("async_scheduling: is for GPUs; leave it out")
+    if config.quantization and device.type != "cpu":
+        raise ConfigError(
+            f"quantization: {config.quantization} is for CPUs with the engine native; on a GPU, set "
+            '"engine": "vllm" and vllm.quantization'
+        )
     generation = read_file(config.model, "generation_config.json", config.revision)
     model = _load(config, device)
     layers, widest_window = _probe(model)
@@ -187,11 +206,8 @@ def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], int | None]:
         raise UnsupportedModelError(
             f"{model.config.model_type}: layers other than plain or sliding-window attention are not supported"
         )
-    probe = LayerProbe()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    positions = torch.arange(2, device=model.device)[None]
     try:
-        model(input_ids=ids, position_ids=positions, use_cache=False, paged=probe)
+        probe = _trial_pass(model)
     except (TypeError, AttributeError, AssertionError) as error:
         raise UnsupportedModelError(f"{model.config.model_type}: cannot run on paged attention: {error}") from error
     count = int(model.config.get_text_config().num_hidden_layers)
@@ -201,6 +217,14 @@ def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], int | None]:
             "interface; models with other kinds of layers are not supported"
         )
     return [probe.layers[index] for index in range(count)], probe.widest_window
+
+
+def _trial_pass(model: PreTrainedModel) -> LayerProbe:
+    probe = LayerProbe()
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    positions = torch.arange(2, device=model.device)[None]
+    model(input_ids=ids, position_ids=positions, use_cache=False, paged=probe)
+    return probe
 
 
 def _widest_window(checkpoint: PretrainedConfig) -> int | None:

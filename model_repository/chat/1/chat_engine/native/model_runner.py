@@ -8,16 +8,60 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from chat_engine.answering.telling import Logprobs
 from chat_engine.config import EngineConfig
-from chat_engine.native.attention import AttentionBatch, PagedCache, Span, attention_order, varlen_works
+from chat_engine.native.attention_kernels import Kernels
+from chat_engine.native.cpu_kernels import CpuKernels
+from chat_engine.native.elementwise import Elementwise
+from chat_engine.native.fusing import fuse
 from chat_engine.native.masks import MaskFiller
-from chat_engine.native.memory import GpuMemory, ModelSize, Paging, choose_paging, runner_limits
+from chat_engine.native.memory import GpuMemory, ModelSize, Paging, runner_limits
 from chat_engine.native.model_loader import LoadedModel, load_model
-from chat_engine.native.proof import prove, warm_up
+from chat_engine.native.paged_cache import PagedCache
+from chat_engine.native.passes import ForwardPass, PaddedPass, attention_order
+from chat_engine.native.proof import Proof, warm_up
 from chat_engine.native.runner import Row
-from chat_engine.native.sampler import Sampled, Scored, sample, score
+from chat_engine.native.sampler import Draw, Sampled, SamplingState, Scored, score
+from chat_engine.native.tiled import find_kernels, kernels_work
+from chat_engine.native.tiled_pass import TiledPass
 
 log = logging.getLogger(__name__)
+
+
+class ModelStep:
+    """See `Started`.
+
+    Args:
+        rows: how many there are.
+        sampled: the row of each token; guesses give a row several.
+        draw: of their tokens.
+        scores: of the prompt tokens of rows, where wanted.
+    """
+
+    def __init__(
+        self, rows: int, sampled: list[int], draw: Draw | None, scores: dict[int, tuple[Logprobs, ...]]
+    ) -> None:
+        self.sampled = sampled
+        self._rows = rows
+        self._draw = draw
+        self._scores = scores
+        self.stale: list[int] = []
+
+    def results(self) -> list[Sampled | Scored | None]:
+        """See `Started.results`."""
+        results: list[Sampled | Scored | None] = [None] * self._rows
+        if self._draw:
+            tokens, stale = self._draw.tokens()
+            self.stale = [self.sampled[place] for place in stale]
+            for i, token in zip(self.sampled, tokens, strict=True):
+                first = results[i]
+                behind = (*first.behind_guesses, token) if isinstance(first, Sampled) else ()
+                results[i] = replace(first, behind_guesses=behind) if isinstance(first, Sampled) else token
+            self._draw = None  # its logits
+        for i, scores in self._scores.items():
+            made = results[i]
+            results[i] = replace(made, scores=scores) if isinstance(made, Sampled) else Scored(scores)
+        return results
 
 
 class ModelRunner:
@@ -33,101 +77,83 @@ class ModelRunner:
         loaded = load_model(config)
         self._model, self._device = loaded.model, loaded.device
         self.defaults = loaded.defaults
-        paging = _paging(loaded, config)
+        proof = Proof(loaded, config.max_model_len)
+        if not config.quantization:
+            loaded.pack()
+        kernels = find_kernels(loaded.device, loaded.dtype)
+        if isinstance(kernels, CpuKernels):
+            fuse(loaded.model, Elementwise(kernels.library), loaded.dtype)
+        paging = _paging(loaded, config, kernels)
         self.limits = runner_limits(config, _size(loaded), paging, _gpu_memory(loaded.device))
         self._cache = PagedCache(
-            loaded.layers, self.limits.num_blocks, paging.block_size, loaded.dtype, loaded.device, paging.use_varlen
+            loaded.layers, self.limits.num_blocks, paging.block_size, loaded.dtype, loaded.device, paging.use_kernels
         )
         self._masks = MaskFiller(self.limits.vocab_size, loaded.device)
-        prove(loaded, self.limits, self._logits)
-        self.longest_pass = warm_up(self._warm_up_sizes(), paging.block_size, self._logits)
+        self._forward = self._forward_pass(config, kernels if paging.use_kernels else None)
+        self.runs_ahead = config.async_scheduling and self._forward.runs_ahead
+        self._last = ModelStep(0, [], None, {})
+        proof.check(self._logits, paging.block_size)
+        if config.quantization:
+            loaded.quantise()
+            proof.check_quantised(self._logits, paging.block_size)
+        most = min(self.limits.max_step_tokens, self.limits.num_blocks * paging.block_size, self.limits.max_model_len)
+        self.longest_pass = warm_up(self._forward.sizes(most), paging.block_size, self._logits)
         log.info(
             "loaded: %s, %s, context %d, %d blocks of %d tokens, %s attention",
             loaded.dtype, loaded.device, self.limits.max_model_len, self.limits.num_blocks, paging.block_size,
-            "varlen" if paging.use_varlen else "sdpa",
+            "tiled" if paging.use_kernels else "copying",
         )  # fmt: skip
 
     @torch.inference_mode()
-    def run(self, rows: list[Row]) -> list[Sampled | Scored | None]:
-        """See `Runner.run`."""
-        order = sorted(range(len(rows)), key=lambda i: attention_order(len(rows[i].tokens), rows[i].length))
-        sampling = [state for i in order if (state := rows[i].sampling)]
-        with self._masks.filling(sampling) as masks:  # while the model computes
-            logits = self._forward([rows[i] for i in order])
-            chosen = iter(sample(logits[: len(sampling)], sampling, masks)) if sampling else iter(())
-        result: list[Sampled | Scored | None] = [None] * len(rows)
-        for i in order:
-            if rows[i].sampling:
-                result[i] = next(chosen)
-        wanted = {i: targets for i in order if (targets := rows[i].targets)}
-        if wanted:
-            for i, scores in zip(wanted, score(logits[len(sampling) :], list(wanted.values())), strict=True):
-                made = result[i]
-                result[i] = replace(made, scores=scores) if isinstance(made, Sampled) else Scored(scores)
-        return result
+    def start(self, rows: list[Row]) -> ModelStep:
+        """See `Runner.start`."""
+        rows = self._with_places(rows)
+        order, beginnings = attention_order(rows, self._cache)
+        sampling = [(i, state) for i in order for state in _states(rows[i])]
+        targets = {i: targets for i in order if (targets := rows[i].targets)}
+        states = [state for _, state in sampling]
+        with self._masks.filling(states) as masks:  # while the model computes
+            logits = self._forward([rows[i] for i in order], beginnings)
+            draw = Draw(logits[: len(states)], states, masks, keep=self.runs_ahead) if states else None
+        scores = score(logits[len(states) :], list(targets.values())) if targets else []
+        self._last = ModelStep(len(rows), [i for i, _ in sampling], draw, dict(zip(targets, scores, strict=True)))
+        if draw:
+            self._forward.note(draw.token_ids)
+        return self._last
 
-    def _forward(self, rows: list[Row]) -> Tensor:
-        """Logits `[sampling rows, then targets, vocab]`; `rows` stand in attention order."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        spans: list[Span] = []
-        wanted: list[int] = []
-        scored: list[int] = []
-        for row in rows:
-            count = len(row.tokens)
-            if row.targets:
-                first = len(tokens) + row.targets.first
-                scored += range(first, first + len(row.targets.token_ids))
-            spans.append(Span(len(tokens), count, row.length, row.blocks))
-            tokens += row.tokens
-            positions += range(row.length - count, row.length)
-            if row.sampling:
-                wanted.append(len(tokens) - 1)
-        wanted += scored
-        batch = AttentionBatch(self._cache, spans, len(tokens), self._device)
-        padding = [0] * (self._padded(len(tokens)) - len(tokens))
-        keep = wanted + [0] * (self._padded(len(wanted)) - len(wanted))
-        logits = self._model(
-            input_ids=self._tensor(tokens + padding)[None],
-            position_ids=self._tensor(positions + padding)[None],
-            use_cache=False,
-            logits_to_keep=self._tensor(keep or [0]),
-            paged=batch,
-        ).logits
-        return torch.as_tensor(logits[0, : len(wanted)])
+    def _with_places(self, rows: list[Row]) -> list[Row]:
+        """What rows follow, by the place that its token has among those of the last step."""
+        if not any(row.follows is not None for row in rows):
+            return rows
+        places = {i: place for place, i in enumerate(self._last.sampled)}
+        return [row if row.follows is None else replace(row, follows=places[row.follows]) for row in rows]
 
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
-
-    def _padded(self, count: int) -> int:
-        """On CPU a new shape costs a set-up, so row counts are rounded up to four sizes per power of two."""
-        if self._device.type != "cpu":
-            return count
-        step = 1 << max(0, count.bit_length() - 3)
-        return -(-count // step) * step
+    def _forward_pass(self, config: EngineConfig, kernels: Kernels | None) -> ForwardPass:
+        if kernels is None:
+            return PaddedPass(self._model, self._cache)
+        tiled = TiledPass(self._model, self._cache, kernels, config.max_sequences)
+        if config.cuda_graphs and self._device.type != "cpu":
+            tiled.capture(-(-self.limits.max_model_len // self.limits.block_size), compiled=config.compile)
+        return tiled
 
     def _logits(self, row: Row) -> Tensor:
         return self._forward([row])
 
-    def _warm_up_sizes(self) -> list[int]:
-        """The passes to warm up, largest first: on a CPU every padded shape, elsewhere the two ends."""
-        limits = self.limits
-        most = self._padded(limits.max_step_tokens)
-        largest = min(most, limits.num_blocks * limits.block_size, limits.max_model_len)
-        if self._device.type != "cpu":
-            return sorted({1, largest}, reverse=True)
-        # A padded shape may be more than one sequence can hold; the pass itself pads the largest.
-        return sorted({min(self._padded(n), largest) for n in range(1, largest + 1)}, reverse=True)
+
+def _states(row: Row) -> list[SamplingState]:
+    """Of each token that the row chooses."""
+    return [row.sampling.after(number) for number in range(row.guesses + 1)] if row.sampling else []
 
 
-def _paging(loaded: LoadedModel, config: EngineConfig) -> Paging:
+def _paging(loaded: LoadedModel, config: EngineConfig, kernels: Kernels | None) -> Paging:
     heads = int(loaded.model.config.get_text_config().num_attention_heads)
 
     def works(block_size: int) -> bool:
-        shapes = set(loaded.layers)
-        return all(varlen_works(block_size, heads, shape, loaded.dtype, loaded.device) for shape in shapes)
+        return kernels is not None and all(
+            kernels_work(kernels, block_size, heads, shape, loaded.dtype, loaded.device) for shape in set(loaded.layers)
+        )
 
-    return choose_paging(config.block_size, works)
+    return Paging.of(config.block_size, works)
 
 
 def _size(loaded: LoadedModel) -> ModelSize:

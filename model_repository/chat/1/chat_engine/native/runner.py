@@ -34,6 +34,8 @@ class Row:
         blocks: its block numbers.
         sampling: None when the chunk ends before the sequence does, or no token is wanted.
         targets: prompt tokens to be scored, where wanted.
+        guesses: how many of `tokens`, at the end, are guesses; a token is chosen before each, and behind the last.
+        follows: the row of the step before whose token, not known yet, this one computes; `tokens` holds a placeholder.
     """
 
     tokens: list[int]
@@ -41,6 +43,21 @@ class Row:
     blocks: list[int]
     sampling: SamplingState | None
     targets: Targets | None = None
+    guesses: int = 0
+    follows: int | None = None
+
+
+class Started(Protocol):
+    """A step on its way."""
+
+    def results(self) -> list[Sampled | Scored | None]:
+        """Waits. Of each row its next token, and scores, where wanted."""
+        ...
+
+    @property
+    def stale(self) -> list[int]:
+        """Rows whose token turned out to be another than the one that a step started behind this one took for it."""
+        ...
 
 
 class Runner(Protocol):
@@ -51,6 +68,10 @@ class Runner(Protocol):
     longest_pass: float
     """Seconds of the longest forward pass before anybody is served."""
 
-    def run(self, rows: list[Row]) -> list[Sampled | Scored | None]:
-        """Computes one step: KV of all tokens, the next token of each row that samples, scores where wanted."""
+    runs_ahead: bool
+    """Whether a step of rows that follow those of the step before may be started before that one's results are there,
+    and is worth it."""
+
+    def start(self, rows: list[Row]) -> Started:
+        """Begins one step: KV of all tokens, the next token of each row that samples, scores where wanted."""
         ...

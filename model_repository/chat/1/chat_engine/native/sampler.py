@@ -11,7 +11,8 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,16 @@ class SamplingState:
         return self.bans_stops or self.rules_out or self.bans_ends
 
     @property
+    def follows_tokens(self) -> bool:
+        """Whether what may come next depends on which token came last, or on what the caller is told of it."""
+        guided = self.guide is not None and (self.guide.matcher is not None or self.guide.has_calls)
+        return bool(self.penalised or self.ngrams or guided or self.params.logprobs is not None)
+
+    def after(self, tokens: int) -> SamplingState:
+        """The state so many tokens later, whichever they are; for one that does not follow tokens."""
+        return replace(self, num_output=self.num_output + tokens) if tokens else self
+
+    @property
     def plain(self) -> bool:
         """Whether the logits are taken as they are, but for the grammar."""
         return not (self.penalised or self.params.logit_bias or self.bans)
@@ -122,11 +133,12 @@ class SamplingState:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One row's next token, and the scores of the prompt tokens that were asked for."""
+    """One row's next token, those behind its guesses, and the scores of the prompt tokens that were asked for."""
 
     token_id: int
     logprobs: Logprobs | None
     scores: tuple[Logprobs, ...] = ()
+    behind_guesses: tuple[Sampled, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,37 +175,74 @@ class Masks:
     forbidden: Callable[[], tuple[list[int], Tensor]]
 
 
-@torch.inference_mode()
-def sample(logits: Tensor, rows: list[SamplingState], masks: Masks | None = None) -> list[Sampled]:
-    """Chooses one token per row.
+class Draw:
+    """Next tokens of a batch of rows, on their way from the device.
 
     Args:
         logits: `[rows, vocab]`, any float type, as the model gives them.
         rows: the state of each row; not changed.
         masks: of the rows that have a grammar; None where no row has.
+        keep: whether the memory of `logits` is used again before the tokens are asked for.
+
+    Attributes:
+        token_ids: `[rows]`, on the device. Wrong for the few rows that `tokens` finds out to need more candidates.
     """
-    assert logits.shape[0] == len(rows)
-    raw = logits.float()
-    scores = raw
-    if masks or not all(row.plain for row in rows):
-        scores = raw.clone()
-        _add_bias(scores, rows)
-        _penalise(scores, rows)
-        _ban(scores, rows)
-        if masks:
-            _constrain(scores, raw, rows, *masks.forbidden())
-    token_ids = scores.argmax(-1)
-    drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
-    if drawn:
-        index = torch.tensor(drawn, device=logits.device)
-        token_ids[index] = _draw(scores[index], [rows[i] for i in drawn])
-    chosen = token_ids.tolist()
-    logprobs = _logprobs(raw, chosen, rows)
-    finite = raw.amax(-1).isfinite().tolist()  # of a row with a NaN in it, that is what is largest
-    return [
-        Sampled(token_id, logprobs.get(i)) if finite[i] else Sampled(NO_TOKEN, None)
-        for i, token_id in enumerate(chosen)
-    ]
+
+    @torch.inference_mode()
+    def __init__(
+        self, logits: Tensor, rows: list[SamplingState], masks: Masks | None = None, *, keep: bool = False
+    ) -> None:
+        assert logits.shape[0] == len(rows)
+        self._rows = rows
+        self._raw = raw = logits.to(torch.float32, copy=keep)
+        scores = raw
+        if masks or not all(row.plain for row in rows):
+            scores = raw.clone()
+            _add_bias(scores, rows)
+            _penalise(scores, rows)
+            _ban(scores, rows)
+            if masks:
+                _constrain(scores, raw, rows, *masks.forbidden())
+        self.token_ids = scores.argmax(-1)
+        self._whole = torch.ones_like(self.token_ids)
+        self._drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
+        if self._drawn:
+            index = _tensor(self._drawn, raw.device)
+            self._scores = scores[index]
+            drawn = [rows[i] for i in self._drawn]
+            self.token_ids[index], self._whole[index] = _draw(self._scores, drawn, _CANDIDATES)
+        finite = raw.amax(-1).isfinite()  # of a row with a NaN in it, that is what is largest
+        numbers = torch.stack([self.token_ids, self._whole, finite.long()])
+        self._numbers = numbers.to("cpu", non_blocking=True)
+        self._event = None
+        if raw.device.type == "cuda":
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    @torch.inference_mode()
+    def tokens(self) -> tuple[list[Sampled], list[int]]:
+        """Waits. Gives the tokens, and the rows in which they are not those of `token_ids`."""
+        if self._event:
+            self._event.synchronize()
+        chosen, whole, finite = self._numbers.tolist()
+        again = [place for place, i in enumerate(self._drawn) if not whole[i]]
+        if again:  # the cut lies beyond the candidates
+            index = _tensor(again, self._scores.device)
+            rows = [self._rows[self._drawn[place]] for place in again]
+            found, _ = _draw(self._scores[index], rows, self._scores.shape[-1])
+            for place, token_id in zip(again, found.tolist(), strict=True):
+                chosen[self._drawn[place]] = token_id
+        logprobs = _logprobs(self._raw, chosen, self._rows)
+        sampled = [
+            Sampled(token_id, logprobs.get(i)) if finite[i] else Sampled(NO_TOKEN, None)
+            for i, token_id in enumerate(chosen)
+        ]
+        return sampled, [self._drawn[place] for place in again]
+
+
+def sample(logits: Tensor, rows: list[SamplingState], masks: Masks | None = None) -> list[Sampled]:
+    """Chooses one token per row; see `Draw`."""
+    return Draw(logits, rows, masks).tokens()[0]
 
 
 @torch.inference_mode()
@@ -215,6 +264,12 @@ def score(logits: Tensor, wanted: list[Targets]) -> list[tuple[Logprobs, ...]]:
     return [tuple(itertools.islice(found, len(targets.token_ids))) for targets in wanted]
 
 
+def _tensor(values: list[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """On its way to the device: from memory that may be swapped out, a GPU's copy waits for all that it computes."""
+    made = torch.tensor(values, dtype=dtype)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
+
+
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) that depends on `seed` and `position` alone (a counter-based generator, by a keyed hash)."""
     key = seed.to_bytes(8, "little")
@@ -226,7 +281,7 @@ def _add_bias(scores: Tensor, rows: list[SamplingState]) -> None:
     entries = [(i, token, bias) for i, row in enumerate(rows) for token, bias in row.params.logit_bias.items()]
     if entries:
         where = _coordinates([(i, token) for i, token, _ in entries], scores)
-        scores[where] += torch.tensor([bias for *_, bias in entries], device=scores.device)
+        scores[where] += _tensor([bias for *_, bias in entries], scores.device)
 
 
 def _penalise(scores: Tensor, rows: list[SamplingState]) -> None:
@@ -240,10 +295,8 @@ def _penalise(scores: Tensor, rows: list[SamplingState]) -> None:
     if not entries:
         return
     where = _coordinates([(i, token) for i, token, *_ in entries], scores)
-    repetition = torch.tensor([r for _, _, r, _, _ in entries], device=scores.device)
-    subtract = torch.tensor(
-        [p.frequency_penalty * n + p.presence_penalty * (n > 0) for *_, n, p in entries], device=scores.device
-    )
+    repetition = _tensor([r for _, _, r, _, _ in entries], scores.device)
+    subtract = _tensor([p.frequency_penalty * n + p.presence_penalty * (n > 0) for *_, n, p in entries], scores.device)
     old = scores[where]
     scores[where] = torch.where(old < 0, old * repetition, old / repetition) - subtract
 
@@ -282,44 +335,35 @@ def _forbid(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def _coordinates(pairs: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
-    index = torch.tensor(pairs, device=like.device)
+    index = _tensor(pairs, like.device)
     return index[:, 0], index[:, 1]
 
 
-def _draw(scores: Tensor, rows: list[SamplingState]) -> Tensor:
-    """One token per row, `[rows]`."""
-    device = scores.device
-    temperature = torch.tensor([row.params.temperature for row in rows], device=device)
+def _draw(scores: Tensor, rows: list[SamplingState], candidates: int) -> tuple[Tensor, Tensor]:
+    """One token per row, `[rows]`, and 1 where it is right, 0 where more candidates are needed."""
+    device, vocab_size = scores.device, scores.shape[-1]
+    temperature = _tensor([row.params.temperature for row in rows], device)
     # A temperature near 0 must not overflow: the largest score becomes 0 first.
     scores = (scores - scores.amax(-1, keepdim=True)) / temperature.clamp(min=1e-5)[:, None]
-    points = torch.tensor([uniform(row.seed, row.num_output) for row in rows], dtype=torch.float64, device=device)
-    token_ids = torch.empty(len(rows), dtype=torch.long, device=device)
-    cut = [_is_cut(row.params, scores.shape[-1]) for row in rows]
-    whole = torch.tensor([i for i, is_cut in enumerate(cut) if not is_cut], dtype=torch.long, device=device)
-    if len(whole):
+    points = _tensor([uniform(row.seed, row.num_output) for row in rows], device, torch.float64)
+    cut = [i for i, row in enumerate(rows) if _is_cut(row.params, vocab_size)]
+    if not cut:
+        return _invert(scores.softmax(-1), points), points.new_ones(len(rows), dtype=torch.long)
+    token_ids = points.new_empty(len(rows), dtype=torch.long)
+    right = torch.ones_like(token_ids)
+    if len(cut) < len(rows):
+        whole = _tensor(sorted(set(range(len(rows))) - set(cut)), device)
         token_ids[whole] = _invert(scores[whole].softmax(-1), points[whole])
-    part = [i for i, is_cut in enumerate(cut) if is_cut]
-    if part:
-        index = torch.tensor(part, device=device)
-        token_ids[index] = _draw_cut(scores[index], [rows[i].params for i in part], points[index])
-    return token_ids
+    index = _tensor(cut, device)
+    kept = _keep(scores[index], [rows[i].params for i in cut], min(candidates, vocab_size))
+    probabilities, ids, complete = kept
+    token_ids[index] = ids.gather(-1, _invert(probabilities, points[index])[:, None])[:, 0]
+    right[index] = complete.long()
+    return token_ids, right
 
 
 def _is_cut(params: SamplingParams, vocab_size: int) -> bool:
     return 0 < params.top_k < vocab_size or params.top_p < 1 or params.min_p > 0
-
-
-def _draw_cut(scores: Tensor, params: list[SamplingParams], points: Tensor) -> Tensor:
-    """Draws from rows that are cut, among their most probable tokens."""
-    vocab_size = scores.shape[-1]
-    probabilities, ids, complete = _keep(scores, params, min(_CANDIDATES, vocab_size))
-    token_ids = ids.gather(-1, _invert(probabilities, points)[:, None])[:, 0]
-    if not complete.all():
-        rest = (~complete).nonzero()[:, 0]
-        again = [params[i] for i in rest.tolist()]
-        probabilities, ids, _ = _keep(scores[rest], again, vocab_size)
-        token_ids[rest] = ids.gather(-1, _invert(probabilities, points[rest])[:, None])[:, 0]
-    return token_ids
 
 
 def _keep(scores: Tensor, params: list[SamplingParams], candidates: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -331,9 +375,9 @@ def _keep(scores: Tensor, params: list[SamplingParams], candidates: int) -> tupl
     """
     device = scores.device
     vocab_size = scores.shape[-1]
-    top_k = torch.tensor([p.top_k if p.top_k > 0 else vocab_size for p in params], device=device)[:, None]
-    top_p = torch.tensor([p.top_p for p in params], device=device)[:, None]
-    min_p = torch.tensor([p.min_p for p in params], device=device)[:, None]
+    top_k = _tensor([p.top_k if p.top_k > 0 else vocab_size for p in params], device)[:, None]
+    top_p = _tensor([p.top_p for p in params], device)[:, None]
+    min_p = _tensor([p.min_p for p in params], device)[:, None]
     values, ids = scores.topk(candidates, dim=-1)
     rank = torch.arange(candidates, device=device)
     within_k = rank < top_k
@@ -364,7 +408,7 @@ def _logprobs(raw: Tensor, chosen: list[int], rows: list[SamplingState]) -> dict
     asked = {i: n for i, row in enumerate(rows) if (n := row.params.logprobs) is not None}
     if not asked:
         return {}
-    index = torch.tensor(list(asked), device=raw.device)
+    index = _tensor(list(asked), raw.device)
     found = _report(raw[index], [chosen[i] for i in asked], list(asked.values()))
     return dict(zip(asked, found, strict=True))
 
@@ -372,7 +416,7 @@ def _logprobs(raw: Tensor, chosen: list[int], rows: list[SamplingState]) -> dict
 def _report(raw: Tensor, chosen: list[int], counts: list[int], *, ranks: bool = False) -> list[Logprobs]:
     """Of each row: the chosen token, as many of the most probable ones as `counts` says, and the rank if wanted."""
     logprobs = raw.log_softmax(-1)
-    of_chosen = logprobs.gather(-1, torch.tensor(chosen, device=raw.device)[:, None])
+    of_chosen = logprobs.gather(-1, _tensor(chosen, raw.device)[:, None])
     rank = (
         (logprobs > of_chosen).sum(-1, dtype=torch.int32) + 1 if ranks else torch.zeros(len(chosen), dtype=torch.long)
     )

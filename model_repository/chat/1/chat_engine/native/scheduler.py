@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.sequence import Sequence
@@ -19,10 +19,11 @@ _PATIENCE = 256
 
 @dataclass(frozen=True)
 class Chunk:
-    """The part of one sequence that a step computes: `count` tokens, from `sequence.num_computed` on."""
+    """The part of one sequence that a step computes: `count` tokens, from `sequence.num_computed` on, then guesses."""
 
     sequence: Sequence
     count: int
+    guesses: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
@@ -91,16 +92,23 @@ class Scheduler:
         max_sequences: sequences that run side by side.
         max_step_tokens: tokens of one step; at least `max_sequences`, since each running one needs one.
         max_scored_tokens: of those, prompt tokens whose logits are wanted: logits are large. None: no limit.
+        max_guessing: while more sequences run than these, none guesses ahead.
     """
 
     def __init__(
-        self, cache: KVCache, max_sequences: int, max_step_tokens: int, max_scored_tokens: int | None = None
+        self,
+        cache: KVCache,
+        max_sequences: int,
+        max_step_tokens: int,
+        max_scored_tokens: int | None = None,
+        max_guessing: int = 0,
     ) -> None:
         self.cache = cache
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
         self.preemptions = 0
         self._max_sequences = max_sequences
+        self._max_guessing = max_guessing
         self.step_limit = StepLimit(max_step_tokens, max_sequences)
         self._max_scored_tokens = max_step_tokens if max_scored_tokens is None else max_scored_tokens
 
@@ -108,6 +116,11 @@ class Scheduler:
     def sequences(self) -> list[Sequence]:
         """Every sequence that has not ended."""
         return [*self.running, *self.waiting]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a sequence waits that could run."""
+        return bool(self.waiting) and len(self.running) < self._max_sequences
 
     def add(self, sequence: Sequence) -> None:
         """Lets `sequence` wait for its turn."""
@@ -129,10 +142,24 @@ class Scheduler:
         prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
         while room.tokens > 0 and self._admit():
             prefills.append(room.take(self.running[-1]))
+        if len(self.running) <= self._max_guessing:
+            decodes = [self._with_guesses(chunk, room) for chunk in decodes]
         return decodes + [chunk for chunk in prefills if chunk]
 
+    def _with_guesses(self, chunk: Chunk, room: _Room) -> Chunk:
+        """As many as there are tokens left in the step, blocks left in the cache, and tokens wanted."""
+        sequence = chunk.sequence
+        if sequence.guesses is None:
+            return chunk
+        most = min(room.tokens, sequence.request.max_tokens - sequence.num_output - 1)
+        guesses = sequence.guesses.next(sequence.tokens, most)
+        if not guesses or not self.cache.grow(sequence.table, sequence.num_tokens + len(guesses)):
+            return chunk
+        room.tokens -= len(guesses)
+        return replace(chunk, guesses=tuple(guesses))
+
     def advance(self, chunk: Chunk) -> None:
-        """Notes that `chunk` has been computed."""
+        """Notes that `chunk` has been computed; its guesses do not count."""
         sequence = chunk.sequence
         sequence.num_scored += len(chunk.scored)
         sequence.num_computed += chunk.count
@@ -167,7 +194,7 @@ class Scheduler:
 
         A block for each running sequence stays free, so that a newcomer does not push out at the next step what runs.
         """
-        if not self.waiting or len(self.running) >= self._max_sequences:
+        if not self.has_room:
             return False
         sequence = self.waiting[0]
         table = self.cache.begin(sequence.tokens, len(self.running), sequence.num_reusable)

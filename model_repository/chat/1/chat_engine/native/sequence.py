@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chat_engine.native.kv_cache import BlockTable
+from chat_engine.native.speculation import Guesses
 from chat_engine.request import ChatRequest
 
 
@@ -12,13 +13,14 @@ from chat_engine.request import ChatRequest
 class Sequence:
     """A request in the engine: its tokens so far and how much of their KV is computed.
 
-    `num_scored` is from how many of its prompt's tokens the log-probability of the next has been taken. It outlasts
-    preemptions, as what has been handed out does.
+    `guesses` is None where none may be made. `num_scored` is from how many of its prompt's tokens the log-probability
+    of the next has been taken. It outlasts preemptions, as what has been handed out does.
     """
 
     request: ChatRequest
     tokens: list[int] = field(init=False)
     table: BlockTable = field(default_factory=BlockTable)
+    guesses: Guesses | None = None
     num_computed: int = 0
     num_cached: int = 0
     num_scored: int = 0

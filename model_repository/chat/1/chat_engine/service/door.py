@@ -183,7 +183,7 @@ class Door(Generic[Job]):
             self._failed = True
             self._tell()
 
-    def _farewell(self) -> ChatError:
+    def _stop_error(self) -> ChatError:
         """What those are told who are still inside when the engine stops."""
         with self._changed:
             if self._failed:

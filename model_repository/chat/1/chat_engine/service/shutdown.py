@@ -32,14 +32,19 @@ class ShutdownWatch:
         self._server = server
         self._on_stop = on_stop
         self._closing = threading.Event()
+        self._known: dict[Path, str] = {}
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begins to watch, if it does not yet. For the first request: before that, sockets may still be to come."""
         if self._thread is None:
-            known = listening_sockets(self._server)
-            self._thread = threading.Thread(target=self._loop, args=(known,), name="shutdown-watch", daemon=True)
+            self._known = listening_sockets(self._server)
+            self._thread = threading.Thread(target=self._loop, name="shutdown-watch", daemon=True)
             self._thread.start()
+
+    def sees_a_stop(self) -> bool:
+        """Whether the server has closed a listening socket, looked up now."""
+        return any(_target(file) != name for file, name in self._known.items())
 
     def close(self) -> None:
         """Stops watching; waits for `on_stop` where that runs."""
@@ -47,14 +52,14 @@ class ShutdownWatch:
         if self._thread is not None:
             self._thread.join()
 
-    def _loop(self, known: dict[Path, str]) -> None:
+    def _loop(self) -> None:
         polls = 0
-        while all(_target(file) == name for file, name in known.items()):
+        while not self.sees_a_stop():
             if self._closing.wait(_POLL_SECONDS):
                 return
             polls += 1
             if polls % _SCAN_EVERY == 0:
-                known = listening_sockets(self._server) | known
+                self._known = listening_sockets(self._server) | self._known
         log.info("the server stops; running answers may finish within the drain time")
         self._on_stop()
 

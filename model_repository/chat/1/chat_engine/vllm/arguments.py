@@ -19,6 +19,10 @@ _GRAMMARS = "guidance"  # the library in whose form constraints are
 _SLOTS = 8  # of adapters, each of which takes memory beside the model's; more take turns
 _SAFETENSORS = ("safetensors", "fastsafetensors", "runai_streamer")
 
+_FEW_CORES = 3  # too few for two processes that wait for each other spinning
+# Who sets one of these has chosen how vLLM's processes and threads are spread.
+_OF_PROCESSES = {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"}
+
 _SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")  # their product is in GPUs
 
 # vLLM's names of what the settings have for both engines.
@@ -36,6 +40,14 @@ _COMMON = {
     "gpu_memory_utilization": "memory_fraction",
     "enable_prefix_caching": "prefix_caching",
     "max_logprobs": "max_logprobs",
+}
+# Settings of the native engine, by vLLM's names of what they are like.
+_NATIVE = {
+    "quantization": "quantization",
+    "speculation": "speculative_config",
+    "cuda_graphs": "enforce_eager",
+    "compile": "compilation_config",
+    "async_scheduling": "async_scheduling",
 }
 # What cannot be chosen, and why.
 _FIXED: dict[str, tuple[object, str]] = {
@@ -78,6 +90,18 @@ def vllm_arguments(config: EngineConfig, known: Collection[str], *, on_cpu: bool
     }
 
 
+def may_share_process(arguments: Mapping[str, Any], environment: Collection[str], cores: int) -> bool:
+    """Whether vLLM's core and its worker are better one process on a CPU with so many cores.
+
+    Args:
+        arguments: vLLM's.
+        environment: names of the variables that are set.
+        cores: that this process may run on.
+    """
+    spread = {"distributed_executor_backend", "nnodes"} & arguments.keys() or _OF_PROCESSES & set(environment)
+    return not spread and cores <= _FEW_CORES and all(arguments.get(name, 1) == 1 for name in _SIZES)
+
+
 def check_devices(arguments: Mapping[str, Any], visible: int, *, on_cpu: bool) -> None:
     """Raises ConfigError where more GPUs of this machine are wanted than this process sees.
 
@@ -92,6 +116,22 @@ def check_devices(arguments: Mapping[str, Any], visible: int, *, on_cpu: bool) -
             f"vllm: {product} needs {wanted} GPUs, and {visible} can be seen here; give the model that many GPUs "
             "(triton.gpu.count in the chart), or make the sizes smaller"
         )
+
+
+def check_nodes(arguments: Mapping[str, Any], nodes: int, environment: Mapping[str, str]) -> None:
+    """Raises ConfigError where a CPU has fewer NUMA nodes than workers, and nobody says which cores each of them gets.
+
+    vLLM ends then, after it has started its processes.
+    """
+    given = environment.get("VLLM_CPU_OMP_THREADS_BIND", "auto") != "auto" or "VLLM_CPU_SIM_MULTI_NUMA" in environment
+    workers = math.prod(arguments[name] for name in _SIZES[:2] if isinstance(arguments.get(name), int))
+    if given or workers <= nodes or arguments.get("nnodes", 1) != 1:
+        return
+    example = "|".join(f"{4 * worker}-{4 * worker + 3}" for worker in range(workers))
+    raise ConfigError(
+        f"vllm: these sizes make {workers} workers, and this machine has {nodes} NUMA node{'s'[: nodes > 1]}; say "
+        f"which cores each of them gets, by the environment variable VLLM_CPU_OMP_THREADS_BIND, for example {example}"
+    )
 
 
 def _common(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
@@ -138,6 +178,9 @@ def _room_for_adapters(adapters: Collection[str], block: dict[str, Any], on_cpu:
 
 
 def _check_common(config: EngineConfig, on_cpu: bool) -> None:
+    for name, in_vllm in _NATIVE.items():
+        if getattr(config, name) != EngineConfig.model_fields[name].default:
+            raise ConfigError(f"{name}: is for the engine native; with vllm set vllm.{in_vllm}")
     if config.threads is not None:
         raise ConfigError(
             f"threads: {config.threads} is for the engine native; with vllm set the environment variable "

@@ -138,7 +138,7 @@ class VllmEngine(Door[Running]):
             await asyncio.wait(tasks, timeout=_ENDS_SECONDS)
             await asyncio.sleep(0)  # their callbacks
         for running, _ in list(self._running.values()):
-            self._end(running, FinishReason.ERROR, self._farewell())
+            self._end(running, FinishReason.ERROR, self._stop_error())
 
     async def _follow(self, running: Running) -> End:
         """Hands on what vLLM makes of a request until it ends. vLLM stops when this does."""
@@ -179,14 +179,14 @@ class VllmEngine(Door[Running]):
     def _why(self, running: Running, task: asyncio.Task[End]) -> End:
         if task.cancelled():
             if self._is_over:
-                return FinishReason.ERROR, self._farewell()
+                return FinishReason.ERROR, self._stop_error()
             return FinishReason.CANCELLED, RequestCancelledError("the request was cancelled")
         failure = task.exception()
         if failure is None:
             return task.result()
         if isinstance(failure, EngineDeadError):
             self._fail()
-            return FinishReason.ERROR, self._farewell()
+            return FinishReason.ERROR, self._stop_error()
         if isinstance(failure, VLLMClientError):
             return FinishReason.ERROR, _refusal(failure)
         if isinstance(failure, GracefulHTTPError):

@@ -30,6 +30,12 @@ def prepare_process() -> None:
     multiprocessing.set_executable(sys.executable)
 
 
+def share_process(cores: int) -> None:
+    """For a CPU, where one process is vLLM's core and its only worker; vLLM sees to threads in workers of their own."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores - 1)))  # one is for the rest of the server
+
+
 def compile_nothing() -> None:
     """For eager engines, in which vLLM leaves parts of its sampler to torch.compile all the same.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import vllm
@@ -30,9 +32,9 @@ from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native.checkpoint import read_file
 from chat_engine.native.generation_defaults import GenerationDefaults, read_defaults
 from chat_engine.vllm.adapters import Adapters
-from chat_engine.vllm.arguments import check_devices, vllm_arguments
+from chat_engine.vllm.arguments import check_devices, check_nodes, may_share_process, vllm_arguments
 from chat_engine.vllm.context import vllm_limits
-from chat_engine.vllm.environment import compile_nothing
+from chat_engine.vllm.environment import compile_nothing, share_process
 from chat_engine.vllm.log import at
 from chat_engine.vllm.loop import LoopThread
 from chat_engine.vllm.processes import Processes
@@ -143,6 +145,8 @@ def vllm_config_of(
     if "hf_overrides" not in arguments:  # which may change it
         arguments["max_model_len"] = vllm_limits(config).max_model_len
     check_devices(arguments, current_platform.device_count(), on_cpu=current_platform.is_cpu())
+    if current_platform.is_cpu():
+        _place_on_cores(arguments, {**arguments, **more})
     try:
         made = AsyncEngineArgs(**arguments, **more).create_engine_config(UsageContext.ENGINE_CONTEXT, headless)
     except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError) as error:
@@ -150,6 +154,15 @@ def vllm_config_of(
     if made.model_config.enforce_eager:
         compile_nothing()
     return made
+
+
+def _place_on_cores(arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
+    nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1
+    check_nodes(given, nodes, os.environ)
+    cores = len(os.sched_getaffinity(0))
+    if may_share_process(given, os.environ.keys(), cores):
+        share_process(cores)
+        arguments["distributed_executor_backend"] = "uni"
 
 
 def _line(error: Exception) -> str:

@@ -1,10 +1,12 @@
 """What of vLLM's log stands in the server's: how far the start is, and what is wrong.
 
-`logging.json` beside this file names the two classes, in all of vLLM's processes.
+`logging.json` beside this file names the two classes, which brings the file into all of vLLM's processes.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import re
@@ -23,6 +25,9 @@ _STAGES = (
     (re.compile("Graph capturing finished"), "the CUDA graphs are captured"),
     (re.compile("init engine .* took"), "vLLM is warmed up"),
 )
+# A process that ends looks through all its objects several times, for three seconds; what is frozen it leaves alone.
+atexit.register(gc.freeze)
+
 _NOT_THE_FIRST = re.compile(r"[A-Z]+[1-9]")  # of a process: the others say the same
 
 
