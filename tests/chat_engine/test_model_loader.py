@@ -111,13 +111,6 @@ def test_a_missing_part_of_the_weights_is_refused_by_its_name(tmp_path: Path) ->
         load_model(settings(tmp_path))
 
 
-def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    file = some_llama(tmp_path) / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(UnsupportedModelError, match=r"quantised \(gptq\), which is not supported"):
-        load_model(settings(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

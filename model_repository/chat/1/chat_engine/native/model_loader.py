@@ -22,7 +22,6 @@ from chat_engine.native.checkpoint import (
     loading_weights,
     read_config,
     read_file,
-    refuse_quantised,
     torch_device,
     torch_dtype,
 )
@@ -30,6 +29,7 @@ from chat_engine.native.context import ContextRange, context_range, fix_frequenc
 from chat_engine.native.generation_defaults import GenerationDefaults, generation_defaults
 from chat_engine.native.packing import pack
 from chat_engine.native.paged_cache import LayerShape
+from chat_engine.native.quantised import check_all_read, dequantising, plain_again
 from chat_engine.native.weights import Int8Weight, can_pack
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,6 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """Raises ConfigError, UnsupportedModelError, or OSError for a missing checkpoint."""
     device = torch_device(config.device)
     found = _causal_config(config)
-    refuse_quantised(found.parsed)
     if config.async_scheduling and device.type == "cpu":
         raise ConfigError("async_scheduling: is for GPUs; leave it out")
     if config.quantization and device.type != "cpu":
@@ -102,7 +101,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
             '"engine": "vllm" and vllm.quantization'
         )
     generation = read_file(config.model, "generation_config.json", config.revision)
-    model = _load(config, device)
+    model = _load(config, device, plain_again(found.written, config.model, config.revision))
     layers, widest_window = _probe(model)
     text = model.config.get_text_config()
     context = _context(text, widest_window)
@@ -146,9 +145,9 @@ def _causal_config(config: EngineConfig) -> CheckpointConfig:
     return found
 
 
-def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
+def _load(config: EngineConfig, device: torch.device, dequantised: dict[str, Any]) -> PreTrainedModel:
     try:
-        with loading_weights():
+        with loading_weights(), dequantising(dequantised):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.model,
                 revision=config.revision,
@@ -158,11 +157,15 @@ def _load(config: EngineConfig, device: torch.device) -> PreTrainedModel:
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **dequantised,
             )
     except KeyError as error:  # a class with a table of its own attention implementations
         raise UnsupportedModelError(f"the model's code has no attention implementation {error}") from error
     model: PreTrainedModel = loaded[0]
     check_weights(loaded[1])
+    if dequantised:
+        check_all_read(loaded[1])
+        model.to(dtype=model.config.dtype)  # type: ignore[call-arg] # some take that of scales
     if config.dtype == "auto" and device.type == "cpu":
         model.to(dtype=cpu_dtype(model.dtype, model.get_memory_footprint(), _memory_available()))  # type: ignore[call-arg]
     model.to(device)  # type: ignore[arg-type]
