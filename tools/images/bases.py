@@ -47,6 +47,7 @@ def debian(podman: Podman, packages: Sequence[str]) -> str:
         subprocess.CalledProcessError: mmdebstrap failed, and has said why.
     """
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
+    command.append('--aptopt=Acquire::Retries "5"')
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNUSED]
     name = f"localhost/triton-chat-base/debian:{_digest(*command, SUITE, _PATH)}"
     if not podman.has(name):
