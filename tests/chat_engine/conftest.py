@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -26,6 +27,20 @@ def _small_layers_are_packed_too() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_WORTH_WEIGHTS", 1)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_step_fails(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A step that fails is computed again in parts: its answers are right all the same, and only the log tells."""
+    said: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("chat_engine.native.engine")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    if request.node.get_closest_marker("steps_fail") is None:
+        assert not [message for message in said if "could not compute" in message]
 
 
 @pytest.fixture

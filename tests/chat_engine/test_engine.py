@@ -421,6 +421,7 @@ class BrokenError(RuntimeError):
     """What the GPU says."""
 
 
+@pytest.mark.steps_fail
 @pytest.mark.parametrize("poisoned", [{1}, {0, 3}, {2, 3}, {0, 1, 2}], ids=str)
 def test_what_the_model_cannot_compute_fails_alone(poisoned: set[int]) -> None:
     runner = HashRunner(vocab_size=100)
@@ -446,6 +447,7 @@ def test_what_the_model_cannot_compute_fails_alone(poisoned: set[int]) -> None:
     assert engine.is_ready()
 
 
+@pytest.mark.steps_fail
 def test_a_request_alone_that_cannot_be_computed_does_not_end_the_engine() -> None:
     runner = HashRunner(vocab_size=100)
     engine = hand_engine(runner)
@@ -479,6 +481,7 @@ def test_a_request_for_which_the_model_gives_no_numbers_fails_alone() -> None:
     assert isinstance(bad.last.error, NotComputedError)
 
 
+@pytest.mark.steps_fail
 @pytest.mark.parametrize("numbers", [True, False], ids=["no numbers", "an exception"])
 def test_nobody_finds_the_blocks_of_what_could_not_be_computed(numbers: bool) -> None:
     runner = HashRunner(block_size=4, max_step_tokens=64)
@@ -503,6 +506,7 @@ def test_nobody_finds_the_blocks_of_what_could_not_be_computed(numbers: bool) ->
     assert (again.text, again.last.num_cached_tokens) == (text_of(runner.answer(request)), 0)
 
 
+@pytest.mark.steps_fail
 def test_steps_are_smaller_for_a_while_where_memory_is_short() -> None:
     """One that fails is computed in parts, and those after it do not fail the same way again and again."""
     runner = HashRunner(num_blocks=128, max_step_tokens=64)
@@ -527,6 +531,7 @@ def test_steps_are_smaller_for_a_while_where_memory_is_short() -> None:
     assert engine.scheduler.step_limit.tokens == 16
 
 
+@pytest.mark.steps_fail
 def test_a_model_that_computes_nothing_any_more_ends_the_engine() -> None:
     runner = HashRunner()
     engine = hand_engine(runner)

@@ -15,7 +15,7 @@ from local.service import LocalService
 from local.triton import LocalTriton
 from tests.integration import engines
 from tests.integration.openai_calls import Asker
-from tests.integration.servers import GatewayFactory, ServerFactory
+from tests.integration.servers import GatewayFactory, ServerFactory, failed_steps
 from triton_chat import ChatClient
 
 HERE = Path(__file__).parent
@@ -57,9 +57,11 @@ def triton(able_to_serve: None, engine_name: str, tmp_path_factory: pytest.TempP
     """
     servers = ServerFactory(tmp_path_factory.mktemp("triton"), engine_name)
     try:
-        yield servers({"threads": 1})
+        server = servers({"threads": 1})
+        yield server
     finally:
         servers.stop_all()
+    assert not failed_steps(server)
 
 
 @pytest.fixture

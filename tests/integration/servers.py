@@ -19,6 +19,12 @@ ConfigOverrides = Mapping[str, Mapping[str, str]]
 """model -> text in its config.pbtxt and its variants -> other text."""
 
 
+def failed_steps(server: LocalTriton) -> list[str]:
+    """What the server's log says of steps that the engine had to compute again in parts; nobody else hears of them."""
+    lines = server.options.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if "the model could not compute a step" in line]
+
+
 class ServerFactory:
     """Starts servers with that engine on free ports and stops them all."""
 

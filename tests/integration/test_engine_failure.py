@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.integration.calls import LONG, Stream, ask, connect, eventually, request
-from tests.integration.servers import REPOSITORY, ServerFactory
+from tests.integration.servers import REPOSITORY, ServerFactory, failed_steps
 
 BROKEN_RUNNER = """
 
@@ -87,4 +87,5 @@ def test_a_request_that_cannot_be_computed_fails_alone(start_triton: ServerFacto
             assert "internal error: the model could not compute this request" in bad.error
             good = ask(stub, request(prompt_token_ids=[5, 6], sampling_parameters=sampling))
             assert good.last.num_output_tokens == 3
+    assert failed_steps(server)
     assert server.poll() is None
