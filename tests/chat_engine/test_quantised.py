@@ -51,6 +51,13 @@ def fp8(name: str, weight: Tensor) -> tuple[Stored, Tensor]:
     return {name: small.view_as(weight), f"{name}_scale_inv": scale}, plain
 
 
+def fp8_of_outputs(name: str, weight: Tensor) -> tuple[Stored, Tensor]:
+    """Each output with a scale."""
+    scale = weight.abs().amax(1, keepdim=True) / torch.finfo(torch.float8_e4m3fn).max
+    small = (weight / scale).to(torch.float8_e4m3fn)
+    return {name: small, f"{name}_scale": scale}, small.float() * scale
+
+
 def compressed(form: str, **further: object) -> dict[str, Any]:
     weights = {"type": "int", "symmetric": True, "dynamic": False, **further}
     return {
@@ -65,6 +72,10 @@ def compressed(form: str, **further: object) -> dict[str, Any]:
 FORMS: dict[str, tuple[Callable[[str, Tensor], tuple[Stored, Tensor]], dict[str, Any]]] = {
     "int8": (int8, compressed("int-quantized", num_bits=8, strategy="channel")),
     "int4": (int4, compressed("pack-quantized", num_bits=4, strategy="group", group_size=BLOCK)),
+    "compressed fp8": (
+        fp8_of_outputs,
+        compressed("float-quantized", num_bits=8, type="float", strategy="channel"),
+    ),
     "fp8": (fp8, {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}),
 }
 
