@@ -234,6 +234,7 @@ def test_cancelling_late_or_a_stranger_does_nothing(opened: Callable[..., Opened
 # Failure.
 
 
+@pytest.mark.steps_fail
 def test_a_failing_step_ends_everything_once_and_closes_the_door(opened: Callable[..., Opened]) -> None:
     failed, failures = threading.Event(), []
 
@@ -271,6 +272,7 @@ def test_a_failing_step_ends_everything_once_and_closes_the_door(opened: Callabl
     assert one.engine.stats().finished == Counter({ERROR: 4})
 
 
+@pytest.mark.steps_fail
 def test_a_failure_wakes_those_who_wait_for_room(held: Held) -> None:
     one, gate = held(max_sequences=1)
     one.engine.submit(make_request("r", max_tokens=50), Inbox())
