@@ -114,7 +114,10 @@ def described(setting: Setting, vllm: Path, plan: dict[str, Any]) -> dict[str, A
 
 def in_words(about: dict[str, Any]) -> str:
     """The head of the report."""
-    setting, versions = about["setting"], ", ".join(f"{name} {found}" for name, found in about["versions"].items())
+    setting, versions = (
+        about["setting"],
+        ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found),
+    )
     rounds = "1 round" if about["rounds"] == 1 else f"{about['rounds']} rounds"
     turns = "one contender after the other" if setting["apart"] else "in turns"
     return (

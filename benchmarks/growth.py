@@ -132,13 +132,14 @@ def measure(folder: Path, shape: Shape, threads: int, kv_tokens: int, steps: int
     with console.status("loading"):
         runner, tokenizer = ModelRunner(config), PromptEncoder.load(config).backend
     model, engine = {}, {}
+    for sequences in SEQUENCES:  # before the model's threads have something to do
+        engine[sequences] = engine_step(runner, tokenizer, folder, sequences, 10 * steps)
     for sequences in SEQUENCES:
         for context in CONTEXTS:
             with console.status(f"{sequences} sequences of {context} tokens"):
                 found = model_step(runner, sequences, context, steps)
             if found is not None:
                 model[sequences, context] = found
-        engine[sequences] = engine_step(runner, tokenizer, folder, sequences, 10 * steps)
     return Grown(model, engine, shape.kv_bytes * (2 if torch.float32 == runner._model.dtype else 1))  # noqa: SLF001
 
 

@@ -126,7 +126,9 @@ def last_line(log: Path) -> str:
 
 
 def version_of(python: Path, *names: str) -> str:
-    """Of the first of these packages that the environment has, without importing it."""
+    """Of the first of these packages that the environment has, without importing it; "" without either."""
+    if not python.exists():
+        return ""
     code = (
         "import sys; from importlib.metadata import distributions as d; "
         "print(next((x.version for x in d() if x.name in sys.argv[1:]), ''))"

@@ -47,3 +47,4 @@ def test_the_last_line_of_a_log(tmp_path: Path) -> None:
 def test_the_version_of_a_package() -> None:
     assert version_of(Path(sys.executable), "torch") == torch.__version__
     assert version_of(Path(sys.executable), "no-such-package") == ""
+    assert version_of(Path("no-such-environment/bin/python"), "torch") == ""

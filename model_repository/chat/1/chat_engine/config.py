@@ -94,7 +94,7 @@ class EngineConfig(BaseModel):
         None,
         ge=1,
         le=1024,
-        description="CPU threads of the forward pass; where that is every core, steps of few rows leave one.",
+        description="CPU threads of the forward pass; where that is every core, steps of few rows may leave one.",
     )
 
     max_model_len: int | None = Field(

@@ -19,7 +19,7 @@ from chat_engine.native.memory import GpuMemory, ModelSize, Paging, runner_limit
 from chat_engine.native.model_loader import LoadedModel, load_model
 from chat_engine.native.paged_cache import PagedCache
 from chat_engine.native.passes import ForwardPass, PaddedPass, attention_order
-from chat_engine.native.proof import Proof, warm_up
+from chat_engine.native.proof import Proof, step_seconds, warm_up
 from chat_engine.native.runner import Row
 from chat_engine.native.sampler import Draw, Sampled, SamplingState, Scored, score
 from chat_engine.native.tiled import find_kernels, kernels_work
@@ -98,6 +98,7 @@ class ModelRunner:
             proof.check_quantised(self._logits, paging.block_size)
         most = min(self.limits.max_step_tokens, self.limits.num_blocks * paging.block_size, self.limits.max_model_len)
         self.longest_pass = warm_up(self._forward.sizes(most), paging.block_size, self._logits)
+        self._forward.threads.learn(lambda rows: step_seconds(rows, paging.block_size, self._logits))
         log.info(
             "loaded: %s, %s, context %d, %d blocks of %d tokens, %s attention",
             loaded.dtype, loaded.device, self.limits.max_model_len, self.limits.num_blocks, paging.block_size,

@@ -69,6 +69,8 @@ def attention_order(rows: Sequence[Row], cache: PagedCache) -> tuple[list[int], 
 class ForwardPass(Protocol):
     """Computes steps; on the thread that has made it."""
 
+    threads: StepThreads
+
     def __call__(self, rows: Sequence[Row], beginnings: Sequence[Beginning] = ()) -> Tensor:
         """Logits `[sampling rows, then targets, vocab]`; `rows` stand in attention order. Valid until the next call."""
         ...
@@ -96,12 +98,12 @@ class PaddedPass:
         self._model = model
         self._cache = cache
         self._device = model.device
-        self._threads = StepThreads(model.device)
+        self.threads = StepThreads(model.device)
 
     def __call__(self, rows: Sequence[Row], beginnings: Sequence[Beginning] = ()) -> Tensor:
         """See `ForwardPass`."""
         line = Line.of(rows)
-        self._threads.choose(len(line.tokens))
+        self.threads.choose(len(line.tokens))
         padding = [0] * (padded(len(line.tokens), self._device) - len(line.tokens))
         keep = line.wanted + [0] * (padded(len(line.wanted), self._device) - len(line.wanted))
         return compute(

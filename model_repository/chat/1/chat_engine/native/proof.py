@@ -94,16 +94,20 @@ def warm_up(sizes: Iterable[int], block_size: int, forward: Forward) -> float:
 
     On the real cache: whatever it writes is overwritten before anyone reads it. Returns the seconds of the longest.
     """
-    begin = last = time.monotonic()
-    longest = 0.0
+    begin, longest = time.monotonic(), 0.0
     for size in sizes:
-        forward(Row([0] * size, size, _blocks(size, block_size), _GREEDY))
-        now = time.monotonic()
-        longest, last = max(longest, now - last), now
-        if now - begin > _WARMUP_SECONDS:
+        longest = max(longest, step_seconds(size, block_size, forward))
+        if time.monotonic() - begin > _WARMUP_SECONDS:
             log.info("warm-up stopped after %.0f s, before shapes below %d tokens", _WARMUP_SECONDS, size)
             break
     return longest
+
+
+def step_seconds(rows: int, block_size: int, forward: Forward) -> float:
+    """What a step of so many rows takes, on the real cache, before anyone is served."""
+    begin = time.perf_counter()
+    forward(Row([0] * rows, rows, _blocks(rows, block_size), _GREEDY))
+    return time.perf_counter() - begin
 
 
 def _blocks(num_tokens: int, block_size: int) -> list[int]:

@@ -41,7 +41,7 @@ class TiledPass:
         self._cache = cache
         self._kernels = kernels
         self._device = model.device
-        self._threads = StepThreads(model.device)
+        self.threads = StepThreads(model.device)
         kv_heads = min(keys.shape[2] for keys in cache.keys)
         heads = int(model.config.get_text_config().num_attention_heads)
         wanted = -(-_PROGRAMS * _processors(self._device) // kv_heads)
@@ -76,7 +76,7 @@ class TiledPass:
         if graph := self._graphs and self._graphs.find(line, beginnings):
             return graph(line, beginnings)
         tiles = cut(line.spans, beginnings, self._cache.block_size, self._shape)
-        self._threads.choose(len(line.tokens))
+        self.threads.choose(len(line.tokens))
         count, kept = len(line.tokens), len(line.wanted)
         num_rows = padded(count, self._device)
         sizes = Sizes.of(num_rows, padded(kept, self._device), tiles, self._shape, padding=num_rows - count)
