@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ctypes
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,9 +10,12 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from chat_engine.native import packing
+from chat_engine.native.cpu_kernels import CpuKernels, cpu_capability
 from chat_engine.native.engine import NativeEngine
 from chat_engine.service.model_thread import ModelThread
 from tests.chat_engine.builders import letter_tokenizer, make_config
+
+CAPABILITIES = ["default", "avx2", "avx512", "avx512_bf16"]
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -41,6 +46,23 @@ def _no_step_fails(request: pytest.FixtureRequest) -> Iterator[None]:
     logger.removeHandler(handler)
     if request.node.get_closest_marker("steps_fail") is None:
         assert not [message for message in said if "could not compute" in message]
+
+
+@pytest.fixture(params=CAPABILITIES, scope="session")
+def cpu_library(request: pytest.FixtureRequest) -> ctypes.CDLL:
+    """The functions compiled for each set of instructions that this processor has."""
+    return compiled(request.param).library
+
+
+def compiled(capability: str) -> CpuKernels:
+    """The kernels for a set of instructions; skips the test where they cannot run here."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    if capability not in CAPABILITIES[: CAPABILITIES.index(cpu_capability()) + 1]:
+        pytest.skip(f"needs a processor with {capability}")
+    found = CpuKernels.find(torch.float32, capability)
+    assert found is not None, "make cpu-kernels compiles them"
+    return found
 
 
 @pytest.fixture

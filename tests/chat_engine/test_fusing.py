@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 
 import pytest
 import torch
@@ -23,11 +24,9 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from chat_engine.native.cpu_kernels import CpuKernels, cpu_capability
 from chat_engine.native.elementwise import Elementwise
 from chat_engine.native.fusing import fuse
 from tests.chat_engine.builders import examples
-from tests.chat_engine.test_tiled_attention import CAPABILITIES
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2,
@@ -37,14 +36,9 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=CAPABILITIES, scope="module")
-def operations(request: pytest.FixtureRequest) -> Elementwise:
-    if request.param not in CAPABILITIES[: CAPABILITIES.index(cpu_capability()) + 1]:
-        pytest.skip(f"needs a processor with {request.param}")
-    found = CpuKernels.find(torch.float32, request.param)
-    if found is None:
-        pytest.skip("needs a C++ compiler")
-    return Elementwise(found.library)
+@pytest.fixture
+def operations(cpu_library: ctypes.CDLL) -> Elementwise:
+    return Elementwise(cpu_library)
 
 
 def random(*size: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

@@ -38,8 +38,18 @@ def test_nothing_of_a_larger_step_stays() -> None:
     inputs = StepInputs(sizes(3), CPU)
     fill(inputs, [5, 2, 3], [7, 8, 9])
     fill(inputs, [1], [3])
+    assert inputs.tokens.tolist() == [3, 0, 0]
     assert inputs.slots.tolist() == [4, -1, -1]
     assert inputs.narrow[:, 4].tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_rows_of_padding_have_a_token_whatever_a_step_of_another_size_left_there() -> None:
+    """-1 of its sources, or the number of a block, is none that the embedding knows."""
+    memory = StepMemory(sizes(8), CPU, copies=1)
+    fill(StepInputs(sizes(1), CPU, memory), [5], [7])
+    larger = StepInputs(sizes(8), CPU, memory)
+    fill(larger, [1], [3])
+    assert larger.tokens.tolist() == [3] + 7 * [0]
 
 
 def test_steps_of_several_sizes_take_turns_in_one_memory() -> None:

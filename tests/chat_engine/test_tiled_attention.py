@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from chat_engine.native import decodes, tiles
 from chat_engine.native.attention_kernels import Kernels, LayerAttention
-from chat_engine.native.cpu_kernels import CpuKernels, cpu_capability
+from chat_engine.native.cpu_kernels import CpuKernels
 from chat_engine.native.paged_cache import LayerShape, PagedCache
 from chat_engine.native.step_inputs import StepInputs
 from chat_engine.native.tiled import TiledBatch, find_kernels, kernels_work
 from tests.chat_engine.builders import examples
+from tests.chat_engine.conftest import CAPABILITIES, compiled
 from tests.chat_engine.test_attention import FAMILY, SEQUENCES, Case, Step
 
 pytest.importorskip("triton", reason="needs the Triton language: make test sets it up")
 CPU = torch.device("cpu")
-CAPABILITIES = ["default", "avx2", "avx512", "avx512_bf16"]
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,11 @@ def triton() -> Under:
     return Under(TritonKernels(), CPU, (torch.float32, torch.float16))  # numpy, which interprets, has no bfloat16
 
 
-def compiled(capability: str) -> Under:
-    if shutil.which("g++") is None:
-        pytest.skip("needs a C++ compiler")
-    if capability not in CAPABILITIES[: CAPABILITIES.index(cpu_capability()) + 1]:
-        pytest.skip(f"needs a processor with {capability}")
-    kernels = CpuKernels.find(torch.float32, capability)
-    assert kernels is not None, "make cpu-kernels compiles them"
-    return Under(kernels, CPU, (torch.float32, torch.bfloat16))
-
-
 @pytest.fixture(params=["triton", *CAPABILITIES], scope="module")
 def under(request: pytest.FixtureRequest) -> Under:
-    return triton() if request.param == "triton" else compiled(request.param)
+    if request.param == "triton":
+        return triton()
+    return Under(compiled(request.param), CPU, (torch.float32, torch.bfloat16))
 
 
 @pytest.fixture(autouse=True)

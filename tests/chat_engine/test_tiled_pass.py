@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from chat_engine.native import decode_graphs, model_runner, tiled_pass
 from chat_engine.native.engine import NativeEngine
@@ -38,14 +39,16 @@ def runners(folder: Path) -> Iterator[Callable[..., ModelRunner]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled_pass, "_processors", lambda device: 4)
 
-        def make(*, tiles: bool = True, graphs: bool = True) -> ModelRunner:
+        def make(*, tiles: bool = True, graphs: bool = False) -> ModelRunner:
             patch.setattr(model_runner, "find_kernels", lambda *_: TritonKernels() if tiles else None)
-            patch.setattr(decode_graphs, "cuda_capture", lambda device: run_again)
             config = make_config(
                 model=str(folder), dtype="float32", device="cpu", block_size=BLOCK, kv_cache_tokens=320,
-                max_sequences=6, max_step_tokens=32, cuda_graphs=graphs, compile=False,
+                max_sequences=6, max_step_tokens=32,
             )  # fmt: skip
-            return ModelRunner(config)
+            runner = ModelRunner(config)
+            if graphs:
+                runner._forward.capture(runner._longest, run_again)
+            return runner
 
         yield make
 
@@ -88,26 +91,27 @@ def test_answers_are_those_over_copies(runners: Callable[..., ModelRunner], grap
 
 
 def test_a_step_is_computed_by_the_smallest_graph_that_holds_it() -> None:
-    assert decode_graphs.batch_sizes(1) == [1]
-    assert decode_graphs.batch_sizes(6) == [1, 2, 4, 6]
-    assert decode_graphs.batch_sizes(4096)[-1] == 512
-    sizes = decode_graphs.batch_sizes(300)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert decode_graphs.batch_sizes(1, gpu) == decode_graphs.batch_sizes(1, cpu) == [1]
+    assert decode_graphs.batch_sizes(6, gpu) == [1, 2, 4, 6]
+    assert decode_graphs.batch_sizes(11, cpu) == [*range(1, 9), 10, 11]
+    assert decode_graphs.batch_sizes(4096, gpu)[-1] == 512
+    sizes = decode_graphs.batch_sizes(300, gpu)
     for decodes in range(1, 301):
         size = next(size for size in sizes if size >= decodes)
         assert size - decodes <= max(3, 7 if decodes < 64 else 16 if decodes <= 256 else 64)
 
 
 def test_a_model_that_cannot_be_captured_is_computed_all_the_same(
-    runners: Callable[..., ModelRunner], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runners: Callable[..., ModelRunner], caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = answers(runners(tiles=False), ahead=False)
 
-    def fail(device: object) -> object:
+    def fail(work: object) -> Callable[[], object]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     runner = runners(graphs=False)
-    monkeypatch.setattr(decode_graphs, "cuda_capture", fail)
-    runner._forward.capture(4, compiled=False)
+    runner._forward.capture(4, fail)
     assert "cannot be captured" in caplog.text
     assert not runner._forward.runs_ahead
     assert answers(runner, ahead=False) == expected

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from chat_engine.native.attention_kernels import LayerAttention
+from chat_engine.native.cpu_calls import Function, call, function_of
 from chat_engine.native.step_inputs import StepInputs
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class CpuKernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
+        self._attend = function_of(library, "attend")
 
     @classmethod
     def find(cls, dtype: torch.dtype, capability: str | None = None) -> CpuKernels | None:
@@ -44,7 +46,7 @@ class CpuKernels:
 
     def attention(self, step: StepInputs) -> LayerAttention:
         """See `Kernels.attention`."""
-        return _LayerAttention(self.library.chat_engine_attend, step)
+        return _LayerAttention(self._attend, step)
 
 
 class _Attention(ctypes.Structure):
@@ -63,11 +65,10 @@ class _Attention(ctypes.Structure):
 class _LayerAttention:
     """One step; what is the same for all layers is told once."""
 
-    def __init__(self, function: ctypes._NamedFuncPointer, step: StepInputs) -> None:
+    def __init__(self, function: Function, step: StepInputs) -> None:
         self._function = function
         self._step = step
         self._told = told = _Attention()
-        self._address = ctypes.byref(told)
         for name in ("positions", "slots", "parts", "blocks", "narrow", "wide"):
             setattr(told, name, getattr(step, name).data_ptr())
         told.num_narrow, told.num_wide, told.decodes = len(step.narrow), len(step.wide), len(step.parts)
@@ -80,19 +81,17 @@ class _LayerAttention:
         rows, heads, key_dim = q.shape
         _, block_size, kv_heads, value_dim = values.shape
         out = q.new_empty(rows, heads, value_dim)
-        told.q, told.k, told.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
-        told.keys, told.values, told.out = keys.data_ptr(), values.data_ptr(), out.data_ptr()
         told.q_row, told.q_head, _ = q.stride()
         told.k_row, told.k_head, _ = k.stride()
         told.v_row, told.v_head, _ = v.stride()
         told.rows, told.kv_heads, told.group = rows, kv_heads, heads // kv_heads
         told.key_dim, told.value_dim, told.block_size = key_dim, value_dim, block_size
         told.window, told.bfloat16, told.scale = window or 0, q.dtype == torch.bfloat16, scale
+        parts = {}
         if self._step.most_parts:
             places = self._step.most_parts * told.decodes * heads
-            partial, weight = q.new_empty(places, value_dim, dtype=torch.float32), torch.empty(places)
-            told.partial, told.weight = partial.data_ptr(), weight.data_ptr()
-        self._function(self._address)
+            parts = {"partial": q.new_empty(places, value_dim, dtype=torch.float32), "weight": torch.empty(places)}
+        call(self._function, told, q=q, k=k, v=v, keys=keys, values=values, out=out, **parts)
         return out
 
 
@@ -115,6 +114,4 @@ def _library(capability: str) -> ctypes.CDLL | None:
     if library is None:
         log.warning("there is no %s, which is slower: `make cpu-kernels` compiles it", path.name)
         return None
-    library.chat_engine_attend.argtypes = (ctypes.c_void_p,)
-    library.chat_engine_attend.restype = None
     return library

@@ -8,32 +8,53 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-_ARGUMENTS = {
-    "rms_norm": (c_void_p, c_void_p, c_void_p, c_int64, c_int32, c_float, c_int32, c_int32),
-    "rotate": (*(c_void_p,) * 6, *(c_int64,) * 4, *(c_int32,) * 6),
-    "silu_times": (c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int32, c_int32, c_int32),
-}
+from chat_engine.native.cpu_calls import call, function_of
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "weight", "out")),
+        ("rows", c_int64), ("dim", c_int32), ("eps", c_float), ("bfloat16", c_int32), ("threads", c_int32),
+    )  # fmt: skip
+
+
+class _Rotary(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("q", "k", "cos", "sin", "q_out", "k_out")),
+        *((name, c_int64) for name in ("q_row", "q_head", "k_row", "k_head")),
+        *((name, c_int32) for name in ("rows", "q_heads", "k_heads", "dim", "bfloat16", "threads")),
+    )
+
+
+class _Gate(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "y", "out")),
+        *((name, c_int64) for name in ("x_row", "y_row", "rows")),
+        *((name, c_int32) for name in ("dim", "bfloat16", "threads")),
+    )
+
+
+class _Sum(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "y", "out")),
+        ("count", c_int64), ("bfloat16", c_int32), ("threads", c_int32),
+    )  # fmt: skip
 
 
 class Elementwise:
     """Operations of float32 or bfloat16; computed in float32, and rounded where transformers rounds."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        for name, types in _ARGUMENTS.items():
-            function = getattr(library, f"chat_engine_{name}")
-            function.argtypes, function.restype = types, None
-        self._rms_norm = library.chat_engine_rms_norm
-        self._rotate = library.chat_engine_rotate
-        self._silu_times = library.chat_engine_silu_times
+        names = ("rms_norm", "rotate", "silu_times", "add")
+        self._rms_norm, self._rotate, self._silu_times, self._add = (function_of(library, name) for name in names)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv:1910.07467)."""
         x = x.contiguous()
         out = torch.empty_like(x)
         dim = len(weight)
-        self._rms_norm(
-            x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // dim, dim, eps, *_kind(x)
-        )  # fmt: skip
+        told = _Norm(rows=x.numel() // dim, dim=dim, eps=eps, **_kind(x))
+        call(self._rms_norm, told, x=x, weight=weight, out=out)
         return out
 
     def rotate(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,10 +67,11 @@ class Elementwise:
         _, q_heads, rows, dim = q.shape
         k_heads = k.shape[1]
         turned_q, turned_k = q.new_empty(1, rows, q_heads, dim), k.new_empty(1, rows, k_heads, dim)
-        cos, sin = cos.contiguous(), sin.contiguous()
-        self._rotate(
-            q.data_ptr(), k.data_ptr(), cos.data_ptr(), sin.data_ptr(), turned_q.data_ptr(), turned_k.data_ptr(),
-            q.stride(2), q.stride(1), k.stride(2), k.stride(1), rows, q_heads, k_heads, dim, *_kind(q),
+        told = _Rotary(rows=rows, q_heads=q_heads, k_heads=k_heads, dim=dim, **_kind(q))
+        told.q_row, told.q_head, told.k_row, told.k_head = q.stride(2), q.stride(1), k.stride(2), k.stride(1)
+        call(
+            self._rotate, told,
+            q=q, k=k, cos=cos.contiguous(), sin=sin.contiguous(), q_out=turned_q, k_out=turned_k,
         )  # fmt: skip
         return turned_q.transpose(1, 2), turned_k.transpose(1, 2)
 
@@ -58,11 +80,14 @@ class Elementwise:
         out = x.new_empty(x.shape)
         dim = x.shape[-1]
         x, y = x.reshape(-1, dim), y.reshape(-1, dim)
-        self._silu_times(
-            x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), out.data_ptr(), len(x), dim, *_kind(x)
-        )  # fmt: skip
+        told = _Gate(x_row=x.stride(0), y_row=y.stride(0), rows=len(x), dim=dim, **_kind(x))
+        call(self._silu_times, told, x=x, y=y, out=out)
         return out
 
+    def add(self, x: Tensor, y: Tensor, out: Tensor) -> None:
+        """`out = x + y`, of one shape and all contiguous."""
+        call(self._add, _Sum(count=x.numel(), **_kind(x)), x=x, y=y, out=out)
 
-def _kind(x: Tensor) -> tuple[bool, int]:
-    return x.dtype == torch.bfloat16, torch.get_num_threads()
+
+def _kind(x: Tensor) -> dict[str, int]:
+    return {"bfloat16": x.dtype == torch.bfloat16, "threads": torch.get_num_threads()}

@@ -26,6 +26,7 @@ from chat_engine.native.checkpoint import (
     torch_dtype,
 )
 from chat_engine.native.context import ContextRange, context_range, fix_frequencies
+from chat_engine.native.cpu_products import CpuProducts
 from chat_engine.native.generation_defaults import GenerationDefaults, generation_defaults
 from chat_engine.native.packing import pack
 from chat_engine.native.paged_cache import LayerShape
@@ -69,13 +70,15 @@ class LoadedModel:
         """Number of token ids."""
         return int(self.model.config.get_text_config().vocab_size)
 
-    def quantise(self) -> None:
-        """Has the weights of its linear layers in 8 bits."""
-        pack(self.model, lambda: _trial_pass(self.model), Int8Weight)
+    def quantise(self, products: CpuProducts | None) -> None:
+        """Has the weights of its linear layers in 8 bits; multiplied by `products`, where there are any."""
+        pack(self.model, lambda: _trial_pass(self.model), products.int8 if products else Int8Weight)
 
-    def pack(self) -> None:
-        """Has its linear layers merged, and packed, where that is faster."""
-        if self.device.type == "cuda" or can_pack(self.dtype):
+    def pack(self, products: CpuProducts | None) -> None:
+        """Has its linear layers merged, and packed, where that is faster; for `products`, where these are."""
+        if products and (self.dtype == torch.float32 or not can_pack(self.dtype)):
+            pack(self.model, lambda: _trial_pass(self.model), products.weight)
+        elif self.device.type == "cuda" or can_pack(self.dtype):
             pack(self.model, lambda: _trial_pass(self.model))
 
     @torch.inference_mode()

@@ -12,6 +12,8 @@ from chat_engine.answering.telling import Logprobs
 from chat_engine.config import EngineConfig
 from chat_engine.native.attention_kernels import Kernels
 from chat_engine.native.cpu_kernels import CpuKernels
+from chat_engine.native.cpu_products import CpuProducts
+from chat_engine.native.decode_graphs import cuda_capture
 from chat_engine.native.elementwise import Elementwise
 from chat_engine.native.fusing import fuse
 from chat_engine.native.masks import MaskFiller
@@ -20,12 +22,16 @@ from chat_engine.native.model_loader import LoadedModel, load_model
 from chat_engine.native.paged_cache import PagedCache
 from chat_engine.native.passes import ForwardPass, PaddedPass, attention_order
 from chat_engine.native.proof import Proof, step_seconds, warm_up
+from chat_engine.native.recording import Recorder
 from chat_engine.native.runner import Row
 from chat_engine.native.sampler import Draw, Sampled, SamplingState, Scored, score
 from chat_engine.native.tiled import find_kernels, kernels_work
 from chat_engine.native.tiled_pass import TiledPass
 
 log = logging.getLogger(__name__)
+
+# A step beside which it is nothing what Python and the doors do.
+_LONG_S = 0.1
 
 
 class ModelStep:
@@ -78,9 +84,10 @@ class ModelRunner:
         self._model, self._device = loaded.model, loaded.device
         self.defaults = loaded.defaults
         proof = Proof(loaded, config.max_model_len)
-        if not config.quantization:
-            loaded.pack()
         kernels = find_kernels(loaded.device, loaded.dtype)
+        products = CpuProducts(kernels.library) if isinstance(kernels, CpuKernels) else None
+        if not config.quantization:
+            loaded.pack(products)
         if isinstance(kernels, CpuKernels):
             fuse(loaded.model, Elementwise(kernels.library), loaded.dtype)
         paging = _paging(loaded, config, kernels)
@@ -94,11 +101,11 @@ class ModelRunner:
         self._last = ModelStep(0, [], None, {})
         proof.check(self._logits, paging.block_size)
         if config.quantization:
-            loaded.quantise()
+            loaded.quantise(products)
             proof.check_quantised(self._logits, paging.block_size)
         most = min(self.limits.max_step_tokens, self.limits.num_blocks * paging.block_size, self.limits.max_model_len)
         self.longest_pass = warm_up(self._forward.sizes(most), paging.block_size, self._logits)
-        self._forward.threads.learn(lambda rows: step_seconds(rows, paging.block_size, self._logits))
+        self._settle(kernels)
         log.info(
             "loaded: %s, %s, context %d, %d blocks of %d tokens, %s attention",
             loaded.dtype, loaded.device, self.limits.max_model_len, self.limits.num_blocks, paging.block_size,
@@ -134,8 +141,25 @@ class ModelRunner:
             return PaddedPass(self._model, self._cache)
         tiled = TiledPass(self._model, self._cache, kernels, config.max_sequences)
         if config.cuda_graphs and self._device.type != "cpu":
-            tiled.capture(-(-self.limits.max_model_len // self.limits.block_size), compiled=config.compile)
+            tiled.capture(self._longest, cuda_capture(self._device), compiled=config.compile)
         return tiled
+
+    def _settle(self, kernels: Kernels | None) -> None:
+        """On a CPU, where a step is so short that what surrounds it matters: with how many threads, and how."""
+
+        def seconds(rows: int) -> float:
+            return step_seconds(rows, self.limits.block_size, self._logits)
+
+        if self._device.type != "cpu" or seconds(1) > _LONG_S:
+            return
+        self._forward.threads.learn(seconds)
+        if isinstance(self._forward, TiledPass) and isinstance(kernels, CpuKernels):
+            self._forward.capture(self._longest, Recorder(kernels.library))
+
+    @property
+    def _longest(self) -> int:
+        """Blocks of a sequence."""
+        return -(-self.limits.max_model_len // self.limits.block_size)
 
     def _logits(self, row: Row) -> Tensor:
         return self._forward([row])

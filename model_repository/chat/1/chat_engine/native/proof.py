@@ -103,6 +103,7 @@ def warm_up(sizes: Iterable[int], block_size: int, forward: Forward) -> float:
     return longest
 
 
+@torch.inference_mode()
 def step_seconds(rows: int, block_size: int, forward: Forward) -> float:
     """What a step of so many rows takes, on the real cache, before anyone is served."""
     begin = time.perf_counter()

@@ -119,7 +119,7 @@ class StepInputs:
         token, source, position, slot, keep, part, narrow, wide, blocks = self._written[turn]
         count, decodes = len(tokens), len(tiles.parts)
         positions, slots = _places(spans, decodes, block_size)
-        token[:count] = tokens
+        token[:count], token[count:] = tokens, 0
         source[:] = -1
         if sources:
             source[:decodes] = sources[:decodes]

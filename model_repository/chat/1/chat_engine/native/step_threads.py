@@ -12,9 +12,8 @@ log = logging.getLogger(__name__)
 
 _TRIED = (1, 2, 4, 8)
 _REPEATS = 3
-# What Triton, the gateway and this process do for a token that is streamed; and a step beside which that is nothing.
+# What Triton, the gateway and this process do for a token that is streamed.
 _DOORS_S = 0.0005
-_LONG_S = 0.1
 
 
 class StepThreads:
@@ -34,7 +33,7 @@ class StepThreads:
 
     def learn(self, seconds: Callable[[int], float]) -> None:
         """Finds out up to how many rows a step leaves a core; `seconds` computes one of so many."""
-        if self._few == self._all or seconds(1) > _LONG_S:
+        if self._few == self._all:
             return
         for rows in _TRIED:
             with_all = self._fastest(seconds, rows, few_rows=0)

@@ -1,4 +1,4 @@
-"""The forward pass with attention in tiles; on a GPU, steps of decodes alone are CUDA graphs."""
+"""The forward pass with attention in tiles; steps of decodes alone are captured, where that pays."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class TiledPass:
         self._last_tokens = torch.zeros(max_decodes, dtype=torch.long, device=self._device)
         self._graphs: DecodeGraphs | None = None
 
-    def capture(self, longest: int, *, compiled: bool, by: Capture | None = None) -> None:
-        """Captures steps of decodes, of sequences of up to so many blocks; see `DecodeGraphs`."""
+    def capture(self, longest: int, by: Capture, *, compiled: bool = False) -> None:
+        """Has steps of decodes captured, of sequences of up to so many blocks; see `DecodeGraphs`."""
         try:
             self._graphs = DecodeGraphs(
-                self._model, self._cache, self._kernels, self._shape, longest, self._last_tokens,
-                compiled=compiled, capture=by,
+                self._model, self._cache, self._kernels, self._shape, longest, self._last_tokens, by,
+                compiled=compiled,
             )  # fmt: skip
         except RuntimeError as error:
-            log.warning("steps of this model cannot be captured as CUDA graphs, which is slower: %s", error)
+            log.warning("steps of this model cannot be captured, which is slower: %s", error)
 
     @property
     def runs_ahead(self) -> bool:
@@ -73,10 +73,10 @@ class TiledPass:
     def __call__(self, rows: Sequence[Row], beginnings: Sequence[Beginning] = ()) -> Tensor:
         """See `ForwardPass`."""
         line = Line.of(rows)
+        self.threads.choose(len(line.tokens))
         if graph := self._graphs and self._graphs.find(line, beginnings):
             return graph(line, beginnings)
         tiles = cut(line.spans, beginnings, self._cache.block_size, self._shape)
-        self.threads.choose(len(line.tokens))
         count, kept = len(line.tokens), len(line.wanted)
         num_rows = padded(count, self._device)
         sizes = Sizes.of(num_rows, padded(kept, self._device), tiles, self._shape, padding=num_rows - count)

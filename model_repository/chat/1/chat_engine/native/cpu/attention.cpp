@@ -506,9 +506,11 @@ void attend(const Attention& a) {
 #pragma omp for schedule(static)
     for (int row = 0; row < a.rows; ++row) write(layer, row);
 #pragma omp for schedule(dynamic) nowait
-    for (int i = 0; i < wide; ++i) wide_tile(layer, a.wide[i / a.kv_heads], i % a.kv_heads);
+    for (int i = 0; i < wide; ++i)
+      if (a.wide[i / a.kv_heads].rows) wide_tile(layer, a.wide[i / a.kv_heads], i % a.kv_heads);
 #pragma omp for schedule(dynamic)
-    for (int i = 0; i < a.num_narrow; ++i) narrow_tile(layer, a.narrow[i]);
+    for (int i = 0; i < a.num_narrow; ++i)
+      if (a.narrow[i].rows) narrow_tile(layer, a.narrow[i]);
 #pragma omp for schedule(static)
     for (int i = 0; i < decodes; ++i)
       if (a.parts[i / layer.heads]) merge(layer, i / layer.heads, i % layer.heads);

@@ -39,7 +39,8 @@ inline void prefetch(const void* at) {
 #endif
 }
 
-inline Vector broadcast(float x) { return Vector{} + x; }
+// Less nothing is x itself; plus nothing would be an addition, as it makes 0 of -0.
+inline Vector broadcast(float x) { return x - Vector{}; }
 
 inline Vector load(const float* from) {
   Vector x;

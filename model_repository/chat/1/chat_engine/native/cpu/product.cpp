@@ -1,0 +1,271 @@
+// Products with the weights of linear layers: rows `[rows, inputs]` by weights `[outputs, inputs]`, on a CPU.
+//
+// Weights may be kept in fewer bits than what they are multiplied with: they become floats on their way into registers.
+// An output is summed up in the same order whatever the number of rows, so it does not depend on its neighbours.
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "vectors.h"
+
+namespace chat_engine {
+namespace {
+
+// Mirror of `Product` in cpu_products.py.
+struct Product {
+  const void *x, *weight, *bias;  // the bias may be null
+  const float* scales;  // of the outputs; null: none
+  void* out;
+  int64_t rows, x_row, out_row;  // strides in numbers
+  int32_t inputs, outputs, form, bfloat16, threads;
+};
+
+constexpr int kPanel = 2 * kWidth;  // outputs whose weights stand side by side
+constexpr int kRows = kWidth == 16 ? 12 : 6;  // that registers hold the sums of, for one panel
+constexpr int kDeep = 256;  // inputs that are summed up in registers before their sum is added to the others
+constexpr int kChunk = 16 * kRows;  // rows for which weights are made floats once
+constexpr int kLine = 64;  // bytes
+constexpr int kAhead = 1024;  // bytes that weights are fetched before they are needed
+constexpr int kTasks = 16;  // for each thread, so that one that is interrupted leaves its work to others
+constexpr int64_t kWorthThreads = 1 << 17;  // products
+
+// The forms of a panel: for some inputs at a time, the weights of all its outputs.
+struct Floats {
+  static constexpr int kInputs = 1, kBytes = kPanel * 4;
+  static void take(const char* at, Vector (&w)[kInputs][2]) {
+    w[0][0] = load((const float*)at);
+    w[0][1] = load((const float*)at + kWidth);
+  }
+};
+
+// Each lane of 32 bits holds those of two outputs.
+struct Halved {
+  static constexpr int kInputs = 1, kBytes = kPanel * 2;
+  static void take(const char* at, Vector (&w)[kInputs][2]) {
+    Bits both;
+    std::memcpy(&both, at, sizeof(both));
+    w[0][0] = (Vector)(both << 16);
+    w[0][1] = (Vector)(both & 0xffff0000u);
+  }
+};
+
+// Each lane of 32 bits holds those of two outputs for two inputs.
+struct Bytes {
+  static constexpr int kInputs = 2, kBytes = kPanel * 2;
+  static void take(const char* at, Vector (&w)[kInputs][2]) {
+    Ints four;
+    std::memcpy(&four, at, sizeof(four));
+    w[0][0] = __builtin_convertvector(four << 24 >> 24, Vector);
+    w[0][1] = __builtin_convertvector(four << 16 >> 24, Vector);
+    w[1][0] = __builtin_convertvector(four << 8 >> 24, Vector);
+    w[1][1] = __builtin_convertvector(four >> 24, Vector);
+  }
+};
+
+template <int R, int P>
+using Sums = Vector[P][R][2];
+
+// Sums of R rows and P panels over `count` inputs.
+template <class Form, int R, int P>
+inline void multiply(const float* x, int64_t x_row, const char* panel, int64_t by_panel, int count, Sums<R, P>& sums) {
+  for (int p = 0; p < P; ++p)
+    for (int r = 0; r < R; ++r) sums[p][r][0] = sums[p][r][1] = Vector{};
+  for (int k = 0; k < count; k += Form::kInputs, panel += Form::kBytes)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      const char* at = panel + p * by_panel;
+      if (P > 1 || R < kRows) prefetch(at + kAhead);
+      Vector w[Form::kInputs][2];
+      Form::take(at, w);
+#pragma GCC unroll 2
+      for (int i = 0; i < Form::kInputs; ++i)
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          const Vector v = broadcast(x[r * x_row + k + i]);
+          sums[p][r][0] += v * w[i][0];
+          sums[p][r][1] += v * w[i][1];
+        }
+    }
+}
+
+class Task {
+ public:
+  Task(const Product& t, const float* x, int64_t x_row) : t_(t), x_(x), x_row_(x_row) {}
+
+  // All rows, few, by panels from `first`.
+  template <class Form, int R, int P>
+  void few(int first) const {
+    const int64_t by_panel = panel_bytes<Form>();
+    const char* panel = (const char*)t_.weight + first * by_panel;
+    Sums<R, P> total, sums;
+    for (int k = 0; k < t_.inputs; k += kDeep) {
+      const char* from = panel + (int64_t)k / Form::kInputs * Form::kBytes;
+      multiply<Form, R, P>(x_ + k, x_row_, from, by_panel, std::min(kDeep, t_.inputs - k), k ? sums : total);
+      if (k) add<R, P>(sums, total);
+    }
+    for (int p = 0; p < P; ++p)
+      for (int r = 0; r < R; ++r) finish(r, first + p, total[p][r]);
+  }
+
+  // Rows from `row`, many, by one panel; `floats` holds kDeep inputs of it, and `totals` the sums of kChunk rows.
+  template <class Form>
+  void many(int panel, int64_t row, int count, float* floats, Vector (*totals)[2]) const {
+    const char* at = (const char*)t_.weight + panel * panel_bytes<Form>();
+    for (int k = 0; k < t_.inputs; k += kDeep) {
+      const int deep = std::min(kDeep, t_.inputs - k);
+      const char* from = at + (int64_t)k / Form::kInputs * Form::kBytes;
+      const char* made = as_floats<Form>(from, deep, floats);
+      const int blocks = (count + kRows - 1) / kRows;
+      for (int b = 0; b < blocks; ++b) {
+        const int begin = count * b / blocks, end = count * (b + 1) / blocks;
+        block(x_ + (row + begin) * x_row_ + k, end - begin, made, deep, totals + begin, k == 0);
+      }
+    }
+    for (int r = 0; r < count; ++r) finish(row + r, panel, totals[r]);
+  }
+
+ private:
+  template <class Form>
+  int64_t panel_bytes() const {
+    return (int64_t)(t_.inputs + Form::kInputs - 1) / Form::kInputs * Form::kBytes;
+  }
+
+  template <int R, int P>
+  static void add(const Sums<R, P>& sums, Sums<R, P>& total) {
+    for (int p = 0; p < P; ++p)
+      for (int r = 0; r < R; ++r) total[p][r][0] += sums[p][r][0], total[p][r][1] += sums[p][r][1];
+  }
+
+  template <class Form>
+  static const char* as_floats(const char* from, int count, float* floats) {
+    if (std::is_same<Form, Floats>::value) return from;
+    float* to = floats;
+    for (int k = 0; k < count; k += Form::kInputs, from += Form::kBytes) {
+      Vector w[Form::kInputs][2];
+      Form::take(from, w);
+      for (int i = 0; i < Form::kInputs; ++i, to += kPanel) store(to, w[i][0]), store(to + kWidth, w[i][1]);
+    }
+    return (const char*)floats;
+  }
+
+  void block(const float* x, int rows, const char* floats, int deep, Vector (*totals)[2], bool first) const {
+    switch (rows) {
+#define ROWS(R) \
+  case R: return fixed<R>(x, floats, deep, totals, first);
+      ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#if defined(__AVX512F__)
+      ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+#endif
+#undef ROWS
+    }
+  }
+
+  template <int R>
+  void fixed(const float* x, const char* floats, int deep, Vector (*totals)[2], bool first) const {
+    Sums<R, 1> sums;
+    multiply<Floats, R, 1>(x, x_row_, floats, 0, deep, sums);
+    for (int r = 0; r < R; ++r)
+      for (int i = 0; i < 2; ++i) totals[r][i] = first ? sums[0][r][i] : totals[r][i] + sums[0][r][i];
+  }
+
+  void finish(int64_t row, int panel, const Vector (&sums)[2]) const {
+    for (int i = 0; i < 2; ++i) {
+      const int output = panel * kPanel + i * kWidth, count = std::min(kWidth, t_.outputs - output);
+      if (count <= 0) return;
+      Vector x = sums[i];
+      if (t_.scales) x *= load_some(t_.scales + output, count);
+      t_.bfloat16 ? put((const Bfloat16*)t_.bias, (Bfloat16*)t_.out, row, output, count, x)
+                  : put((const float*)t_.bias, (float*)t_.out, row, output, count, x);
+    }
+  }
+
+  template <class T>
+  void put(const T* bias, T* out, int64_t row, int output, int count, Vector x) const {
+    if (bias) x += load_some(bias + output, count);
+    T* to = out + row * t_.out_row + output;
+    count == kWidth ? store(to, x) : store_some(to, x, count);
+  }
+
+  const Product& t_;
+  const float* x_;
+  const int64_t x_row_;
+};
+
+template <class Form, int R>
+void few(const Task& task, int panels, int threads) {
+  constexpr int P = R == 1 ? 4 : 2 * R <= kRows ? 2 : 1;
+  const int groups = (panels + P - 1) / P, some = std::max(1, groups / (threads * kTasks));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, some) if (threads > 1)
+  for (int group = 0; group < groups; ++group) {
+    const int first = group * P;
+    if (first + P <= panels)
+      task.few<Form, R, P>(first);
+    else
+      for (int p = first; p < panels; ++p) task.few<Form, R, 1>(p);
+  }
+}
+
+template <class Form>
+void many(const Product& t, const Task& task, int panels, int threads) {
+  const int64_t chunks = (t.rows + kChunk - 1) / kChunk, tasks = chunks * panels;
+  const int64_t some = std::max<int64_t>(1, std::min<int64_t>(tasks / (threads * kTasks), 16));
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    alignas(kLine) float floats[kDeep * kPanel];
+    alignas(kLine) Vector totals[kChunk][2];
+#pragma omp for schedule(dynamic, some)
+    for (int64_t i = 0; i < tasks; ++i) {
+      const int64_t chunk = i / panels, row = t.rows * chunk / chunks, end = t.rows * (chunk + 1) / chunks;
+      task.many<Form>(i % panels, row, end - row, floats, totals);
+    }
+  }
+}
+
+template <class Form>
+void product(const Product& t) {
+  std::vector<float> floats;
+  const float* x = (const float*)t.x;
+  int64_t x_row = t.x_row;
+  if (t.bfloat16) {
+    floats.resize(t.rows * t.inputs);
+    for (int64_t row = 0; row < t.rows; ++row) {
+      const Bfloat16* from = (const Bfloat16*)t.x + row * t.x_row;
+      float* to = floats.data() + row * t.inputs;
+      int k = 0;
+      for (; k + kWidth <= t.inputs; k += kWidth) store(to + k, load(from + k));
+      if (k < t.inputs) store_some(to + k, load_some(from + k, t.inputs - k), t.inputs - k);
+    }
+    x = floats.data(), x_row = t.inputs;
+  }
+  const Task task(t, x, x_row);
+  const int panels = (t.outputs + kPanel - 1) / kPanel;
+  const int threads = t.rows * t.inputs * t.outputs < kWorthThreads ? 1 : t.threads;
+  switch (t.rows) {
+#define ROWS(R) \
+  case R: return few<Form, R>(task, panels, threads);
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#if defined(__AVX512F__)
+    ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+#endif
+#undef ROWS
+  }
+  many<Form>(t, task, panels, threads);
+}
+
+}  // namespace
+}  // namespace chat_engine
+
+extern "C" {
+
+// Outputs of a panel, half of which stand in one vector.
+int32_t chat_engine_panel() { return chat_engine::kPanel; }
+
+// Inputs must be even where the form is of bytes.
+void chat_engine_product(const chat_engine::Product* t) {
+  const auto by = {chat_engine::product<chat_engine::Floats>, chat_engine::product<chat_engine::Halved>,
+                   chat_engine::product<chat_engine::Bytes>};
+  by.begin()[t->form](*t);
+}
+
+}  // extern "C"
