@@ -16,12 +16,16 @@ from chat_engine.native.cpu_calls import listening
 from chat_engine.native.decode_graphs import DecodeGraphs, batch_sizes
 from chat_engine.native.elementwise import Elementwise
 from chat_engine.native.model_runner import ModelRunner
-from chat_engine.native.recording import Recorder
+from chat_engine.native.recording import CannotRecordError, Recorder
+from chat_engine.native.runner import Row
+from chat_engine.native.sampler import SamplingState
 from chat_engine.native.tiled_pass import TiledPass
+from chat_engine.request import SamplingParams
 from tests.chat_engine.architectures import MAIN, OTHERS
 from tests.chat_engine.builders import make_config, save_model
 
 Work = Callable[[Tensor], Tensor]
+GREEDY = SamplingState.start(SamplingParams(temperature=0), 0, frozenset(), ())
 
 
 @pytest.fixture
@@ -135,7 +139,9 @@ def test_a_step_of_a_model_is_the_same(name: str, dtype: str, tmp_path: Path, ca
     assert graphs is not None, caplog.text
     for size in batch_sizes(6, torch.device("cpu")):
         for shares in (False, True):
-            graphs._checked(size, shares)  # raises where it is not
+            graph = graphs._graph(size, shares)
+            graph.capture()
+            graph.check()  # raises where it is not
 
 
 def test_a_step_that_would_not_be_the_same_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,6 +157,27 @@ def test_a_step_that_would_not_be_the_same_is_not_taken(tmp_path: Path, caplog: 
     forward.capture(4, once)
     assert "a captured step gives other logits" in caplog.text
     assert not isinstance(forward._graphs, DecodeGraphs)
+
+
+def test_a_step_that_cannot_be_recorded_when_it_comes_is_computed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = load(save_model(MAIN["qwen2"](), tmp_path))
+    forward = runner._forward
+    assert isinstance(forward, TiledPass)
+    rows = [Row([5 + i], 1, [i], GREEDY) for i in range(3)]
+    expected = runner.start(rows).results()
+
+    def refuses(work: Callable[[], object]) -> Callable[[], object]:
+        raise CannotRecordError("what comes of it depends on the numbers")
+
+    graphs = forward._graphs
+    assert graphs is not None
+    graphs._graphs[3, False] = graphs._graph(3, False)
+    monkeypatch.setattr(graphs._graphs[3, False], "_by", refuses)
+    assert runner.start(rows).results() == expected
+    assert "which is slower: what comes of it depends" in caplog.text
+    assert runner.start(rows).results() == expected
 
 
 def test_long_steps_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chat_engine.native.kv_cache import KVCache
-from chat_engine.native.scheduler import Chunk, Scheduler, StepLimit
+from chat_engine.native.scheduler import Chunk, Pace, Scheduler, StepLimit
 from chat_engine.native.sequence import Sequence
 from tests.chat_engine.builders import examples, make_request
 
@@ -24,9 +24,10 @@ class Bench:
         budget: int = 8,
         caching: bool = True,
         at_once: int | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.cache = KVCache(blocks, size, caching)
-        self.scheduler = Scheduler(self.cache, places, budget, at_once)
+        self.scheduler = Scheduler(self.cache, places, budget, at_once, pace=pace)
         self.places, self.budget, self.at_once = places, budget, at_once or budget
         self.finished: list[Sequence] = []
         self.scored: dict[Sequence, list[int]] = {}  # places whose logits were taken, in order
@@ -347,6 +348,49 @@ def test_everything_ends_and_the_oldest_always_moves(shape: Shape, wishes: list[
         bench.step()
         assert oldest in bench.finished or oldest.num_computed > before, "the oldest stands still"
     assert len(bench.finished) == len(wishes)
+
+
+# As many tokens of prompts as running answers can wait for.
+
+
+def test_beside_decodes_a_step_has_as_many_tokens_of_prompts_as_take_no_longer_than_may_be() -> None:
+    bench = Bench(blocks=2000, budget=512, pace=Pace(0.25, token_seconds=0.001))
+    bench.add(1000)
+    assert [counts(bench.step()) for _ in range(3)] == [{"r0": 512}, {"r0": 488}, {"r0": 1}], "nobody waits"
+    bench.add(200)
+    bench.add(1000)
+    assert counts(bench.step()) == {"r0": 1, "r1": 200, "r2": 50}
+    assert counts(bench.step()) == {"r0": 1, "r1": 1, "r2": 250}
+
+
+def settled(pace: Pace, token: float, step: float) -> int:
+    """Its tokens once it has seen some steps of a model that takes `token` for one of a prompt, and `step` anyway."""
+    for _ in range(20):
+        pace.note(pace.tokens or 1000, step + token * (pace.tokens or 1000))
+        pace.note(0, step)
+    return pace.tokens or 0
+
+
+@pytest.mark.parametrize("first", [0.0, 0.00001, 1.0])
+def test_the_pace_follows_what_steps_take(first: float) -> None:
+    pace = Pace(0.25, first)
+    assert settled(pace, token=0.001, step=0.03) == pytest.approx(220, abs=3)
+    assert settled(pace, token=0.002, step=0.03) == pytest.approx(110, abs=3), "a long context"
+    assert settled(pace, token=0.000_01, step=0.01) > 20_000
+    assert settled(pace, token=1.0, step=0.03) == 64, "it goes on"
+    assert settled(pace, token=0.01, step=1.0) == pytest.approx(300, abs=3), "4 s, where a decode takes one"
+
+
+def test_a_small_chunk_says_nothing_of_the_pace() -> None:
+    pace = Pace(0.25, 0.001)
+    pace.note(2, 0.03)
+    assert pace.tokens == 250
+
+
+def test_without_a_limit_every_step_is_whole() -> None:
+    pace = Pace(0, 0.001)
+    pace.note(100, 10.0)
+    assert pace.tokens is None
 
 
 # Fewer tokens a step, for a while.

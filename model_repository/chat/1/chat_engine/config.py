@@ -108,6 +108,12 @@ class EngineConfig(BaseModel):
         le=1 << 20,
         description="Maximum tokens in one forward pass; long prompts are prefilled in chunks of it.",
     )
+    max_gap_seconds: float = Field(
+        0.25,
+        ge=0,
+        le=60,
+        description="About how long a chunk of a prompt may keep running answers waiting; 0: as long as it takes.",
+    )
 
     block_size: int | None = Field(None, ge=1, le=1024, description="Tokens per KV cache block.")
     kv_cache_tokens: int | None = Field(

@@ -67,25 +67,28 @@ class DecodeGraphs:
     ) -> None:
         self._sizes = batch_sizes(shape.decodes, model.device)
         largest = _sizes(replace(shape, decodes=self._sizes[-1]), longest, shares=True)
-        work = _Work(model, cache, kernels, longest, last_tokens, StepMemory(largest, model.device, copies=2))
-        self._graphs: dict[tuple[int, bool], _DecodeGraph] = {}
+        memory = StepMemory(largest, model.device, copies=2)
+        work = _Work(model, cache, kernels, longest, last_tokens, memory, self._sizes[-1])
 
         def graph(size: int, shares: bool) -> _DecodeGraph:
             return _DecodeGraph(work, replace(shape, decodes=size), shares, capture)
 
         self._graph = graph
+        self._graphs: dict[tuple[int, bool], _DecodeGraph] = {}
         if model.device.type == "cpu":
-            self._checked(1, shares=False)
+            self._graphs[1, False] = first = graph(1, False)
+            first.capture()
+            first.check()
             return
         begin = time.monotonic()
         try:
             with compiled_layers(model) if compiled else torch.inference_mode():
-                self._make_all()
+                self._capture_all()
         except Exception as error:
             if not compiled:
                 raise
             log.warning("the layers of this model cannot be compiled, which is slower: %s", error)
-            self._make_all()
+            self._capture_all()
         log.info("captured %d CUDA graphs in %.1f s", len(self._graphs), time.monotonic() - begin)
 
     def find(self, line: Line, beginnings: Sequence[Beginning]) -> _DecodeGraph | None:
@@ -95,19 +98,17 @@ class DecodeGraphs:
         # Rows whose prompts are scored may stand elsewhere among those wanted.
         if len(line.tokens) != decodes or place == len(self._sizes) or line.wanted != list(range(decodes)):
             return None
-        size, shares = self._sizes[place], bool(beginnings)
-        return self._graphs.get((size, shares)) or self._checked(size, shares)
+        key = self._sizes[place], bool(beginnings)
+        if key not in self._graphs:
+            self._graphs[key] = self._graph(*key)
+        return self._graphs[key]
 
-    def _make_all(self) -> None:
+    def _capture_all(self) -> None:
         for size in reversed(self._sizes):
             for shares in (True, False) if size > 1 else (False,):
-                self._graphs[size, shares] = self._graph(size, shares)
-
-    def _checked(self, size: int, shares: bool) -> _DecodeGraph:
-        graph = self._graph(size, shares)
-        graph.check()
-        self._graphs[size, shares] = graph
-        return graph
+                graph = self._graph(size, shares)
+                graph.capture()
+                self._graphs[size, shares] = graph
 
 
 def batch_sizes(most: int, device: torch.device) -> list[int]:
@@ -143,16 +144,17 @@ class _Work:
         longest: int,
         last_tokens: Tensor,
         memory: StepMemory,
+        most: int,
     ) -> None:
         self.model, self.cache, self.kernels = model, cache, kernels
-        self.longest, self.last_tokens, self.memory = longest, last_tokens, memory
+        self.longest, self.last_tokens, self.memory, self._most = longest, last_tokens, memory, most
         self.vocab_size = int(model.config.get_text_config().vocab_size)
-        self._logits = torch.empty(0, device=model.device)
+        self._logits: Tensor | None = None
 
     def logits_like(self, some: Tensor) -> Tensor:
         """Memory for `[rows, vocab]`, which all graphs leave theirs in."""
-        if len(self._logits) < len(some):
-            self._logits = torch.empty_like(some)
+        if self._logits is None:
+            self._logits = some.new_empty(self._most, some.shape[1])
         return self._logits[: len(some)]
 
 
@@ -168,36 +170,63 @@ class _DecodeGraph:
 
     def __init__(self, work: _Work, shape: Shape, shares: bool, capture: Capture) -> None:
         sizes = _sizes(shape, work.longest, shares=shares)
-        self._shape, self._block_size, self._vocab_size = shape, work.cache.block_size, work.vocab_size
-        self._inputs = inputs = StepInputs(sizes, work.model.device, work.memory)
-        inputs.fill([], [], [], Tiles(), work.cache.block_size)
-        batch = TiledBatch(work.cache, work.kernels.attention(inputs))
+        self._work, self._shape, self._by = work, shape, capture
+        self._inputs = StepInputs(sizes, work.model.device, work.memory)
+        self._batch = TiledBatch(work.cache, work.kernels.attention(self._inputs))
+        self.logits: Tensor | None = None
+        self._replay: Callable[[], object] | None = None
 
-        def step() -> Tensor:
-            return compute(work.model, batch, inputs.known_tokens(work.last_tokens), inputs.positions.long())
-
-        self._step = step
-        self.logits: Tensor = work.logits_like(step())
-        self._replay = capture(lambda: self.logits.copy_(step()))
+    def capture(self) -> None:
+        """Captures a step of nothing but padding."""
+        self._fill()
+        self.logits = self._work.logits_like(self._step())
+        self._replay = self._by(self._take)
 
     @torch.inference_mode()
     def check(self) -> None:
         """Raises RuntimeError where other tokens than those captured give other logits than without the graph."""
-        inputs = self._inputs
-        inputs.fill([], [], [], Tiles(), self._block_size)
+        self._fill()
         generator = torch.Generator().manual_seed(0)
-        for numbers, most in ((inputs.tokens, self._vocab_size), (inputs.positions, self._block_size)):
+        for numbers, most in (
+            (self._inputs.tokens, self._work.vocab_size),
+            (self._inputs.positions, self._work.cache.block_size),
+        ):
             numbers.copy_(torch.randint(most, numbers.shape, generator=generator))
+        assert self._replay is not None
+        assert self.logits is not None
         self._replay()
         if not torch.equal(self.logits, self._step()):
             raise RuntimeError("a captured step gives other logits")
 
     def __call__(self, line: Line, beginnings: Sequence[Beginning]) -> Tensor:
-        """Logits `[decodes, vocab]`, valid until another graph runs."""
-        tiles = cut(line.spans, beginnings, self._block_size, self._shape)
-        self._inputs.fill(line.tokens, line.spans, [], tiles, self._block_size, line.sources)
-        self._replay()
+        """Logits `[decodes, vocab]`, valid until another graph runs.
+
+        The first step is captured while it is computed, where that has not been done. Raises CannotRecordError.
+        """
+        self._fill(line, cut(line.spans, beginnings, self._work.cache.block_size, self._shape))
+        if self._replay:
+            self._replay()
+        else:
+            self._replay = self._by(self._take)
+        assert self.logits is not None
         return self.logits[: len(line.tokens)]
+
+    def _fill(self, line: Line | None = None, tiles: Tiles | None = None) -> None:
+        block_size = self._work.cache.block_size
+        if line is None or tiles is None:
+            self._inputs.fill([], [], [], Tiles(), block_size)
+        else:
+            self._inputs.fill(line.tokens, line.spans, [], tiles, block_size, line.sources)
+
+    def _step(self) -> Tensor:
+        inputs = self._inputs
+        tokens = inputs.known_tokens(self._work.last_tokens)
+        return compute(self._work.model, self._batch, tokens, inputs.positions.long())
+
+    def _take(self) -> None:
+        made = self._step()
+        self.logits = self._work.logits_like(made)
+        self.logits.copy_(made)
 
 
 def cuda_capture(device: torch.device) -> Capture:

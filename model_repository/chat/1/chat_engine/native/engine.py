@@ -17,7 +17,7 @@ from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.runner import Row, Runner, Started
 from chat_engine.native.running import Running
 from chat_engine.native.sampler import NO_TOKEN, Sampled, Scored, Targets
-from chat_engine.native.scheduler import Chunk, Scheduler
+from chat_engine.native.scheduler import Chunk, Pace, Scheduler
 from chat_engine.native.sequence import Sequence
 from chat_engine.native.speculation import Guesses
 from chat_engine.protocol import Sink
@@ -38,6 +38,7 @@ class _Flight:
     """A step on its way: its chunks, and those of them whose results do not count."""
 
     chunks: list[Chunk]
+    begun: float
     started: Started | None
     void: set[Sequence] = field(default_factory=set)
 
@@ -78,8 +79,10 @@ class NativeEngine(Door[Running]):
         self.scheduler = Scheduler(
             self.cache, config.max_sequences, limits.max_step_tokens, limits.max_scored_tokens,
             self._ngram.max_sequences if self._ngram else 0,
+            Pace(config.max_gap_seconds, runner.longest_pass / max(1, limits.max_step_tokens)),
         )  # fmt: skip
         self._running: dict[Sequence, Running] = {}
+        self._landed = 0.0
         self._flight: _Flight | None = None
         self._generated = self._guessed = self._guessed_right = 0
         self._thread = thread
@@ -138,7 +141,8 @@ class NativeEngine(Door[Running]):
         """Starts the next step; None where there is nothing to compute."""
         chunks = self.scheduler.schedule()
         self._report()  # before the step ends, too: one that hangs may be the first
-        return _Flight(chunks, self._start([self._row(chunk) for chunk in chunks])) if chunks else None
+        begun = time.monotonic()
+        return _Flight(chunks, begun, self._start([self._row(chunk) for chunk in chunks])) if chunks else None
 
     def _follow(self, flight: _Flight) -> _Flight | None:
         """Starts the step behind one that is on its way: every sequence gets one more token, whichever comes first.
@@ -161,7 +165,8 @@ class NativeEngine(Door[Running]):
             blocks = sequence.table.blocks[: self.cache.blocks_for(length)]
             rows.append(Row([_UNKNOWN], length, blocks, sampling.after(1), follows=place))
             chunks.append(Chunk(sequence, 1))
-        return _Flight(chunks, self._start(rows)) if chunks else None
+        begun = time.monotonic()
+        return _Flight(chunks, begun, self._start(rows)) if chunks else None
 
     def _land(self, flight: _Flight) -> None:
         """Waits for a step, and hands out its tokens."""
@@ -180,6 +185,7 @@ class NativeEngine(Door[Running]):
         results = self._wait_for(flight.started)
         if results is not None:
             self.scheduler.step_limit.note_whole()
+            self._note_pace(flight)
             return results
         self._flight = None  # what follows a step that has failed counts no more than that
         results = self._run_halves(flight.chunks)
@@ -188,6 +194,13 @@ class NativeEngine(Door[Running]):
         elif not any(map(_is_missing, results)):  # the size of the step was the matter: memory is short
             self.scheduler.step_limit.note_in_parts(sum(chunk.count for chunk in flight.chunks))
         return results
+
+    def _note_pace(self, flight: _Flight) -> None:
+        """One that was started while another was on its way has begun when that landed."""
+        now = time.monotonic()
+        tokens = sum(chunk.count for chunk in flight.chunks if chunk.count > 1)
+        self.scheduler.pace.note(tokens, now - max(flight.begun, self._landed))
+        self._landed = now
 
     def _run_halves(self, chunks: list[Chunk]) -> list[Result]:
         """After a failure: half after half, until those that the model cannot compute are alone."""

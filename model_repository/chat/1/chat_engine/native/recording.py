@@ -31,6 +31,10 @@ _DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _INDEXING = {aten.index, aten.index_put, aten.index_put_}  # only by what is true
 
 
+class CannotRecordError(RuntimeError):
+    """An operation of which something else may come when the numbers are others."""
+
+
 @dataclass(frozen=True)
 class _Operation:
     """One of torch's."""
@@ -80,7 +84,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call] # of torch
         made = func(*args, **kwargs)
         told = [leaf for leaf in tree_leaves(made) if not isinstance(leaf, Tensor | None)]  # Python sees the numbers
         if told or (_DEPENDENT.intersection(func.tags) and not _by_place(func, args)):
-            raise RuntimeError(f"what comes of {func} depends on the numbers")
+            raise CannotRecordError(f"what comes of {func} depends on the numbers")
         self.steps.append(_Operation(func, args, kwargs, _tensors(made)))
         return made
 
@@ -108,7 +112,7 @@ class Recorder:
     def __call__(self, work: Callable[[], object]) -> Callable[[], None]:
         """Does the work, and gives what does it again, over the same tensors of others.
 
-        Raises RuntimeError for an operation of which something else may come when the numbers are others.
+        Raises CannotRecordError.
         """
         writer = _Writer()
         with writer, listening(_writing(writer.steps)):

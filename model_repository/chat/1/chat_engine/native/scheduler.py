@@ -15,6 +15,9 @@ from chat_engine.native.kv_cache import KVCache
 from chat_engine.native.sequence import Sequence
 
 _PATIENCE = 256
+# Fewer tokens of a prompt take hardly less time, and the prompt would be long in coming.
+_LEAST_PROMPT = 64
+_TIMES_DECODES = 4
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,41 @@ class StepLimit:
             self._whole = 0
 
 
+class Pace:
+    """How many tokens of prompts a step has beside decodes, so that nobody who reads an answer waits long for more.
+
+    Learnt from the steps before: a long context makes the same number of tokens take longer.
+
+    Args:
+        seconds: that such a step may take, or some times as long as one of decodes alone, where these are slow; 0: any.
+        token_seconds: what a token of a prompt takes, as far as known.
+    """
+
+    def __init__(self, seconds: float, token_seconds: float) -> None:
+        self._seconds = seconds
+        self._token_seconds = token_seconds
+        self._decodes_seconds = 0.0
+
+    @property
+    def tokens(self) -> int | None:
+        """None: as many as a step can have."""
+        if not self._seconds or not self._token_seconds:
+            return None
+        seconds = max(self._seconds, _TIMES_DECODES * self._decodes_seconds)
+        return max(_LEAST_PROMPT, int(seconds / self._token_seconds))
+
+    def note(self, prompt_tokens: int, seconds: float) -> None:
+        """A step has taken so long, with so many tokens of prompts; those of decodes add a little to these."""
+        if not prompt_tokens:
+            self._decodes_seconds = _mixed(self._decodes_seconds, seconds)
+        elif prompt_tokens >= _LEAST_PROMPT:
+            self._token_seconds = _mixed(self._token_seconds, seconds / prompt_tokens)
+
+
+def _mixed(before: float, now: float) -> float:
+    return (before + now) / 2 if before else now
+
+
 @dataclass
 class _Room:
     """What a step has left: tokens, and logits of prompt tokens."""
@@ -93,6 +131,7 @@ class Scheduler:
         max_step_tokens: tokens of one step; at least `max_sequences`, since each running one needs one.
         max_scored_tokens: of those, prompt tokens whose logits are wanted: logits are large. None: no limit.
         max_guessing: while more sequences run than these, none guesses ahead.
+        pace: of prompts beside decodes; None: as many tokens as a step can have.
     """
 
     def __init__(
@@ -102,6 +141,7 @@ class Scheduler:
         max_step_tokens: int,
         max_scored_tokens: int | None = None,
         max_guessing: int = 0,
+        pace: Pace | None = None,
     ) -> None:
         self.cache = cache
         self.waiting: deque[Sequence] = deque()
@@ -110,6 +150,7 @@ class Scheduler:
         self._max_sequences = max_sequences
         self._max_guessing = max_guessing
         self.step_limit = StepLimit(max_step_tokens, max_sequences)
+        self.pace = pace or Pace(0, 0)
         self._max_scored_tokens = max_step_tokens if max_scored_tokens is None else max_scored_tokens
 
     @property
@@ -139,6 +180,8 @@ class Scheduler:
         budget = self.step_limit.tokens
         decodes = self._decodes(budget)
         room = _Room(budget - len(decodes), self._max_scored_tokens)
+        if decodes and self.pace.tokens is not None:
+            room.tokens = min(room.tokens, self.pace.tokens)
         prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
         while room.tokens > 0 and self._admit():
             prefills.append(room.take(self.running[-1]))

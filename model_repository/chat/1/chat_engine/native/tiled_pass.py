@@ -14,6 +14,7 @@ from chat_engine.native.decode_graphs import Capture, DecodeGraphs
 from chat_engine.native.decodes import Beginning
 from chat_engine.native.paged_cache import PagedCache
 from chat_engine.native.passes import Line, compute, padded, padded_sizes
+from chat_engine.native.recording import CannotRecordError
 from chat_engine.native.runner import Row
 from chat_engine.native.step_inputs import Sizes, StepInputs
 from chat_engine.native.step_threads import StepThreads
@@ -57,7 +58,11 @@ class TiledPass:
                 compiled=compiled,
             )  # fmt: skip
         except RuntimeError as error:
-            log.warning("steps of this model cannot be captured, which is slower: %s", error)
+            self._without_graphs(error)
+
+    def _without_graphs(self, error: RuntimeError) -> None:
+        self._graphs = None
+        log.warning("steps of this model cannot be captured, which is slower: %s", error)
 
     @property
     def runs_ahead(self) -> bool:
@@ -75,7 +80,10 @@ class TiledPass:
         line = Line.of(rows)
         self.threads.choose(len(line.tokens))
         if graph := self._graphs and self._graphs.find(line, beginnings):
-            return graph(line, beginnings)
+            try:
+                return graph(line, beginnings)
+            except CannotRecordError as error:  # with so many rows, though it could with one
+                self._without_graphs(error)
         tiles = cut(line.spans, beginnings, self._cache.block_size, self._shape)
         count, kept = len(line.tokens), len(line.wanted)
         num_rows = padded(count, self._device)

@@ -45,6 +45,7 @@ _COMMON = {
 _NATIVE = {
     "quantization": "quantization",
     "speculation": "speculative_config",
+    "max_gap_seconds": "long_prefill_token_threshold",
     "cuda_graphs": "enforce_eager",
     "compile": "compilation_config",
     "async_scheduling": "async_scheduling",
