@@ -15,11 +15,14 @@ from torch import Tensor
 from chat_engine.native.cpu_calls import listening
 from chat_engine.native.decode_graphs import DecodeGraphs, batch_sizes
 from chat_engine.native.elementwise import Elementwise
+from chat_engine.native.model_loader import LoadedModel
 from chat_engine.native.model_runner import ModelRunner
+from chat_engine.native.packing import PackedLinear
 from chat_engine.native.recording import CannotRecordError, Recorder
 from chat_engine.native.runner import Row
 from chat_engine.native.sampler import SamplingState
 from chat_engine.native.tiled_pass import TiledPass
+from chat_engine.native.weights import PackedWeight
 from chat_engine.request import SamplingParams
 from tests.chat_engine.architectures import MAIN, OTHERS
 from tests.chat_engine.builders import make_config, save_model
@@ -142,6 +145,23 @@ def test_a_step_of_a_model_is_the_same(name: str, dtype: str, tmp_path: Path, ca
             graph = graphs._graph(size, shares)
             graph.capture()
             graph.check()  # raises where it is not
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_so_is_one_with_products_of_torch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors with 16-bit products, whose weights are packed for oneDNN."""
+    pack = LoadedModel.pack
+    monkeypatch.setattr(LoadedModel, "pack", lambda loaded, _: pack(loaded, None))
+    runner = load(save_model(MAIN[name](), tmp_path))
+    packed = [module for module in runner._model.modules() if isinstance(module, PackedLinear)]
+    assert packed
+    assert all(isinstance(module._product.weight, PackedWeight) for module in packed)
+    assert isinstance(runner._forward, TiledPass)
+    graphs = runner._forward._graphs
+    assert graphs is not None
+    graph = graphs._graph(3, True)
+    graph.capture()
+    graph.check()
 
 
 def test_a_step_that_would_not_be_the_same_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -82,8 +82,9 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call] # of torch
     ) -> Any:
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        told = [leaf for leaf in tree_leaves(made) if not isinstance(leaf, Tensor | None)]  # Python sees the numbers
-        if told or (_DEPENDENT.intersection(func.tags) and not _by_place(func, args)):
+        leaves = [leaf for leaf in tree_leaves(made) if leaf is not None]
+        seen = len(_tensors(leaves)) < len(leaves)  # a number, which Python sees
+        if seen or (_DEPENDENT.intersection(func.tags) and not _by_place(func, args)):
             raise CannotRecordError(f"what comes of {func} depends on the numbers")
         self.steps.append(_Operation(func, args, kwargs, _tensors(made)))
         return made
@@ -221,7 +222,7 @@ def _places(steps: Sequence[_Operation | _Call]) -> tuple[dict[int, int], int]:
 
 
 def _placed(tensor: Tensor, places: dict[int, int], memory: Tensor) -> Tensor:
-    begin = places.get(_memory_of(tensor))
+    begin = places.get(_memory_of(tensor)) if tensor.layout == torch.strided else None
     if begin is None:
         return tensor
     offset = begin // tensor.element_size() + tensor.storage_offset()
@@ -229,7 +230,8 @@ def _placed(tensor: Tensor, places: dict[int, int], memory: Tensor) -> Tensor:
 
 
 def _tensors(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Those that have a place in memory; weights that oneDNN has packed have none that anyone could see."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
 
 
 def _memory_of(tensor: Tensor) -> int:

@@ -66,9 +66,10 @@ struct Bytes {
 template <int R, int P>
 using Sums = Vector[P][R][2];
 
-// Sums of R rows and P panels over `count` inputs.
+// Sums of R rows and P panels over `count` inputs. Number k of row r is `x[r * by_row + k * by_input]`.
 template <class Form, int R, int P>
-inline void multiply(const float* x, int64_t x_row, const char* panel, int64_t by_panel, int count, Sums<R, P>& sums) {
+inline void multiply(const float* x, int64_t by_row, int64_t by_input, const char* panel, int64_t by_panel, int count,
+                     Sums<R, P>& sums) {
   for (int p = 0; p < P; ++p)
     for (int r = 0; r < R; ++r) sums[p][r][0] = sums[p][r][1] = Vector{};
   for (int k = 0; k < count; k += Form::kInputs, panel += Form::kBytes)
@@ -82,11 +83,18 @@ inline void multiply(const float* x, int64_t x_row, const char* panel, int64_t b
       for (int i = 0; i < Form::kInputs; ++i)
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-          const Vector v = broadcast(x[r * x_row + k + i]);
+          const Vector v = broadcast(x[r * by_row + (k + i) * by_input]);
           sums[p][r][0] += v * w[i][0];
           sums[p][r][1] += v * w[i][1];
         }
     }
+}
+
+// Calls `take(begin, rows)` for blocks of about as many rows.
+template <class Take>
+inline void each_block(int count, Take take) {
+  const int blocks = (count + kRows - 1) / kRows;
+  for (int b = 0; b < blocks; ++b) take(count * b / blocks, count * (b + 1) / blocks - count * b / blocks);
 }
 
 class Task {
@@ -101,26 +109,31 @@ class Task {
     Sums<R, P> total, sums;
     for (int k = 0; k < t_.inputs; k += kDeep) {
       const char* from = panel + (int64_t)k / Form::kInputs * Form::kBytes;
-      multiply<Form, R, P>(x_ + k, x_row_, from, by_panel, std::min(kDeep, t_.inputs - k), k ? sums : total);
+      multiply<Form, R, P>(x_ + k, x_row_, 1, from, by_panel, std::min(kDeep, t_.inputs - k), k ? sums : total);
       if (k) add<R, P>(sums, total);
     }
     for (int p = 0; p < P; ++p)
       for (int r = 0; r < R; ++r) finish(r, first + p, total[p][r]);
   }
 
-  // Rows from `row`, many, by one panel; `floats` holds kDeep inputs of it, and `totals` the sums of kChunk rows.
+  // Writes the numbers of `rows` neighbours input by input, so that they are read as they lie.
+  void lay_out(int64_t row, int rows, float* to) const {
+    for (int r = 0; r < rows; ++r)
+      for (int k = 0; k < t_.inputs; ++k) to[k * rows + r] = x_[(row + r) * x_row_ + k];
+  }
+
+  // Rows from `row`, many, by one panel; `laid_out` has them in blocks, `floats` holds kDeep inputs of the panel, and
+  // `totals` the sums of kChunk rows.
   template <class Form>
-  void many(int panel, int64_t row, int count, float* floats, Vector (*totals)[2]) const {
+  void many(int panel, int64_t row, int count, const float* laid_out, float* floats, Vector (*totals)[2]) const {
     const char* at = (const char*)t_.weight + panel * panel_bytes<Form>();
     for (int k = 0; k < t_.inputs; k += kDeep) {
       const int deep = std::min(kDeep, t_.inputs - k);
       const char* from = at + (int64_t)k / Form::kInputs * Form::kBytes;
       const char* made = as_floats<Form>(from, deep, floats);
-      const int blocks = (count + kRows - 1) / kRows;
-      for (int b = 0; b < blocks; ++b) {
-        const int begin = count * b / blocks, end = count * (b + 1) / blocks;
-        block(x_ + (row + begin) * x_row_ + k, end - begin, made, deep, totals + begin, k == 0);
-      }
+      each_block(count, [&](int begin, int rows) {
+        block(laid_out + (int64_t)begin * t_.inputs + k * rows, rows, made, deep, totals + begin, k == 0);
+      });
     }
     for (int r = 0; r < count; ++r) finish(row + r, panel, totals[r]);
   }
@@ -164,7 +177,7 @@ class Task {
   template <int R>
   void fixed(const float* x, const char* floats, int deep, Vector (*totals)[2], bool first) const {
     Sums<R, 1> sums;
-    multiply<Floats, R, 1>(x, x_row_, floats, 0, deep, sums);
+    multiply<Floats, R, 1>(x, 1, R, floats, 0, deep, sums);
     for (int r = 0; r < R; ++r)
       for (int i = 0; i < 2; ++i) totals[r][i] = first ? sums[0][r][i] : totals[r][i] + sums[0][r][i];
   }
@@ -206,18 +219,33 @@ void few(const Task& task, int panels, int threads) {
   }
 }
 
+// Memory of a thread, which stays for its next product.
+float* scratch(size_t count) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < count) memory.resize(count);
+  return memory.data();
+}
+
 template <class Form>
 void many(const Product& t, const Task& task, int panels, int threads) {
   const int64_t chunks = (t.rows + kChunk - 1) / kChunk, tasks = chunks * panels;
   const int64_t some = std::max<int64_t>(1, std::min<int64_t>(tasks / (threads * kTasks), 16));
+  const auto begin_of = [&](int64_t chunk) { return t.rows * chunk / chunks; };
+  float* laid_out = scratch(t.rows * t.inputs);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     alignas(kLine) float floats[kDeep * kPanel];
     alignas(kLine) Vector totals[kChunk][2];
+#pragma omp for schedule(dynamic)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+      each_block(begin_of(chunk + 1) - begin_of(chunk), [&](int begin, int rows) {
+        const int64_t row = begin_of(chunk) + begin;
+        task.lay_out(row, rows, laid_out + row * t.inputs);
+      });
 #pragma omp for schedule(dynamic, some)
     for (int64_t i = 0; i < tasks; ++i) {
-      const int64_t chunk = i / panels, row = t.rows * chunk / chunks, end = t.rows * (chunk + 1) / chunks;
-      task.many<Form>(i % panels, row, end - row, floats, totals);
+      const int64_t row = begin_of(i / panels), end = begin_of(i / panels + 1);
+      task.many<Form>(i % panels, row, end - row, laid_out + row * t.inputs, floats, totals);
     }
   }
 }
