@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chat_engine.native.cpu_calls import call, function_of
+from chat_engine.native.weights import in_8_bits
 
 _FLOATS, _HALVED, _BYTES = range(3)
 _HALF_OF_A_PANEL = 2
@@ -41,9 +42,8 @@ class CpuProducts:
 
     def int8(self, weight: Tensor) -> PanelWeight:
         """In 8 bits with one scale for each output (symmetric, round to nearest)."""
-        largest = weight.abs().amax(1, keepdim=True).float().clamp(min=torch.finfo(torch.float32).tiny)
-        scales = largest / 127
-        return PanelWeight(self, weight, (weight.float() / scales).round().to(torch.int8), _BYTES, scales.squeeze(1))
+        rounded, scales = in_8_bits(weight)
+        return PanelWeight(self, weight, rounded, _BYTES, scales)
 
 
 class PanelWeight:

@@ -151,6 +151,11 @@ class _Work:
         self.vocab_size = int(model.config.get_text_config().vocab_size)
         self._logits: Tensor | None = None
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether there is memory for them."""
+        return self._logits is not None
+
     def logits_like(self, some: Tensor) -> Tensor:
         """Memory for `[rows, vocab]`, which all graphs leave theirs in."""
         if self._logits is None:
@@ -179,7 +184,8 @@ class _DecodeGraph:
     def capture(self) -> None:
         """Captures a step of nothing but padding."""
         self._fill()
-        self.logits = self._work.logits_like(self._step())
+        if not self._work.has_logits:  # none may be allocated while it is captured
+            self._work.logits_like(self._step())
         self._replay = self._by(self._take)
 
     @torch.inference_mode()

@@ -180,8 +180,8 @@ class Scheduler:
         budget = self.step_limit.tokens
         decodes = self._decodes(budget)
         room = _Room(budget - len(decodes), self._max_scored_tokens)
-        if decodes and self.pace.tokens is not None:
-            room.tokens = min(room.tokens, self.pace.tokens)
+        if decodes and (most := self.pace.tokens) is not None:
+            room.tokens = min(room.tokens, most)
         prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
         while room.tokens > 0 and self._admit():
             prefills.append(room.take(self.running[-1]))

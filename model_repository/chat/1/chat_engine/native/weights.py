@@ -65,12 +65,11 @@ class Int8Weight:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        largest = weight.abs().amax(1, keepdim=True).float().clamp(min=torch.finfo(torch.float32).tiny)
-        self._scales = (largest / 127).squeeze(1)
+        rounded, self._scales = in_8_bits(weight)
         self._inputs = weight.shape[1]
         # The kernel reads beyond the end of rows that are no multiple of 16 long.
         self._padding = -self._inputs % _KERNEL_INPUTS
-        self._whole = F.pad((weight.float() / self._scales[:, None]).round().to(torch.int8), (0, self._padding))
+        self._whole = F.pad(rounded, (0, self._padding))
         self._ones = torch.ones(len(weight), dtype=torch.bfloat16)
         self._dtype = weight.dtype
 
@@ -88,6 +87,13 @@ class Int8Weight:
     def plain(self) -> Tensor:
         """See `Weight`; to the nearest of 255 values for each output."""
         return (self._whole[:, : self._inputs] * self._scales[:, None]).to(self._dtype)
+
+
+def in_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 `[outputs, inputs]`, and what each output is to be multiplied with, float32 `[outputs]`."""
+    largest = weight.abs().amax(1).float().clamp(min=torch.finfo(torch.float32).tiny)
+    scales = largest / 127
+    return (weight.float() / scales[:, None]).round().to(torch.int8), scales
 
 
 def can_pack(dtype: torch.dtype) -> bool:

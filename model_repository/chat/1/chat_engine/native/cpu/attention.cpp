@@ -86,23 +86,6 @@ struct Layer {
   }
 };
 
-// Memory of a thread, which stays for its next tile.
-float* scratch(size_t count) {
-  thread_local std::vector<float> memory;
-  if (memory.size() < count + kWidth) memory.resize(count + kWidth);
-  const auto address = (uintptr_t)memory.data(), size = sizeof(Vector);
-  return (float*)((address + size - 1) / size * size);
-}
-
-int padded(int dim) { return (dim + kWidth - 1) / kWidth * kWidth; }
-
-template <class T>
-void widen(float* to, const T* from, int dim) {
-  int d = 0;
-  for (; d + kWidth <= dim; d += kWidth) store(to + d, load(from + d));
-  if (d < dim) store(to + d, load_some(from + d, dim - d));
-}
-
 // ---- tiles of one row
 
 // What the heads of a row have gathered so far, and room for keys and values.

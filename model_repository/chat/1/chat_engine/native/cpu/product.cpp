@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <type_traits>
-#include <vector>
 
 #include "vectors.h"
 
@@ -219,19 +218,11 @@ void few(const Task& task, int panels, int threads) {
   }
 }
 
-// Memory of a thread, which stays for its next product.
-float* scratch(size_t count) {
-  thread_local std::vector<float> memory;
-  if (memory.size() < count) memory.resize(count);
-  return memory.data();
-}
-
 template <class Form>
-void many(const Product& t, const Task& task, int panels, int threads) {
+void many(const Product& t, const Task& task, float* laid_out, int panels, int threads) {
   const int64_t chunks = (t.rows + kChunk - 1) / kChunk, tasks = chunks * panels;
   const int64_t some = std::max<int64_t>(1, std::min<int64_t>(tasks / (threads * kTasks), 16));
   const auto begin_of = [&](int64_t chunk) { return t.rows * chunk / chunks; };
-  float* laid_out = scratch(t.rows * t.inputs);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     alignas(kLine) float floats[kDeep * kPanel];
@@ -252,19 +243,15 @@ void many(const Product& t, const Task& task, int panels, int threads) {
 
 template <class Form>
 void product(const Product& t) {
-  std::vector<float> floats;
+  const int64_t numbers = t.rows * t.inputs;
+  float* laid_out = scratch(2 * numbers + kWidth);  // the last row is widened in whole vectors
   const float* x = (const float*)t.x;
   int64_t x_row = t.x_row;
   if (t.bfloat16) {
-    floats.resize(t.rows * t.inputs);
-    for (int64_t row = 0; row < t.rows; ++row) {
-      const Bfloat16* from = (const Bfloat16*)t.x + row * t.x_row;
-      float* to = floats.data() + row * t.inputs;
-      int k = 0;
-      for (; k + kWidth <= t.inputs; k += kWidth) store(to + k, load(from + k));
-      if (k < t.inputs) store_some(to + k, load_some(from + k, t.inputs - k), t.inputs - k);
-    }
-    x = floats.data(), x_row = t.inputs;
+    float* floats = laid_out + numbers;
+    for (int64_t row = 0; row < t.rows; ++row)
+      widen(floats + row * t.inputs, (const Bfloat16*)t.x + row * t.x_row, t.inputs);
+    x = floats, x_row = t.inputs;
   }
   const Task task(t, x, x_row);
   const int panels = (t.outputs + kPanel - 1) / kPanel;
@@ -278,7 +265,7 @@ void product(const Product& t) {
 #endif
 #undef ROWS
   }
-  many<Form>(t, task, panels, threads);
+  many<Form>(t, task, laid_out, panels, threads);
 }
 
 }  // namespace

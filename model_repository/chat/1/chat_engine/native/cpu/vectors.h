@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -130,6 +131,23 @@ inline Vector exponential(Vector x) {
   p = p * r * r + r + 1.0f;
   Vector power = (Vector)((__builtin_convertvector(whole, Ints) + 127) << 23);
   return x < least ? Vector{} : p * power;
+}
+
+// Memory of a thread, which stays for its next work; each source file has its own.
+static inline float* scratch(size_t count) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < count + kWidth) memory.resize(count + kWidth);
+  const auto address = (uintptr_t)memory.data(), size = sizeof(Vector);
+  return (float*)((address + size - 1) / size * size);
+}
+
+inline int padded(int dim) { return (dim + kWidth - 1) / kWidth * kWidth; }
+
+template <class T>
+void widen(float* to, const T* from, int dim) {
+  int d = 0;
+  for (; d + kWidth <= dim; d += kWidth) store(to + d, load(from + d));
+  if (d < dim) store(to + d, load_some(from + d, dim - d));
 }
 
 }  // namespace chat_engine
