@@ -147,7 +147,7 @@ TokenLimit = Annotated[float, typer.Option(min=0, help="Seconds for each later t
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of every engine.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16 or float32; by default what this processor has products of.")]
 StepTokens = Annotated[int | None, typer.Option(min=64, help="Most tokens of a step, of all: 512, or 8192 on a GPU.")]
-OfShape = Annotated[ModelShape, typer.Option(help="Random weights of this shape: for a CPU, or a GPU of 80 GB.")]
+OfShape = Annotated[ModelShape, typer.Option(help="Random weights of this shape; deepseek-7b: on a GPU of 80 GB.")]
 OfVllm = Annotated[Path, typer.Option(help="The Python of an environment with vLLM.", show_default=".venv-vllm")]
 Apart = Annotated[bool | None, typer.Option("--apart/--in-turns", help="All rounds of one before the next one starts.")]
 

@@ -76,6 +76,7 @@ GRPC = "engine native, gRPC"
 GATEWAY = "engine native, HTTP"
 LEVELS = (ALONE, GRPC, GATEWAY)
 """Of the same engine, each with one more door."""
+INT8 = "engine native int8, HTTP"
 VLLM_SERVE = "vllm serve"
 
 
@@ -110,6 +111,11 @@ def _native(given: Given, through: Callable[..., AbstractContextManager[Door]]) 
     return through("native", given.setting, given.checkpoint, given.folder, given.python)
 
 
+def _int8(given: Given) -> AbstractContextManager[Door]:
+    more: dict[str, object] = {"quantization": "int8"}
+    return servers.through_gateway("native", given.setting, given.checkpoint, given.folder, given.python, more)
+
+
 def _library(door: type[library.LibraryDoor]) -> Start:
     return lambda given: nullcontext(door(given.checkpoint, given.setting))
 
@@ -118,6 +124,7 @@ ALL = (
     Contender(ALONE, _alone, ours=True, http=False, quick=True),
     Contender(GRPC, lambda given: _native(given, servers.through_grpc), ours=True, http=False, quick=True),
     Contender(GATEWAY, lambda given: _native(given, servers.through_gateway), ours=True, quick=True),
+    Contender(INT8, _int8, ours=True),
     Contender("engine vllm, HTTP", _vllm_gateway, ours=True),
     Contender(VLLM_SERVE, _vllm_serve, quick=True),
     Contender("llama.cpp server", _llama_server, quick=True),

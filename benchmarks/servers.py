@@ -170,10 +170,12 @@ def llama_server(setting: Setting, model: Path, folder: Path, program: Path) -> 
 
 
 @contextmanager
-def triton(engine: str, setting: Setting, checkpoint: Path, folder: Path, python: Path) -> Iterator[LocalTriton]:
-    """A tritonserver with this engine; `python` is of vLLM's environment."""
+def triton(
+    engine: str, setting: Setting, checkpoint: Path, folder: Path, python: Path, more: dict[str, object] | None = None
+) -> Iterator[LocalTriton]:
+    """A tritonserver with this engine, and `more` settings of it; `python` is of vLLM's environment."""
     settings = folder / "engine.json"
-    settings.write_text(json.dumps(engine_settings(setting, checkpoint, engine), indent=2))
+    settings.write_text(json.dumps({**engine_settings(setting, checkpoint, engine), **(more or {})}, indent=2))
     on_vllm = {**vllm_environment(setting), **stub_environment(python, os.environ)} if engine == "vllm" else {}
     options = TritonOptions(
         http_port=0,
@@ -196,12 +198,14 @@ def through_grpc(engine: str, setting: Setting, checkpoint: Path, folder: Path, 
 
 
 @contextmanager
-def through_gateway(engine: str, setting: Setting, checkpoint: Path, folder: Path, python: Path) -> Iterator[HttpDoor]:
+def through_gateway(
+    engine: str, setting: Setting, checkpoint: Path, folder: Path, python: Path, more: dict[str, object] | None = None
+) -> Iterator[HttpDoor]:
     # Nobody is to be refused here.
     quiet = {"TRITON_CHAT_GATEWAY_LOG_LEVEL": "warning", "TRITON_CHAT_GATEWAY_MAX_QUEUE_SECONDS": "0"}
     options = GatewayOptions(port=0, extra_env=quiet, log_path=folder / "gateway.log")
     with (
-        triton(engine, setting, checkpoint, folder, python) as server,
+        triton(engine, setting, checkpoint, folder, python, more) as server,
         LocalGateway(options, server.grpc_address) as gateway,
     ):
         yield HttpDoor(gateway.url)

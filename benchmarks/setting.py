@@ -8,11 +8,12 @@ from enum import StrEnum
 
 import torch
 
-from benchmarks.workload import DEEPSEEK_7B, LLAMA_82M, Shape
+from benchmarks.workload import DEEPSEEK_7B, LLAMA_82M, LLAMA_500M, Shape
 
 
 class ModelShape(StrEnum):
     LLAMA_82M = "llama-82m"
+    LLAMA_500M = "llama-500m"
     DEEPSEEK_7B = "deepseek-7b"
 
 
@@ -55,6 +56,9 @@ class Setting:
 SETTINGS = {
     ModelShape.LLAMA_82M: Setting(
         LLAMA_82M, "bfloat16", (1, 8, 32), (0, 1), 128, 1 << 30, 512, enforce_eager=True, apart=False
+    ),
+    ModelShape.LLAMA_500M: Setting(
+        LLAMA_500M, "bfloat16", (1, 16), (0, 1), 128, 1 << 30, 512, enforce_eager=True, apart=True
     ),
     ModelShape.DEEPSEEK_7B: Setting(
         DEEPSEEK_7B, "bfloat16", (1, 16, 64, 256), (), 16, 48 << 30, 8192, enforce_eager=False, apart=True

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.answers import Answer, RefusedError
 from benchmarks.command import asked_loads, rates_of, typer, warm_up
-from benchmarks.contenders import ALL, GATEWAY, LEVELS, chosen
+from benchmarks.contenders import ALL, GATEWAY, INT8, LEVELS, chosen
 from benchmarks.figures import Limits
 from benchmarks.jobs import Job, make_arrivals, make_equal_jobs, make_jobs
 from benchmarks.loads import Arrivals, Chats, Load, LongPrompt, Prefill, SharedPrompt, loads_of
@@ -122,7 +122,7 @@ def test_what_the_command_line_asks_for() -> None:
 
 
 def test_who_is_asked() -> None:
-    assert [one.name for one in chosen(["native"])] == list(LEVELS)
+    assert [one.name for one in chosen(["native"])] == [*LEVELS, INT8]
     assert len(chosen(None)) == len(ALL) > len(chosen(None, quick=True))
     with pytest.raises(ValueError, match="there are: engine native, alone"):
         chosen(["tgi"])

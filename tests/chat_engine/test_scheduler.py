@@ -358,17 +358,37 @@ def test_beside_decodes_a_step_has_as_many_tokens_of_prompts_as_take_no_longer_t
     bench.add(1000)
     assert [counts(bench.step()) for _ in range(3)] == [{"r0": 512}, {"r0": 488}, {"r0": 1}], "nobody waits"
     bench.add(200)
+    assert counts(bench.step()) == {"r0": 1, "r1": 200}
     bench.add(1000)
-    assert counts(bench.step()) == {"r0": 1, "r1": 200, "r2": 50}
     assert counts(bench.step()) == {"r0": 1, "r1": 1, "r2": 250}
+
+
+def test_a_step_lasts_longer_where_more_wait_for_their_first_token_than_read_answers() -> None:
+    bench = Bench(blocks=2000, budget=512, pace=Pace(0.2, token_seconds=0.001))
+    bench.add(100)
+    bench.step()
+    bench.add(300)
+    bench.add(300)
+    assert counts(bench.step()) == {"r0": 1, "r1": 300, "r2": 100}, "two wait for one"
+    assert counts(bench.step()) == {"r0": 1, "r1": 1, "r2": 200}, "one waits for two"
+
+
+def test_those_for_whom_there_is_no_place_do_not_count_as_waiting() -> None:
+    bench = Bench(blocks=2000, budget=512, places=2, pace=Pace(0.25, token_seconds=0.001))
+    bench.add(100)
+    bench.step()
+    for _ in range(5):
+        bench.add(400)
+    assert counts(bench.step()) == {"r0": 1, "r1": 250}
 
 
 def settled(pace: Pace, token: float, step: float) -> int:
     """Its tokens once it has seen some steps of a model that takes `token` for one of a prompt, and `step` anyway."""
     for _ in range(20):
-        pace.note(pace.tokens or 1000, step + token * (pace.tokens or 1000))
+        tokens = pace.tokens(1, 1) or 1000
+        pace.note(tokens, step + token * tokens)
         pace.note(0, step)
-    return pace.tokens or 0
+    return pace.tokens(1, 1) or 0
 
 
 @pytest.mark.parametrize("first", [0.0, 0.00001, 1.0])
@@ -384,13 +404,13 @@ def test_the_pace_follows_what_steps_take(first: float) -> None:
 def test_a_small_chunk_says_nothing_of_the_pace() -> None:
     pace = Pace(0.25, 0.001)
     pace.note(2, 0.03)
-    assert pace.tokens == 250
+    assert pace.tokens(1, 1) == 250
 
 
 def test_without_a_limit_every_step_is_whole() -> None:
     pace = Pace(0, 0.001)
     pace.note(100, 10.0)
-    assert pace.tokens is None
+    assert pace.tokens(1, 1) is None
 
 
 # Fewer tokens a step, for a while.

@@ -112,7 +112,8 @@ class EngineConfig(BaseModel):
         0.25,
         ge=0,
         le=60,
-        description="About how long a chunk of a prompt may keep running answers waiting; 0: as long as it takes.",
+        description="About how long a chunk of a prompt may keep running answers waiting; longer where more requests "
+        "wait for their first token than read answers. 0: as long as it takes.",
     )
 
     block_size: int | None = Field(None, ge=1, le=1024, description="Tokens per KV cache block.")

@@ -82,12 +82,14 @@ class Pace:
         self._token_seconds = token_seconds
         self._decodes_seconds = 0.0
 
-    @property
-    def tokens(self) -> int | None:
-        """None: as many as a step can have."""
+    def tokens(self, reading: int, waiting: int) -> int | None:
+        """While so many (at least one) read answers, and so many wait for their first token. None: no limit.
+
+        Small steps take those who wait longer; where these are more, a step may last longer, as many times as they are.
+        """
         if not self._seconds or not self._token_seconds:
             return None
-        seconds = max(self._seconds, _TIMES_DECODES * self._decodes_seconds)
+        seconds = max(self._seconds, _TIMES_DECODES * self._decodes_seconds) * max(1.0, waiting / reading)
         return max(_LEAST_PROMPT, int(seconds / self._token_seconds))
 
     def note(self, prompt_tokens: int, seconds: float) -> None:
@@ -163,6 +165,12 @@ class Scheduler:
         """Whether a sequence waits that could run."""
         return bool(self.waiting) and len(self.running) < self._max_sequences
 
+    @property
+    def _num_waiting(self) -> int:
+        """Sequences that wait for their first token, and would be in the next step if it had room for all."""
+        places = self._max_sequences - len(self.running)
+        return sum(sequence.is_prefilling for sequence in self.running) + min(places, len(self.waiting))
+
     def add(self, sequence: Sequence) -> None:
         """Lets `sequence` wait for its turn."""
         self.waiting.append(sequence)
@@ -180,7 +188,7 @@ class Scheduler:
         budget = self.step_limit.tokens
         decodes = self._decodes(budget)
         room = _Room(budget - len(decodes), self._max_scored_tokens)
-        if decodes and (most := self.pace.tokens) is not None:
+        if decodes and (most := self.pace.tokens(len(decodes), self._num_waiting)) is not None:
             room.tokens = min(room.tokens, most)
         prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
         while room.tokens > 0 and self._admit():
