@@ -94,7 +94,7 @@ def test_a_step_is_computed_by_the_smallest_graph_that_holds_it() -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert decode_graphs.batch_sizes(1, gpu) == decode_graphs.batch_sizes(1, cpu) == [1]
     assert decode_graphs.batch_sizes(6, gpu) == [1, 2, 4, 6]
-    assert decode_graphs.batch_sizes(11, cpu) == [*range(1, 9), 10, 11]
+    assert decode_graphs.batch_sizes(40, cpu) == [*range(1, 17), *range(18, 33, 2), 36, 40]
     assert decode_graphs.batch_sizes(4096, gpu)[-1] == 512
     sizes = decode_graphs.batch_sizes(300, gpu)
     for decodes in range(1, 301):

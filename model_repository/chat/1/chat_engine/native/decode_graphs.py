@@ -23,7 +23,7 @@ from chat_engine.native.attention import IMPLEMENTATION, paged_attention
 from chat_engine.native.attention_kernels import Kernels
 from chat_engine.native.decodes import Beginning
 from chat_engine.native.paged_cache import PagedCache
-from chat_engine.native.passes import Line, compute, padded
+from chat_engine.native.passes import SHAPES, Line, compute, padded_sizes
 from chat_engine.native.step_inputs import Sizes, StepInputs, StepMemory
 from chat_engine.native.tiled import TiledBatch
 from chat_engine.native.tiles import Shape, Tiles, cut
@@ -115,7 +115,7 @@ def batch_sizes(most: int, device: torch.device) -> list[int]:
     """Sizes that graphs are made for: the padding of a step is a small part of it."""
     most = min(most, _LARGEST)
     if device.type == "cpu":
-        return sorted({min(padded(count, device), most) for count in range(1, most + 1)})
+        return padded_sizes(most, SHAPES)[::-1]
     sizes = {size for size in (1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, most, 64)) if size < most}
     return sorted(sizes | {most})
 

@@ -74,9 +74,14 @@ class LoadedModel:
         """Has the weights of its linear layers in 8 bits; multiplied by `products`, where there are any."""
         pack(self.model, lambda: _trial_pass(self.model), products.int8 if products else Int8Weight)
 
+    @property
+    def suits_own_products(self) -> bool:
+        """Whether oneDNN has no faster products of its type here."""
+        return self.dtype == torch.float32 or not can_pack(self.dtype)
+
     def pack(self, products: CpuProducts | None) -> None:
         """Has its linear layers merged, and packed, where that is faster; for `products`, where these are."""
-        if products and (self.dtype == torch.float32 or not can_pack(self.dtype)):
+        if products:
             pack(self.model, lambda: _trial_pass(self.model), products.weight)
         elif self.device.type == "cuda" or can_pack(self.dtype):
             pack(self.model, lambda: _trial_pass(self.model))

@@ -20,7 +20,7 @@ from chat_engine.native.masks import MaskFiller
 from chat_engine.native.memory import GpuMemory, ModelSize, Paging, runner_limits
 from chat_engine.native.model_loader import LoadedModel, load_model
 from chat_engine.native.paged_cache import PagedCache
-from chat_engine.native.passes import ForwardPass, PaddedPass, attention_order
+from chat_engine.native.passes import SHAPES, ForwardPass, PaddedPass, attention_order
 from chat_engine.native.proof import Proof, step_seconds, warm_up
 from chat_engine.native.recording import Recorder
 from chat_engine.native.runner import Row
@@ -85,7 +85,9 @@ class ModelRunner:
         self.defaults = loaded.defaults
         proof = Proof(loaded, config.max_model_len)
         kernels = find_kernels(loaded.device, loaded.dtype)
-        products = CpuProducts(kernels.library) if isinstance(kernels, CpuKernels) else None
+        products = None
+        if isinstance(kernels, CpuKernels) and (config.quantization or loaded.suits_own_products):
+            products = CpuProducts(kernels.library)
         if not config.quantization:
             loaded.pack(products)
         if isinstance(kernels, CpuKernels):
@@ -96,7 +98,8 @@ class ModelRunner:
             loaded.layers, self.limits.num_blocks, paging.block_size, loaded.dtype, loaded.device, paging.use_kernels
         )
         self._masks = MaskFiller(self.limits.vocab_size, loaded.device)
-        self._forward = self._forward_pass(config, kernels if paging.use_kernels else None)
+        shapes = SHAPES if loaded.device.type == "cpu" and products is None else None
+        self._forward = self._forward_pass(config, kernels if paging.use_kernels else None, shapes)
         self.runs_ahead = config.async_scheduling and self._forward.runs_ahead
         self._last = ModelStep(0, [], None, {})
         proof.check(self._logits, paging.block_size)
@@ -136,10 +139,10 @@ class ModelRunner:
         places = {i: place for place, i in enumerate(self._last.sampled)}
         return [row if row.follows is None else replace(row, follows=places[row.follows]) for row in rows]
 
-    def _forward_pass(self, config: EngineConfig, kernels: Kernels | None) -> ForwardPass:
+    def _forward_pass(self, config: EngineConfig, kernels: Kernels | None, shapes: int | None) -> ForwardPass:
         if kernels is None:
             return PaddedPass(self._model, self._cache)
-        tiled = TiledPass(self._model, self._cache, kernels, config.max_sequences)
+        tiled = TiledPass(self._model, self._cache, kernels, config.max_sequences, shapes=shapes)
         if config.cuda_graphs and self._device.type != "cpu":
             tiled.capture(self._longest, cuda_capture(self._device), compiled=config.compile)
         return tiled

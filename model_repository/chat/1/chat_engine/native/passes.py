@@ -98,14 +98,15 @@ class PaddedPass:
         self._model = model
         self._cache = cache
         self._device = model.device
+        self._shapes = SHAPES if model.device.type == "cpu" else None
         self.threads = StepThreads(model.device)
 
     def __call__(self, rows: Sequence[Row], beginnings: Sequence[Beginning] = ()) -> Tensor:
         """See `ForwardPass`."""
         line = Line.of(rows)
         self.threads.choose(len(line.tokens))
-        padding = [0] * (padded(len(line.tokens), self._device) - len(line.tokens))
-        keep = line.wanted + [0] * (padded(len(line.wanted), self._device) - len(line.wanted))
+        padding = [0] * (padded(len(line.tokens), self._shapes) - len(line.tokens))
+        keep = line.wanted + [0] * (padded(len(line.wanted), self._shapes) - len(line.wanted))
         return compute(
             self._model,
             CopiedBatch(self._cache, line.spans, beginnings, self._device),
@@ -119,26 +120,30 @@ class PaddedPass:
 
     def sizes(self, most: int) -> list[int]:
         """See `ForwardPass`."""
-        return padded_sizes(most, self._device)
+        return padded_sizes(most, self._shapes)
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
-def padded(count: int, device: torch.device) -> int:
-    """Rows of a pass for so many: on a CPU a new shape costs a set-up, so there are four for each power of two."""
-    if device.type != "cpu":
+SHAPES = 8
+"""For each power of two, where each number of rows costs a set-up, as in oneDNN."""
+
+
+def padded(count: int, shapes: int | None) -> int:
+    """Rows of a pass for so many, where they are to be of few numbers: so many for each power of two. None: of any."""
+    if shapes is None:
         return count
-    step = 1 << max(0, count.bit_length() - 3)
+    step = 1 << max(0, count.bit_length() - shapes.bit_length())
     return -(-count // step) * step
 
 
-def padded_sizes(most: int, device: torch.device) -> list[int]:
-    """Tokens of the passes to warm up: on a CPU every padded shape, elsewhere the two ends."""
-    if device.type != "cpu":
+def padded_sizes(most: int, shapes: int | None) -> list[int]:
+    """Tokens of the passes to warm up: every padded shape, or else the two ends."""
+    if shapes is None:
         return sorted({1, most}, reverse=True)
     # A padded shape may be more than one sequence can hold; the pass itself pads the largest.
-    return sorted({min(padded(n, device), most) for n in range(1, most + 1)}, reverse=True)
+    return sorted({min(padded(n, shapes), most) for n in range(1, most + 1)}, reverse=True)
 
 
 def compute(

@@ -35,13 +35,23 @@ class TiledPass:
         cache: whose blocks the kernels can read where they lie.
         kernels: for the device.
         max_decodes: sequences of a step.
+        shapes: that the rows of steps are padded to; see `padded`.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: PagedCache, kernels: Kernels, max_decodes: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache: PagedCache,
+        kernels: Kernels,
+        max_decodes: int,
+        *,
+        shapes: int | None = None,
+    ) -> None:
         self._model = model
         self._cache = cache
         self._kernels = kernels
         self._device = model.device
+        self._shapes = shapes
         self.threads = StepThreads(model.device)
         kv_heads = min(keys.shape[2] for keys in cache.keys)
         heads = int(model.config.get_text_config().num_attention_heads)
@@ -86,8 +96,8 @@ class TiledPass:
                 self._without_graphs(error)
         tiles = cut(line.spans, beginnings, self._cache.block_size, self._shape)
         count, kept = len(line.tokens), len(line.wanted)
-        num_rows = padded(count, self._device)
-        sizes = Sizes.of(num_rows, padded(kept, self._device), tiles, self._shape, padding=num_rows - count)
+        num_rows = padded(count, self._shapes)
+        sizes = Sizes.of(num_rows, padded(kept, self._shapes), tiles, self._shape, padding=num_rows - count)
         inputs = StepInputs(sizes, self._device)
         inputs.fill(line.tokens, line.spans, line.wanted, tiles, self._cache.block_size, line.sources)
         tokens, positions = inputs.known_tokens(self._last_tokens), inputs.positions.long()
@@ -97,7 +107,7 @@ class TiledPass:
 
     def sizes(self, most: int) -> list[int]:
         """See `ForwardPass`."""
-        return padded_sizes(most, self._device)
+        return padded_sizes(most, self._shapes)
 
 
 def _processors(device: torch.device) -> int:

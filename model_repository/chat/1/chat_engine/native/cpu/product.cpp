@@ -75,7 +75,7 @@ inline void multiply(const float* x, int64_t by_row, int64_t by_input, const cha
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
       const char* at = panel + p * by_panel;
-      if (P > 1 || R < kRows) prefetch(at + kAhead);
+      if (R < 4) prefetch(at + kAhead);  // with more rows the processor is soon enough by itself
       Vector w[Form::kInputs][2];
       Form::take(at, w);
 #pragma GCC unroll 2
@@ -122,7 +122,7 @@ class Task {
   }
 
   // Rows from `row`, many, by one panel; `laid_out` has them in blocks, `floats` holds kDeep inputs of the panel, and
-  // `totals` the sums of kChunk rows.
+  // `totals` the sums of kChunk rows. What lies behind these inputs is fetched meanwhile: the next ones, or a panel.
   template <class Form>
   void many(int panel, int64_t row, int count, const float* laid_out, float* floats, Vector (*totals)[2]) const {
     const char* at = (const char*)t_.weight + panel * panel_bytes<Form>();
@@ -130,7 +130,9 @@ class Task {
       const int deep = std::min(kDeep, t_.inputs - k);
       const char* from = at + (int64_t)k / Form::kInputs * Form::kBytes;
       const char* made = as_floats<Form>(from, deep, floats);
+      const int bytes = deep / Form::kInputs * Form::kBytes, lines = bytes / kLine;
       each_block(count, [&](int begin, int rows) {
+        for (int i = begin * lines / count; i < (begin + rows) * lines / count; ++i) prefetch(from + bytes + i * kLine);
         block(laid_out + (int64_t)begin * t_.inputs + k * rows, rows, made, deep, totals + begin, k == 0);
       });
     }
