@@ -111,8 +111,7 @@ class Task {
       multiply<Form, R, P>(x_ + k, x_row_, 1, from, by_panel, std::min(kDeep, t_.inputs - k), k ? sums : total);
       if (k) add<R, P>(sums, total);
     }
-    for (int p = 0; p < P; ++p)
-      for (int r = 0; r < R; ++r) finish(r, first + p, total[p][r]);
+    for (int p = 0; p < P; ++p) finish(0, R, first + p, total[p]);
   }
 
   // Writes the numbers of `rows` neighbours input by input, so that they are read as they lie.
@@ -122,21 +121,25 @@ class Task {
   }
 
   // Rows from `row`, many, by one panel; `laid_out` has them in blocks, `floats` holds kDeep inputs of the panel, and
-  // `totals` the sums of kChunk rows. What lies behind these inputs is fetched meanwhile: the next ones, or a panel.
+  // `totals` the sums of kChunk rows. What comes next is fetched meanwhile: the weights behind these, or the outputs.
   template <class Form>
   void many(int panel, int64_t row, int count, const float* laid_out, float* floats, Vector (*totals)[2]) const {
     const char* at = (const char*)t_.weight + panel * panel_bytes<Form>();
+    const int64_t size = t_.bfloat16 ? sizeof(Bfloat16) : sizeof(float), by_row = t_.out_row * size;
+    char* outputs = (char*)t_.out + row * by_row + panel * kPanel * size;
     for (int k = 0; k < t_.inputs; k += kDeep) {
       const int deep = std::min(kDeep, t_.inputs - k);
       const char* from = at + (int64_t)k / Form::kInputs * Form::kBytes;
       const char* made = as_floats<Form>(from, deep, floats);
       const int bytes = deep / Form::kInputs * Form::kBytes, lines = bytes / kLine;
+      const bool last = k + kDeep >= t_.inputs;
       each_block(count, [&](int begin, int rows) {
+        for (int r = begin; last && r < begin + rows; ++r) prefetch_to_write(outputs + r * by_row);
         for (int i = begin * lines / count; i < (begin + rows) * lines / count; ++i) prefetch(from + bytes + i * kLine);
         block(laid_out + (int64_t)begin * t_.inputs + k * rows, rows, made, deep, totals + begin, k == 0);
       });
     }
-    for (int r = 0; r < count; ++r) finish(row + r, panel, totals[r]);
+    finish(row, count, panel, totals);
   }
 
  private:
@@ -183,22 +186,28 @@ class Task {
       for (int i = 0; i < 2; ++i) totals[r][i] = first ? sums[0][r][i] : totals[r][i] + sums[0][r][i];
   }
 
-  void finish(int64_t row, int panel, const Vector (&sums)[2]) const {
-    for (int i = 0; i < 2; ++i) {
-      const int output = panel * kPanel + i * kWidth, count = std::min(kWidth, t_.outputs - output);
-      if (count <= 0) return;
-      Vector x = sums[i];
-      if (t_.scales) x *= load_some(t_.scales + output, count);
-      t_.bfloat16 ? put((const Bfloat16*)t_.bias, (Bfloat16*)t_.out, row, output, count, x)
-                  : put((const float*)t_.bias, (float*)t_.out, row, output, count, x);
-    }
+  // Rows from `row`, whose sums are complete.
+  void finish(int64_t row, int rows, int panel, const Vector (*sums)[2]) const {
+    t_.bfloat16 ? write<Bfloat16>(row, rows, panel, sums) : write<float>(row, rows, panel, sums);
   }
 
   template <class T>
-  void put(const T* bias, T* out, int64_t row, int output, int count, Vector x) const {
-    if (bias) x += load_some(bias + output, count);
-    T* to = out + row * t_.out_row + output;
-    count == kWidth ? store(to, x) : store_some(to, x, count);
+  void write(int64_t row, int rows, int panel, const Vector (*sums)[2]) const {
+    const int first = panel * kPanel, by_row = t_.out_row;
+    T* out = (T*)t_.out + row * by_row + first;
+    for (int i = 0; i < 2; ++i, out += kWidth) {
+      const int output = first + i * kWidth, count = std::min(kWidth, t_.outputs - output);
+      if (count <= 0) return;
+      const Vector scale = t_.scales ? load_some(t_.scales + output, count) : Vector{} + 1;
+      const Vector bias = t_.bias ? load_some((const T*)t_.bias + output, count) : Vector{};
+      for (int r = 0; r < rows; ++r) {
+        Vector x = sums[r][i];
+        if (t_.scales) x *= scale;
+        if (t_.bias) x += bias;
+        T* to = out + r * by_row;
+        count == kWidth ? store(to, x) : store_some(to, x, count);
+      }
+    }
   }
 
   const Product& t_;

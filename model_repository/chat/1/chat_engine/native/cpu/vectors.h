@@ -40,6 +40,15 @@ inline void prefetch(const void* at) {
 #endif
 }
 
+// Where a whole line is about to be written: it would have to be read first, which takes as long.
+inline void prefetch_to_write(void* at) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*(char*)at));  // does nothing on processors that do not have it
+#else
+  __builtin_prefetch(at, 1);
+#endif
+}
+
 // Less nothing is x itself; plus nothing would be an addition, as it makes 0 of -0.
 inline Vector broadcast(float x) { return x - Vector{}; }
 
