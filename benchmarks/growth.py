@@ -166,7 +166,7 @@ def draw(grown: Grown) -> Figure:
         points = [(c, grown.model[sequences, c]) for c in CONTEXTS if (sequences, c) in grown.model]
         right.plot(*zip(*points, strict=True), "o-", label=f"{sequences}")
     right.set_xlabel(f"context of each in tokens ({grown.kv_bytes / 1024:.0f} KiB of cache a token)")
-    right.legend(title="sequences", fontsize=8)
+    right.legend(title="sequences", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     left.legend(fontsize=8)
     for panel in (left, right):
         panel.set_xscale("log", base=2)
