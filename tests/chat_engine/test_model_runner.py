@@ -9,8 +9,10 @@ import transformers as hf
 
 from chat_engine.errors import ConfigError, UnsupportedModelError
 from chat_engine.native import copied
+from chat_engine.native.model_loader import LoadedModel
 from chat_engine.native.model_runner import ModelRunner
 from chat_engine.native.runner import Row
+from chat_engine.native.tiled import find_kernels
 from tests.chat_engine.architectures import CONTEXT, MAIN, REFUSED, VOCAB, WINDOW, unused_window
 from tests.chat_engine.builders import make_config, save_model, state
 
@@ -116,6 +118,20 @@ def test_a_context_between_two_padded_shapes_loads_and_runs(llama: Path, context
     runner = load(llama, max_model_len=context, kv_cache_tokens=-(-context // 4) * 4, max_step_tokens=64)
     blocks = list(range(runner.limits.num_blocks))
     assert runner.start([Row([5] * context, context, blocks, state(temperature=0.0))]).results()[0] is not None
+
+
+@pytest.mark.parametrize(("own", "rows"), [(True, 19), (False, 20)])
+def test_steps_are_padded_only_where_a_new_number_of_rows_costs_a_set_up(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, own: bool, rows: int
+) -> None:
+    if find_kernels(torch.device("cpu"), torch.float32) is None:
+        pytest.skip("needs the kernels for CPUs: make cpu-kernels")
+    monkeypatch.setattr(LoadedModel, "suits_own_products", own)
+    runner = load(llama, max_step_tokens=32)
+    seen: list[int] = []
+    runner._model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    runner.start([Row([5] * 19, 19, list(range(5)), state(temperature=0.0))]).results()
+    assert seen == [rows]
 
 
 def test_learned_positions_are_not_exceeded(tmp_path: Path) -> None:

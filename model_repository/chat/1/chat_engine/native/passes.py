@@ -131,7 +131,7 @@ SHAPES = 8
 
 
 def padded(count: int, shapes: int | None) -> int:
-    """Rows of a pass for so many, where they are to be of few numbers: so many for each power of two. None: of any."""
+    """Rows of a pass for so many: rounded up to one of `shapes` numbers for each power of two; None: not at all."""
     if shapes is None:
         return count
     step = 1 << max(0, count.bit_length() - shapes.bit_length())
