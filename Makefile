@@ -159,7 +159,7 @@ clean: ## Remove the environment, caches and logs
 cpu-kernels: $(CPU_SETS:%=$(CPU)/kernels-%.so)
 
 # Libraries of OpenMP and C++ are torch's. A compiler for another processor does not know these sets. Products whose inner
-# loops began anywhere in a line of instructions were up to 10% slower.
+# loops began anywhere in a line of instructions were up to 9% slower.
 $(CPU)/kernels-%.so: $(CPU)/attention.cpp $(CPU)/elementwise.cpp $(CPU)/product.cpp $(CPU)/run.cpp $(CPU)/vectors.h
 	@if ! command -v $(CXX) >/dev/null; then \
 		echo "$(CXX) is missing, so the engine does without its kernels for CPUs, which is slower: install a C++ compiler, such as g++" >&2; \

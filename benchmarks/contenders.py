@@ -112,6 +112,8 @@ def _native(given: Given, through: Callable[..., AbstractContextManager[Door]]) 
 
 
 def _int8(given: Given) -> AbstractContextManager[Door]:
+    if not given.setting.cpus:
+        raise MissingError("these weights are for CPUs")
     more: dict[str, object] = {"quantization": "int8"}
     return servers.through_gateway("native", given.setting, given.checkpoint, given.folder, given.python, more)
 

@@ -165,12 +165,6 @@ class Scheduler:
         """Whether a sequence waits that could run."""
         return bool(self.waiting) and len(self.running) < self._max_sequences
 
-    @property
-    def _num_waiting(self) -> int:
-        """Sequences that wait for their first token, and would be in the next step if it had room for all."""
-        places = self._max_sequences - len(self.running)
-        return sum(sequence.is_prefilling for sequence in self.running) + min(places, len(self.waiting))
-
     def add(self, sequence: Sequence) -> None:
         """Lets `sequence` wait for its turn."""
         self.waiting.append(sequence)
@@ -188,9 +182,11 @@ class Scheduler:
         budget = self.step_limit.tokens
         decodes = self._decodes(budget)
         room = _Room(budget - len(decodes), self._max_scored_tokens)
-        if decodes and (most := self.pace.tokens(len(decodes), self._num_waiting)) is not None:
+        prefilling = [sequence for sequence in self.running if sequence.is_prefilling]
+        waiting = len(prefilling) + min(self._max_sequences - len(self.running), len(self.waiting))
+        if decodes and (most := self.pace.tokens(len(decodes), waiting)) is not None:
             room.tokens = min(room.tokens, most)
-        prefills = [room.take(sequence) for sequence in self.running if sequence.is_prefilling]
+        prefills = [room.take(sequence) for sequence in prefilling]
         while room.tokens > 0 and self._admit():
             prefills.append(room.take(self.running[-1]))
         if len(self.running) <= self._max_guessing:

@@ -75,7 +75,7 @@ inline void multiply(const float* x, int64_t by_row, int64_t by_input, const cha
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
       const char* at = panel + p * by_panel;
-      if (R < 4) prefetch(at + kAhead);  // with more rows the processor is soon enough by itself
+      if (P > 1) prefetch(at + kAhead);  // with more rows the processor is soon enough by itself
       Vector w[Form::kInputs][2];
       Form::take(at, w);
 #pragma GCC unroll 2
@@ -134,7 +134,8 @@ class Task {
       const int bytes = deep / Form::kInputs * Form::kBytes, lines = bytes / kLine;
       const bool last = k + kDeep >= t_.inputs;
       each_block(count, [&](int begin, int rows) {
-        for (int r = begin; last && r < begin + rows; ++r) prefetch_to_write(outputs + r * by_row);
+        for (int r = begin; last && r < begin + rows; ++r)
+          for (int i = 0; i < kPanel * size; i += kLine) prefetch_to_write(outputs + r * by_row + i);
         for (int i = begin * lines / count; i < (begin + rows) * lines / count; ++i) prefetch(from + bytes + i * kLine);
         block(laid_out + (int64_t)begin * t_.inputs + k * rows, rows, made, deep, totals + begin, k == 0);
       });
@@ -198,7 +199,7 @@ class Task {
     for (int i = 0; i < 2; ++i, out += kWidth) {
       const int output = first + i * kWidth, count = std::min(kWidth, t_.outputs - output);
       if (count <= 0) return;
-      const Vector scale = t_.scales ? load_some(t_.scales + output, count) : Vector{} + 1;
+      const Vector scale = t_.scales ? load_some(t_.scales + output, count) : Vector{};
       const Vector bias = t_.bias ? load_some((const T*)t_.bias + output, count) : Vector{};
       for (int r = 0; r < rows; ++r) {
         Vector x = sums[r][i];
