@@ -134,8 +134,10 @@ class Task {
       const int bytes = deep / Form::kInputs * Form::kBytes, lines = bytes / kLine;
       const bool last = k + kDeep >= t_.inputs;
       each_block(count, [&](int begin, int rows) {
-        for (int r = begin; last && r < begin + rows; ++r)
-          for (int i = 0; i < kPanel * size; i += kLine) prefetch_to_write(outputs + r * by_row + i);
+        for (int r = begin; last && r < begin + rows; ++r) {
+          prefetch_to_write(outputs + r * by_row);
+          if (kPanel * sizeof(float) > kLine) prefetch_to_write(outputs + r * by_row + kLine);
+        }
         for (int i = begin * lines / count; i < (begin + rows) * lines / count; ++i) prefetch(from + bytes + i * kLine);
         block(laid_out + (int64_t)begin * t_.inputs + k * rows, rows, made, deep, totals + begin, k == 0);
       });
